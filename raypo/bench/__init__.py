@@ -1,0 +1,1 @@
+"""Benchmarks: training, sampling and the loop, with the peer beside them."""

@@ -1,0 +1,1 @@
+"""Preflight: what a run asks for against what there is, before any actor starts."""

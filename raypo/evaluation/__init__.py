@@ -1,0 +1,1 @@
+"""Makes numbers for people: win rates, diagnostics, and the statistics behind their intervals."""

@@ -1,0 +1,1 @@
+"""Whatever holds weights: loading policy, reference and reward model, adapters, sharding, export."""

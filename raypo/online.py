@@ -1,0 +1,1 @@
+"""The round state machine over durable stage outputs, inside one Ray Train fit."""

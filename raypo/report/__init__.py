@@ -1,0 +1,1 @@
+"""Makes pictures: one self-contained static HTML page per run or study."""

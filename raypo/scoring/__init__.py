@@ -1,0 +1,1 @@
+"""Adds columns to given responses: rewards (functions, models, servers) and reference log-probs."""

@@ -1,0 +1,1 @@
+"""Tests of the papers' claims: one module per claim, each ending in a table."""
