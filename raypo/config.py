@@ -1,0 +1,477 @@
+"""What a run is: one frozen tree. Every choice of a run is a field here, with its meaning, unit and default.
+
+Imports neither torch nor ray, so that a plan can be read anywhere. Defaults are the vetted setting; a field without a
+default must be given. The tree is read from one YAML file plus dotted overrides (`load`), and knows no algorithm:
+`objective` carries the name of a preset and its hyperparameters, which `raypo.objective.presets` checks.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from raypo.errors import ConfigError
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A frozen part of the tree that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+class PolicyConfig(Section):
+    """The model that is aligned."""
+
+    path: str
+    """Hugging Face folder or hub name of a causal language model: the policy's start and the initial reference."""
+    revision: str | None = None
+    """Hub revision. None: the default branch; ignored for a folder."""
+    compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Type of activations and matrix products in training and annotation. Master weights are always float32."""
+    export_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Type of exported weights and of the engines. What is evaluated is what is exported."""
+    adapter: Literal["none", "lora"] = "none"
+    """`lora` trains low-rank adapters through peft and exports them merged for the engines."""
+    lora_rank: Positive = 16
+    """Rank of the adapter matrices. Read only with `adapter: lora`."""
+    lora_alpha: Annotated[float, Field(gt=0)] = 32.0
+    """Scale of the adapter: its update is multiplied by lora_alpha / lora_rank."""
+    lora_target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Names of the linear layers that get an adapter."""
+    chat_template: str | None = None
+    """Path of a Jinja chat template that replaces the tokenizer's. None: the tokenizer's own."""
+    trust_remote_code: Literal[False] = False
+    """Always false: raypo runs no code from a model folder."""
+
+
+class PromptsConfig(Section):
+    """Where prompts come from."""
+
+    path: str
+    """JSONL (also .gz), JSON, Parquet file or folder, or a Hugging Face dataset name or `save_to_disk` folder."""
+    column: str = "prompt"
+    """Column with the prompt: a string, or a list of {role, content} messages (then the chat template is applied)."""
+    split: str = "train"
+    """Split of a Hugging Face dataset. Not read for files."""
+    limit: Positive | None = None
+    """Use the first so many prompts. None: all."""
+    heldout_fraction: Fraction = 0.1
+    """Share of prompts kept for evaluation, chosen by content hash, so that the split never depends on order."""
+    heldout_path: str | None = None
+    """Separate prompts for evaluation, same format. Overlap with training prompts is removed from training and counted."""
+    max_prompt_tokens: Positive = 1024
+    """Longer prompts are dropped and counted, never cut."""
+    responses_column: str = "responses"
+    """Offline sets: column with the list of responses (strings) of each prompt."""
+    rewards_column: str = "rewards"
+    """Offline sets: column with the list of rewards (numbers), one per response."""
+
+
+class SamplingConfig(Section):
+    """How responses are drawn."""
+
+    num_responses: Annotated[int, Field(ge=1)] = 8
+    """K: responses per prompt. Sets need at least 2."""
+    max_response_tokens: Positive = 256
+    """Longest response in tokens, the stop token included."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Sampling temperature. KL figures are unbiased at 1 only."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus mass. Below 1 the responses are not samples of the policy."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Token ids that end a response beside the model's own end-of-sequence ids."""
+    batch_prompts: Positive = 64
+    """Prompts per call to an engine. More fills the engine better, less shows progress sooner."""
+    timeout_s: Annotated[float, Field(gt=0)] = 1800.0
+    """Longest wait for one call to an engine, seconds."""
+
+
+class EngineConfig(Section):
+    """The vLLM engines."""
+
+    count: Positive = 1
+    """Number of engines, created once per run."""
+    backend: Literal["auto", "cpu", "gpu"] = "auto"
+    """Which build of vLLM: `auto` takes the GPU when Ray has one."""
+    tensor_parallel: Positive = 1
+    """GPUs per engine. An engine lives on one node."""
+    max_model_tokens: Positive | None = None
+    """Context of the engine, tokens. None: max_prompt_tokens + max_response_tokens."""
+    max_sequences: Positive = 256
+    """Sequences that an engine decodes at once."""
+    gpu_memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of a GPU's memory that an engine takes. Read only on GPUs."""
+    kv_cache_gib: Positive = 1
+    """Memory for the KV cache of a CPU engine, GiB. Read only on CPUs."""
+    start_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """Longest wait for the placement group, and then for the engines, seconds."""
+
+
+class FunctionReward(Section):
+    """A Python function: `f(prompts, responses, metadata) -> list of float`, one number per response."""
+
+    type: Literal["function"] = "function"
+    name: str
+    """Name in tables, metrics and the report."""
+    path: str
+    """Dotted path, `package.module:function`. The module must be importable where the run starts."""
+    weight: float = 1.0
+    """Weight in the training reward. 0: watched, never trained on."""
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    """The source's values are divided by this before weighting."""
+
+
+class ModelReward(Section):
+    """A Hugging Face sequence-classification model; its first logit is the reward."""
+
+    type: Literal["model"]
+    name: str
+    """Name in tables, metrics and the report."""
+    path: str
+    """Hugging Face folder or hub name."""
+    revision: str | None = None
+    """Hub revision. None: the default branch."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the weights and of the forward pass."""
+    batch_tokens: Positive = 8192
+    """Tokens per forward pass."""
+    max_tokens: Positive = 2048
+    """Longer conversations cannot be scored: marked and counted."""
+    replicas: Positive = 1
+    """Scorer actors, created once per run."""
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs per replica."""
+    weight: float = 1.0
+    """Weight in the training reward. 0: watched, never trained on."""
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    """The source's values are divided by this before weighting."""
+
+
+class HttpReward(Section):
+    """A reward server: POST {"prompts": [...], "responses": [...]} answers {"rewards": [...]}."""
+
+    type: Literal["http"]
+    name: str
+    """Name in tables, metrics and the report."""
+    url: str
+    """Endpoint, http or https."""
+    batch_size: Positive = 32
+    """Responses per request."""
+    concurrency: Positive = 4
+    """Requests under way at once, per scoring task."""
+    timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """Longest wait for one request, seconds."""
+    attempts: Positive = 5
+    """Tries per request, with exponential backoff; then its responses are marked as failed and counted."""
+    token_env: str | None = None
+    """Environment variable that holds a bearer token. The token itself is never stored."""
+    weight: float = 1.0
+    """Weight in the training reward. 0: watched, never trained on."""
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    """The source's values are divided by this before weighting."""
+
+
+RewardSource = Annotated[FunctionReward | ModelReward | HttpReward, Field(discriminator="type")]
+
+
+class ScoringConfig(Section):
+    """What becomes of rewards before they train."""
+
+    reward_scale: Literal["none", "run_std"] = "run_std"
+    """`run_std`: rewards are divided by the within-set spread (root mean variance) of the first round, then frozen."""
+    truncated: Literal["keep", "drop", "penalty"] = "keep"
+    """Responses that met max_response_tokens: kept, made unusable, or given a lower reward."""
+    truncation_penalty: Annotated[float, Field(ge=0)] = 1.0
+    """Subtracted from the reward of a truncated response. Read only with `truncated: penalty`."""
+    min_reward_spread: Annotated[float, Field(ge=0)] = 0.0
+    """Sets whose rewards span this much or less are ties: they never train. In units of the raw training reward."""
+    max_failed_fraction: Fraction = 0.2
+    """More unscorable responses than this in one round end the run: the reward is broken."""
+
+
+class DispersionConfig(Section):
+    """How far each prompt's preferences are believed."""
+
+    estimator: Literal["reference_entropy", "likelihood", "reward_spread", "none"] = "reference_entropy"
+    """`reference_entropy` is the published one (arXiv 2405.14953); the other two use the K responses. `none`: psi = 1."""
+    scale: Annotated[float, Field(gt=0)] | Literal["fit"] = "fit"
+    """c of psi = -c ln d. `fit`: mean psi is 1 over the trainable sets of the first round, then frozen."""
+    shuffle: bool = False
+    """Control: give each prompt another prompt's psi, by a seeded permutation within the round."""
+
+
+class ObjectiveConfig(Section):
+    """The loss: a preset and its hyperparameters, as further keys (`beta`, `alpha`, ...)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+
+    preset: str = "w-mpo"
+    """A row of `raypo presets`."""
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The keys beside `preset`, as given."""
+        return dict(self.model_extra or {})
+
+
+class TrainingConfig(Section):
+    """The optimizer and its batches."""
+
+    workers: Positive = 1
+    """Ray Train workers: one per GPU, or CPU processes."""
+    gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
+    """1 on GPU clusters, 0 on CPUs."""
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-7
+    """Peak learning rate of AdamW."""
+    warmup_fraction: Fraction = 0.1
+    """Share of the planned steps in which the learning rate rises linearly from 0."""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """Shape after warm-up, over the planned steps of all rounds."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's decoupled decay."""
+    adam_beta1: Fraction = 0.9
+    """Decay of the first moment."""
+    adam_beta2: Fraction = 0.95
+    """Decay of the second moment."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are clipped to this global norm."""
+    sets_per_step: Positive = 32
+    """Prompts per optimizer step, over all workers."""
+    tokens_per_micro_batch: Positive = 8192
+    """Padded tokens per forward pass and worker: bounds memory, never changes the result."""
+    logprob_chunk_tokens: Positive = 1024
+    """Response positions per chunk of the language-model head: bounds memory at chunk x vocabulary."""
+    activation_checkpointing: bool = False
+    """Recompute each layer in the backward pass: less memory, about a third more compute."""
+    packing: Literal["none"] = "none"
+    """`none`: one sequence per response."""
+    threads: Positive = 1
+    """OpenMP threads per CPU process. 1 makes runs on CPU bitwise repeatable."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Restarts of the worker group before the run fails."""
+    start_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """Longest wait for the worker group, seconds."""
+
+
+class AnnotationConfig(Section):
+    """The actors that hold the reference."""
+
+    replicas: Positive = 1
+    """Reference actors, created once per run."""
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs per replica."""
+    tokens_per_batch: Positive = 16384
+    """Padded tokens per forward pass."""
+
+
+class OnlineConfig(Section):
+    """The rounds."""
+
+    rounds: Positive = 3
+    """Rounds of sample, score, annotate, train, sync, evaluate."""
+    prompts_per_round: Positive | None = None
+    """Prompts sampled per round, in seeded order, starting again when they are used up. None: all of them."""
+    epochs_per_round: Positive = 1
+    """Passes over a round's sets."""
+    reference: Literal["initial", "previous", "ema"] = "initial"
+    """What the policy is measured against: the start, the policy before this round, or a moving average of it."""
+    ema_decay: Fraction = 0.9
+    """Weight of the old average each round. Read only with `reference: ema`."""
+    data: Literal["fresh", "accumulate"] = "fresh"
+    """Train on this round's sets, or on those of all rounds so far."""
+    max_staleness: Literal[0] = 0
+    """Rounds by which sampling may run ahead of training. 0: strictly alternating."""
+    sync: Literal["auto", "host", "nccl"] = "auto"
+    """Rail for new weights: `host` through memory, `nccl` between GPUs. `auto`: host on CPU, nccl on GPU."""
+    kl_bound: Annotated[float, Field(gt=0)] | None = None
+    """Stop when the KL to the initial policy passes this, nats per response; `best` is chosen below it. None: no bound."""
+    patience: Positive | None = None
+    """Stop after so many rounds without a better held-out reward. None: never."""
+    min_trainable_fraction: Fraction = 0.05
+    """Fewer trainable sets than this in a round is an error: the reward tells nothing apart."""
+
+
+class EvaluationConfig(Section):
+    """Held-out evaluation after each round."""
+
+    num_prompts: Positive = 64
+    """Held-out prompts used, the first by content hash. Fewer are used when there are fewer."""
+    num_responses: Positive = 4
+    """Responses drawn per held-out prompt, with the same seeds for every policy."""
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Coverage of every interval."""
+    bootstrap_samples: Annotated[int, Field(ge=100)] = 2000
+    """Resamples of prompts per interval."""
+
+
+class ClusterConfig(Section):
+    """Where the run's processes go."""
+
+    placement: Literal["split", "shared"] = "split"
+    """`split`: engines and trainers on their own devices. `shared` is refused until it has been measured on a GPU."""
+    ray_cpus: Positive | None = None
+    """Logical CPUs of a Ray that raypo starts itself. None: max(8, cores). Not read on an existing cluster."""
+    dashboard: bool = False
+    """Start Ray's dashboard with a Ray that raypo starts itself."""
+    no_progress_timeout_s: Annotated[float, Field(gt=0)] = 900.0
+    """A stage that finishes no row for so long fails, seconds."""
+
+
+class TrackingConfig(Section):
+    """Where metrics go beside metrics.jsonl."""
+
+    tensorboard: bool = True
+    """Write TensorBoard event files under `tensorboard/`."""
+    mlflow_uri: str | None = None
+    """MLflow tracking URI. Needs `mlflow` installed. None: off."""
+    wandb_project: str | None = None
+    """Weights and Biases project. Needs `wandb` installed. None: off."""
+
+
+class RunConfig(Section):
+    """One run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    """Name of the run: its folder under `output`. The same name continues where it stopped."""
+    output: str = "runs"
+    """Folder or pyarrow URI under which the run's folder is made."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of everything random in the run."""
+    policy: PolicyConfig
+    prompts: PromptsConfig
+    sampling: SamplingConfig = SamplingConfig()
+    engine: EngineConfig = EngineConfig()
+    rewards: Annotated[tuple[RewardSource, ...], Field(min_length=0)] = ()
+    """Reward sources. Those of weight 0 are watched but never trained on."""
+    scoring: ScoringConfig = ScoringConfig()
+    dispersion: DispersionConfig = DispersionConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    annotation: AnnotationConfig = AnnotationConfig()
+    training: TrainingConfig = TrainingConfig()
+    online: OnlineConfig = OnlineConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> RunConfig:
+        names = [source.name for source in self.rewards]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two reward sources share a name: {', '.join(names)}")
+        return self
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file and dotted overrides into a frozen tree.
+
+    Args:
+        path: YAML file with one mapping.
+        overrides: `section.key=value` strings; the value is YAML.
+
+    Raises:
+        ConfigError: the file cannot be read, a key is unknown (with the nearest known one) or a value does not fit.
+    """
+    return build(apply_overrides(read_yaml(path), overrides))
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read one YAML mapping, safely.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, not YAML, or not a mapping.
+    """
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", "a YAML file", "check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}", "one YAML mapping", "mend the file") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds {type(tree).__name__}", "one YAML mapping of sections", "see jobs/*.yaml")
+    return tree
+
+
+def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return a copy of the tree in which each `a.b.c=value` is set. List items are addressed by number."""
+    copied: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(tree)))
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"override {override!r}", "key.subkey=value", "write e.g. training.learning_rate=1e-6")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override {override!r}: not YAML: {error}", "key.subkey=value") from error
+        _set(copied, key.split("."), _as_number(value), override)
+    return copied
+
+
+def _as_number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-6 as a string; a number is meant."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _set(node: Any, keys: list[str], value: Any, override: str) -> None:
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        index: Any = int(key) if isinstance(node, list) and key.isdigit() else key
+        if isinstance(node, list) and not (isinstance(index, int) and index < len(node)):
+            raise ConfigError(f"override {override!r}: no item {key!r}", f"a number below {len(node)}")
+        if not isinstance(node, (dict, list)):
+            raise ConfigError(f"override {override!r}: {'.'.join(keys[:depth])} is a value", "a section")
+        if last:
+            node[index] = value
+        else:
+            if isinstance(node, dict) and node.get(index) is None:
+                node[index] = {}
+            node = node[index]
+
+
+def build(tree: Mapping[str, Any]) -> RunConfig:
+    """Validate a plain mapping into a frozen tree.
+
+    Raises:
+        ConfigError: every fault in one message.
+    """
+    try:
+        return RunConfig.model_validate(dict(tree))
+    except ValidationError as error:
+        lines = [_describe(fault) for fault in error.errors()]
+        raise ConfigError("\n  ".join(lines), remedy="see `raypo plan` and the docstrings of raypo/config.py") from error
+
+
+def _describe(fault: Any) -> str:
+    where = ".".join(str(part) for part in fault["loc"]) or "config"
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(fault["loc"][-1]), _known_keys(fault["loc"][:-1]), n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"unknown key {where!r}{hint}"
+    if fault["type"] == "missing":
+        return f"{where} must be given"
+    return f"{where} = {fault.get('input')!r}: {fault['msg'].removeprefix('Value error, ')}"
+
+
+def _known_keys(location: Sequence[Any]) -> list[str]:
+    """Names of the fields of the section at a location of the tree."""
+    model: type[BaseModel] = RunConfig
+    for part in location:
+        if part in ("function", "model", "http") and model is RunConfig:
+            model = {"function": FunctionReward, "model": ModelReward, "http": HttpReward}[part]
+            continue
+        field = model.model_fields.get(str(part))
+        if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            model = field.annotation
+    return list(model.model_fields)
