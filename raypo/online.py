@@ -1,1 +1,0 @@
-"""The round state machine over durable stage outputs, inside one Ray Train fit."""

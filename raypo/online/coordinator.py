@@ -1,0 +1,271 @@
+"""One round, as a state machine over committed tables: evaluate, decide, sample, score, annotate.
+
+The coordinator is an actor of no CPUs on the driver's node. It holds no state that storage does not have: each step
+first looks for its manifest, so a call is idempotent, and a coordinator or driver that comes back goes on behind the
+last committed step. Every rank of the train function blocks in `next`, never in a collective.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raypo.config import RunConfig
+from raypo.errors import EngineError, RewardError, RunError, StaleEngine
+from raypo.evaluation.diagnostics import evaluate
+from raypo.online.decisions import stop_reason
+from raypo.online.folder import RunFolder
+from raypo.stages import heldout, tables, verbs
+from raypo.stages.actors import Actors
+from raypo.training.worker import RoundTask, Stop
+
+ATTEMPTS = 3  # of one stage, when an engine dies under it
+
+
+class Coordinator:
+    """Answers the train workers' one question: what comes after version v?
+
+    Args:
+        config: of the run.
+        actors: engines, reference scorers and reward models.
+        policy_timeout_s: longest wait for a source policy that is still being written, seconds.
+    """
+
+    def __init__(self, config: RunConfig, actors: Actors, policy_timeout_s: float = 0.0) -> None:
+        self._config, self._actors, self._folder = config, actors, RunFolder(config)
+        self._policy_timeout_s = policy_timeout_s
+        self._lock = threading.Lock()  # both ranks ask; the second finds the first one's tables
+        self._events: list[dict[str, Any]] = []
+        self._gauge: dict[str, Any] = {}
+        self._failure: str | None = None
+
+    def ready(self) -> None:
+        """Block until the source policy can be read.
+
+        Raises:
+            RunError: it was not written in time, or whoever writes it failed.
+        """
+        path, deadline = Path(self._config.policy.path), time.monotonic() + self._policy_timeout_s
+        while self._policy_timeout_s and not (path / "config.json").exists():
+            if self._failure is not None:
+                raise RunError(self._failure)
+            if time.monotonic() > deadline:
+                raise RunError(f"{path} was not written within {self._policy_timeout_s:g} s", "a policy folder")
+            time.sleep(0.1)
+
+    def fail(self, message: str) -> None:
+        """Let everyone who waits for the policy know that it will not come."""
+        self._failure = message
+
+    def next(self, version: int) -> RoundTask | Stop:
+        """Evaluate a version, and then either stop or hand out the round that starts from it.
+
+        Args:
+            version: newest durable weight version.
+
+        Raises:
+            RaypoError: a stage failed; what was committed before stays.
+        """
+        self.ready()
+        with self._lock:
+            self._bring_up(version)
+            self._evaluate(version)
+            if (reason := stop_reason(self._folder.history(), self._config.online)) is not None:
+                tables.write_json(self._folder.path("stop.json"), {"reason": reason, "version": version})
+                self._note("stop", reason, version=version)
+                return Stop(reason)
+            return self._round(version)
+
+    def note(self, gauge: dict[str, Any]) -> None:
+        """The trainer's present state, for the terminal."""
+        self._gauge = gauge
+
+    def trained(self, fields: dict[str, Any]) -> None:
+        """A training round is over and durable."""
+        self._note("train", fields.pop("text"), **fields)
+
+    def status(self, since: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Events from a number on, and what is under way now."""
+        return self._events[since:], self._gauge
+
+    def engine_starts(self) -> int:
+        """Engine starts in the engines' present processes."""
+        return self._actors.engines.starts()
+
+    def _note(self, stage: str, text: str, **fields: Any) -> None:
+        self._events.append({"time": time.time(), "stage": stage, "text": text, **fields})
+        self._gauge = {}
+
+    def _progress(self, stage: str, total: int) -> Callable[[pa.Table], None]:
+        began, done = time.monotonic(), {"rows": 0, "tokens": 0}
+        self._gauge = {"stage": stage, "rows": 0, "total": total}
+
+        def advance(chunk: pa.Table) -> None:
+            done["rows"] += chunk.num_rows
+            if "response_token_ids" in chunk.column_names:
+                done["tokens"] += verbs.count_tokens(chunk)
+            rate = done["tokens"] / (time.monotonic() - began)
+            self._gauge = {"stage": stage, "rows": done["rows"], "total": total, "tokens_per_s": rate}
+
+        return advance
+
+    def _bring_up(self, version: int) -> None:
+        self._gauge = {"stage": "engines start"}
+        began = time.monotonic()
+        started = self._actors.engines.bring_up(self._folder.model(version), version)
+        if started:
+            seconds = time.monotonic() - began
+            self._note("engine", f"{started} engine(s) hold version {version}", seconds=seconds, version=version)
+
+    def _committed(
+        self, folder: str, schema: str, version: int, work: Callable[[], tuple[pa.Table, dict[str, Any]]]
+    ) -> tuple[pa.Table, dict[str, Any], bool]:
+        """The committed table of a stage, made first if there is none; with its facts, and whether it is new."""
+        if (found := tables.read(folder)) is not None:
+            return found[0], found[1].facts, False
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                table, facts = work()
+                break
+            except (EngineError, StaleEngine) as error:
+                if attempt == ATTEMPTS:
+                    raise
+                self._note("retry", f"attempt {attempt} failed: {error.got}", version=version)
+                self._bring_up(version)
+        tables.commit(folder, table, schema, facts)
+        return table, facts, True
+
+    def _evaluate(self, version: int) -> None:
+        folder, config = self._folder, self._config
+        prompts, _ = self._prompts()
+        chosen = heldout.heldout_prompts(prompts, config)
+
+        def work() -> tuple[pa.Table, dict[str, Any]]:
+            began = time.monotonic()
+            scored, divergence, seconds = heldout.draw(
+                chosen,
+                self._actors,
+                config,
+                version=version,
+                policy=folder.model(version),
+                initial=folder.model(0),
+                progress=lambda stage: self._progress(stage, chosen.num_rows),
+            )
+            first = scored if version == 0 else self._initial()
+            evaluation = evaluate(scored, first, divergence, config).to_dict()
+            facts = {"version": version, "evaluation": evaluation, "parts": seconds}
+            return scored, facts | {"seconds": time.monotonic() - began}
+
+        _, facts, new = self._committed(folder.evaluation(version), "scored", version, work)
+        if new:
+            measured = facts["evaluation"]
+            reward, kl = measured["reward"], measured["kl_per_response"]
+            self._note(
+                "evaluate",
+                f"version {version}: held-out reward {reward['mean']:.3f} [{reward['low']:.3f}, {reward['high']:.3f}], "
+                f"KL {kl['mean']:.2f} nats",
+                version=version,
+                seconds=facts["seconds"],
+            )
+
+    def _initial(self) -> pa.Table:
+        found = tables.read(self._folder.evaluation(0))
+        if found is None:
+            raise RunError("version 0 was never evaluated", "an evaluation of the start", "remove the run's folder")
+        return found[0]
+
+    def _prompts(self) -> tuple[pa.Table, pa.Table]:
+        """All prompts, and those that train."""
+        found = tables.read(self._folder.path("prompts"))
+        if found is None:
+            raise RunError("the run has no prompt table", "a prompts folder in the run", "start the run again")
+        return found[0], found[0].filter(pc.equal(found[0]["split"], "train"))
+
+    def _round(self, round_index: int) -> RoundTask:
+        config, folder, actors = self._config, self._folder, self._actors
+        prompts = round_prompts(self._prompts()[1], config, round_index)
+        sampled, facts, new = self._committed(
+            folder.stage(round_index, "sampled"),
+            "sampled",
+            round_index,
+            lambda: verbs.sample(
+                prompts,
+                actors,
+                config,
+                round_index=round_index,
+                version=round_index,
+                seeds=f"round {round_index}",
+                num_responses=config.sampling.num_responses,
+                progress=self._progress("sample", prompts.num_rows),
+            ),
+        )
+        if new:
+            speed = facts["response_tokens"] / max(facts["seconds"], 1e-9)
+            text = f"{facts['prompts']} prompts, {facts['responses']} responses, {speed:,.0f} tokens/s"
+            self._note("sample", text, round=round_index, seconds=facts["seconds"])
+        scored, facts, new = self._committed(
+            folder.stage(round_index, "scored"),
+            "scored",
+            round_index,
+            lambda: verbs.score(sampled, actors, config, progress=self._progress("score", sampled.num_rows)),
+        )
+        if new:
+            unusable = json.dumps(facts["unusable"]) if facts["unusable"] else "none"
+            text = f"reward {facts['reward_mean']:.3f}, unusable: {unusable}"
+            self._note("score", text, round=round_index, seconds=facts["seconds"])
+        self._annotate(round_index, scored)
+        first = 0 if config.online.data == "accumulate" else round_index
+        rounds = config.online.rounds
+        return RoundTask(
+            round=round_index,
+            tables=tuple(path for r in range(first, round_index + 1) for path in tables.files_of(folder.stage(r, "annotated"))),
+            progress_start=round_index / rounds,
+            progress_end=(round_index + 1) / rounds,
+            epochs=config.online.epochs_per_round,
+            seed=config.seed,
+        )
+
+    def _annotate(self, round_index: int, scored: pa.Table) -> None:
+        config, folder = self._config, self._folder
+        first = tables.manifest_of(folder.stage(0, "annotated"))
+        _, facts, new = self._committed(
+            folder.stage(round_index, "annotated"),
+            "annotated",
+            round_index,
+            lambda: verbs.annotate(
+                scored,
+                self._actors,
+                config,
+                reference=folder.reference(round_index, config.online.reference),
+                scales=None if first is None else first.facts["scales"],
+                progress=self._progress("annotate", scored.num_rows),
+            ),
+        )
+        if new:
+            text = f"{facts['trainable']} of {facts['sets']} sets can train"
+            self._note("annotate", text, round=round_index, seconds=facts["seconds"])
+        if facts["trainable"] < max(1, config.online.min_trainable_fraction * facts["sets"]):
+            raise RewardError(
+                f"{facts['trainable']} of {facts['sets']} sets of round {round_index} can train: "
+                f"{json.dumps(facts['untrainable'])}",
+                f"at least a share of {config.online.min_trainable_fraction:g} (online.min_trainable_fraction)",
+                "the reward tells the responses of a prompt apart too seldom: check the reward, sample more responses, "
+                "or raise the temperature",
+            )
+
+
+def round_prompts(train: pa.Table, config: RunConfig, round_index: int) -> pa.Table:
+    """The prompts of a round: the next so many of one seeded cyclic order, so that none repeats within a round."""
+    total = train.num_rows
+    count = min(config.online.prompts_per_round or total, total)
+    order = np.random.default_rng([config.seed, 0]).permutation(total)
+    positions = (np.arange(count) + round_index * count) % total
+    return train.sort_by("prompt_id").take(pa.array(order[positions]))

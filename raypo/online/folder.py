@@ -1,0 +1,82 @@
+"""The layout of a run's folder, and what can be read back from it.
+
+    run.json                          config, its hash, seed, versions, template hash
+    prompts/                          records.PROMPTS
+    rounds/round-0000/sampled|scored|annotated/
+    evaluations/version-0000/         held-out rows, records.SCORED, with the evaluation in the manifest's facts
+    checkpoints/version-0001/         state/ for resume, model/ as a Hugging Face folder
+    metrics.jsonl  tensorboard/       one line per optimizer step
+    stop.json  summary.json  report.html
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raypo.config import RunConfig
+from raypo.online.decisions import Measured
+from raypo.stages import tables
+
+
+class RunFolder:
+    """Paths of one run. Picklable; holds no handles.
+
+    Args:
+        config: of the run.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.root = tables.join(config.output, config.name)
+        self._policy = config.policy.path
+
+    def path(self, *parts: str) -> str:
+        """A path below the run's folder."""
+        return tables.join(self.root, *parts)
+
+    def stage(self, round_index: int, stage: str) -> str:
+        """Folder of a stage's table."""
+        return self.path("rounds", f"round-{round_index:04d}", stage)
+
+    def evaluation(self, version: int) -> str:
+        """Folder of a version's held-out rows."""
+        return self.path("evaluations", f"version-{version:04d}")
+
+    def checkpoint(self, version: int) -> str:
+        """Folder of a version's checkpoint."""
+        return self.path("checkpoints", f"version-{version:04d}")
+
+    def model(self, version: int) -> str:
+        """Durable Hugging Face folder of a version: the source policy itself for version 0."""
+        return self._policy if version == 0 else tables.join(self.checkpoint(version), "model")
+
+    def reference(self, version: int, kind: str) -> str:
+        """Folder of the reference for the round that starts from a version."""
+        if kind == "initial" or version == 0:
+            return self._policy
+        return self.model(version) if kind == "previous" else tables.join(self.checkpoint(version), "reference")
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Facts of every evaluated version, in order."""
+        found = []
+        while (manifest := tables.manifest_of(self.evaluation(len(found)))) is not None:
+            found.append(manifest.facts)
+        return found
+
+    def history(self) -> list[Measured]:
+        """What the stop and keep rules need of every evaluated version."""
+        return [
+            Measured(facts["version"], facts["evaluation"]["reward"]["mean"], facts["evaluation"]["kl_per_response"]["mean"])
+            for facts in self.evaluations()
+        ]
+
+    def stage_facts(self) -> list[dict[str, dict[str, Any]]]:
+        """Per round with a sampled table: facts of each committed stage by name."""
+        rounds: list[dict[str, dict[str, Any]]] = []
+        while tables.manifest_of(self.stage(len(rounds), "sampled")) is not None:
+            stages = {}
+            for stage in ("sampled", "scored", "annotated"):
+                manifest = tables.manifest_of(self.stage(len(rounds), stage))
+                if manifest is not None:
+                    stages[stage] = manifest.facts
+            rounds.append(stages)
+        return rounds

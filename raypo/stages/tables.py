@@ -1,0 +1,154 @@
+"""Durable tables: a stage writes `attempt-<id>/`, then one manifest with exact files, rows and a content hash.
+
+Readers open only what a manifest lists, so a torn output is as good as none: it is redone, never read. The content hash
+is taken over the rows sorted by prompt id and so does not depend on completion order or on file names. Any pyarrow
+filesystem URI works as a folder; only a local manifest needs (and gets) a rename, an object store's PUT is atomic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from raypo.errors import IntegrityError, OutputError
+from raypo.records import SCHEMAS, conform
+
+MANIFEST = "_manifest.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a committed folder holds.
+
+    Args:
+        schema: a name in `raypo.records.SCHEMAS`.
+        files: file names relative to the folder, with their sizes in bytes.
+        rows: number of rows over all files.
+        content: SHA-256 over the rows sorted by prompt id.
+        facts: JSON object of what the stage wants remembered: counts, seconds, scales.
+    """
+
+    schema: str
+    files: dict[str, int]
+    rows: int
+    content: str
+    facts: dict[str, Any]
+
+
+def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
+    """Filesystem and path of a local folder or a pyarrow URI."""
+    if "://" in uri:
+        return pafs.FileSystem.from_uri(uri)
+    return pafs.LocalFileSystem(), os.path.abspath(uri)
+
+
+def join(uri: str, *parts: str) -> str:
+    """A path below a folder or URI."""
+    return "/".join([uri.rstrip("/"), *parts])
+
+
+def content_hash(table: pa.Table) -> str:
+    """SHA-256 over the rows sorted by prompt id, hex."""
+    # take() copies into fresh buffers without offsets: equal rows then serialise to equal bytes
+    ordered = table.combine_chunks().take(pc.sort_indices(table, sort_keys=[("prompt_id", "ascending")]))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, ordered.schema.remove_metadata()) as writer:
+        writer.write_table(ordered.replace_schema_metadata(None).combine_chunks())
+    return hashlib.sha256(sink.getvalue()).hexdigest()
+
+
+def commit(folder: str, table: pa.Table, schema: str, facts: dict[str, Any] | None = None) -> Manifest:
+    """Write a table and, last of all, its manifest.
+
+    Raises:
+        DataError: the table does not fit the schema.
+        OutputError: the folder cannot be written.
+    """
+    table = conform(table, SCHEMAS[schema], what=f"output of {folder}")
+    table = table.take(pc.sort_indices(table, sort_keys=[("prompt_id", "ascending")]))
+    name = f"attempt-{uuid.uuid4().hex[:12]}/part-0000.parquet"
+    try:
+        filesystem, path = resolve(folder)
+        filesystem.create_dir(f"{path}/{name.split('/')[0]}", recursive=True)
+        pq.write_table(table, f"{path}/{name}", filesystem=filesystem)
+        size = filesystem.get_file_info(f"{path}/{name}").size
+        manifest = Manifest(schema, {name: size}, table.num_rows, content_hash(table), facts or {})
+        write_json(join(folder, MANIFEST), asdict(manifest))
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error}", "a writable folder", "check space and rights") from error
+    return manifest
+
+
+def manifest_of(folder: str) -> Manifest | None:
+    """The manifest of a committed folder; None where nothing was committed."""
+    tree = read_json(join(folder, MANIFEST))
+    return None if tree is None else Manifest(**tree)
+
+
+def read(folder: str) -> tuple[pa.Table, Manifest] | None:
+    """The committed table of a folder, checked against its manifest; None where nothing was committed.
+
+    Raises:
+        IntegrityError: a listed file is missing or the rows are not those that were committed.
+    """
+    manifest = manifest_of(folder)
+    if manifest is None:
+        return None
+    filesystem, path = resolve(folder)
+    try:
+        parts = [pq.read_table(f"{path}/{name}", filesystem=filesystem) for name in manifest.files]
+    except (OSError, pa.ArrowInvalid) as error:
+        raise IntegrityError(
+            f"{folder}: {error}", "the files that its manifest lists", "delete the folder; its stage is then redone"
+        ) from error
+    table = conform(pa.concat_tables(parts), SCHEMAS[manifest.schema], what=folder)
+    if content_hash(table) != manifest.content:
+        raise IntegrityError(
+            f"{folder}: rows differ from those committed", manifest.content, "delete the folder; its stage is then redone"
+        )
+    return table, manifest
+
+
+def files_of(folder: str) -> list[str]:
+    """Full paths of the files that the folder's manifest lists."""
+    manifest = manifest_of(folder)
+    return [] if manifest is None else [join(folder, name) for name in manifest.files]
+
+
+def write_json(uri: str, tree: Any) -> None:
+    """Write a JSON file that is whole or absent, whenever the process dies.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    filesystem, path = resolve(uri)
+    text = json.dumps(tree, indent=1, sort_keys=True).encode()
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        with filesystem.open_output_stream(path) as stream:
+            stream.write(text)
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+    with open(temporary, "wb") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_json(uri: str) -> Any | None:
+    """Read a JSON file; None where there is none."""
+    filesystem, path = resolve(uri)
+    if filesystem.get_file_info(path).type != pafs.FileType.File:
+        return None
+    with filesystem.open_input_stream(path) as stream:
+        return json.loads(stream.read())
