@@ -1,1 +1,0 @@
-"""Whatever holds weights: loading policy, reference and reward model, adapters, sharding, export."""

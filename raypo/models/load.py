@@ -1,0 +1,166 @@
+"""Folders and hub names to models and tokenizers: safetensors only, no code from a model folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from raypo.config import PolicyConfig
+from raypo.errors import ModelError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+LOAD_FAULTS = (OSError, ValueError, KeyError, SafetensorError, RuntimeError)
+"""What transformers raises for folders that are not there, not models, of unknown type, or torn."""
+
+
+def check_folder(path: str) -> None:
+    """Refuse a local folder that cannot be a safetensors model, without reading its weights. Hub names pass.
+
+    Raises:
+        ModelError: no config.json, no safetensors, or a file whose header is torn.
+    """
+    folder = Path(path)
+    if not folder.exists() and not _looks_local(path):
+        return
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{path}: " + ("no config.json" if folder.is_dir() else "no such folder"),
+            "a Hugging Face model folder",
+            "check the path (policy.path)",
+        )
+    try:
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}/config.json cannot be read: {error}", "JSON", "copy the model again") from error
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"{path} has no *.safetensors", "weights as safetensors: pickles are not read", "convert the model")
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as opened:
+                opened.keys()
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{file} cannot be read: {error}", "a whole safetensors file", "copy the model again") from error
+
+
+def _looks_local(path: str) -> bool:
+    """A hub name is `name` or `owner/name`."""
+    return path.startswith((".", "/", "~")) or path.count("/") > 1
+
+
+def load_tokenizer(path: str, revision: str | None = None, chat_template: str | None = None) -> PreTrainedTokenizerBase:
+    """A tokenizer, with a pad token.
+
+    Args:
+        path: folder or hub name.
+        revision: hub revision.
+        chat_template: path of a Jinja file that replaces the tokenizer's template.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+        if chat_template is not None:
+            tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
+    except LOAD_FAULTS as error:
+        raise ModelError(f"the tokenizer of {path} cannot be read: {_first(error)}", "a tokenizer folder") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_causal_lm(path: str, *, revision: str | None = None, dtype: torch.dtype) -> PreTrainedModel:
+    """A causal language model on the CPU, in evaluation mode.
+
+    Args:
+        path: folder or hub name.
+        revision: hub revision.
+        dtype: of the weights.
+
+    Raises:
+        ModelError: it cannot be read, or is not a causal language model.
+    """
+    check_folder(path)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, revision=revision, dtype=dtype, trust_remote_code=False, use_safetensors=True
+        )
+    except LOAD_FAULTS as error:
+        raise ModelError(f"{path} cannot be loaded: {_first(error)}", "a Hugging Face causal language model") from error
+    model.config.use_cache = False
+    return model.eval()
+
+
+def empty_causal_lm(path: str, *, revision: str | None = None) -> PreTrainedModel:
+    """The same model with unset fp32 weights, for ranks that receive them: memory is reserved but not touched.
+
+    Raises:
+        ModelError: its config cannot be read.
+    """
+    from accelerate import init_empty_weights  # comes with peft
+
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(load_config(path, revision), dtype=torch.float32, trust_remote_code=False)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.to_empty(device="cpu")
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+    model.tie_weights()
+    model.config.use_cache = False
+    return model.eval()
+
+
+def load_config(path: str, revision: str | None = None) -> PretrainedConfig:
+    """A model's config.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    try:
+        return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except LOAD_FAULTS as error:
+        raise ModelError(f"the config of {path} cannot be read: {_first(error)}", "a Hugging Face model") from error
+
+
+def add_lora(model: PreTrainedModel, policy: PolicyConfig) -> Any:
+    """The model with trainable low-rank adapters; everything else is frozen. arXiv 2106.09685.
+
+    Raises:
+        ModelError: no layer has one of the target names.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    targets = policy.lora_target_modules
+    config = LoraConfig(
+        r=policy.lora_rank,
+        lora_alpha=policy.lora_alpha,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise ModelError(
+            f"no adapter could be added: {_first(error)}", "names of linear layers in policy.lora_target_modules"
+        ) from error
+
+
+def _first(error: BaseException) -> str:
+    """The first line of a library's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,89 @@
+"""A causal model as "log-probs of these response tokens": backbone once, head in chunks over predictor positions only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raypo.data.packing import Batch
+from raypo.errors import ModelError
+from raypo.logprobs import chunked_token_logps
+
+HEAD_TOLERANCE = 1e-4
+
+
+class TokenScorer(nn.Module):
+    """Wraps a Hugging Face causal model, or a peft model of one.
+
+    It is the root that FSDP2 shards: embeddings, final norm and head are gathered by its forward and stay gathered until
+    its backward, so that the head can be applied again there, chunk by chunk.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def causal(self) -> Any:
+        """The causal model itself, beneath any adapter wrapper."""
+        return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """Last hidden states at the predictor positions, [P, H]."""
+        states = self.causal.base_model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            use_cache=False,
+        ).last_hidden_state
+        return states.reshape(-1, states.shape[-1]).index_select(0, batch.predictor_index)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits [p, V] of hidden states [p, H], with the architecture's own scaling and soft cap."""
+        causal, config = self.causal, self.causal.config
+        logits = causal.get_output_embeddings()(hidden)
+        if scale := getattr(config, "logit_scale", None):  # Cohere
+            logits = logits * scale
+        if scaling := getattr(config, "logits_scaling", None):  # Granite
+            logits = logits / scaling
+        if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
+            logits = cap * torch.tanh(logits / cap)
+        return logits
+
+    def forward(self, batch: Batch, *, chunk_tokens: int, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Log-prob of each response token, and the entropy at it.
+
+        Args:
+            batch: on the model's device.
+            chunk_tokens: positions per application of the head.
+            with_entropy: also return entropies.
+
+        Returns:
+            [P] fp32 log-probs with gradient, nats; [P] fp32 entropies without, or None.
+        """
+        return chunked_token_logps(
+            self.hidden(batch), self.head, batch.targets, chunk_size=chunk_tokens, with_entropy=with_entropy
+        )
+
+
+@torch.no_grad()
+def check_head(scorer: TokenScorer) -> None:
+    """Compare the scorer's logits with the model's own on three tokens.
+
+    Raises:
+        ModelError: they differ: the architecture does something between hidden states and logits that is not known here.
+    """
+    causal = scorer.causal
+    ids = torch.arange(3, device=next(causal.parameters()).device)[None] % causal.config.get_text_config().vocab_size
+    own = causal(input_ids=ids, use_cache=False).logits[0]
+    ours = scorer.head(causal.base_model(input_ids=ids, use_cache=False).last_hidden_state[0])
+    gap = (own.float() - ours.float()).abs().max().item()
+    allowed = HEAD_TOLERANCE if own.dtype == torch.float32 else 0.1
+    if not gap <= allowed * max(1.0, own.float().abs().max().item()):
+        raise ModelError(
+            f"{type(causal).__name__}: logits from its head differ from its own by {gap:.3g}",
+            "a model whose logits are its head's output, scaled or soft-capped by its config",
+            "use another architecture, or add its rule to raypo/models/scorer.py",
+        )

@@ -1,0 +1,267 @@
+"""The Ray Train loop: one call of `train` per worker spans all rounds.
+
+    task = tables.next(version)     blocks, outside any collective, while a round is sampled
+    train on the task's tables
+    checkpoint of version + 1       durable before anything is sampled with it
+    sync.send(version + 1)          live transfer: the fast path, never the only copy
+
+Ray appears here as ray.train alone. Where tables come from and where weights go are protocols, wired in by the caller, so
+training imports neither sampling nor the round machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.train
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from transformers import GenerationConfig
+
+from raypo.config import RunConfig
+from raypo.errors import RunError
+from raypo.models.export import (
+    adapter_weights,
+    changed_fraction,
+    export_weights,
+    read_weights,
+    save_adapter,
+    save_model,
+)
+from raypo.models.load import DTYPES, LOAD_FAULTS, load_tokenizer
+from raypo.models.shard import load_sharded
+from raypo.objective import Objective
+from raypo.training import checkpoint
+from raypo.training.checkpoint import Checkpoint, folder_of
+from raypo.training.step import make_optimizer, step_order, train_step, training_sets
+from raypo.training.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class RoundTask:
+    """One round's training.
+
+    Args:
+        round: index of the round; it makes weight version round + 1.
+        tables: Parquet files of records.ANNOTATED.
+        progress_start: share of the job's planned prompts that is done before the round.
+        progress_end: and after it.
+        epochs: passes over the sets.
+        seed: of the run; the order of sets depends on it, the round and the epoch alone.
+    """
+
+    round: int
+    tables: tuple[str, ...]
+    progress_start: float
+    progress_end: float
+    epochs: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Stop:
+    """No further round, and why."""
+
+    reason: str
+
+
+class TableSource(Protocol):
+    """Where the next round comes from; every rank asks and gets the same answer."""
+
+    def ready(self) -> None:
+        """Block until the source policy can be read."""
+
+    def next(self, version: int) -> RoundTask | Stop:
+        """Block until the round after a version is annotated, or there is none."""
+
+    def note(self, gauge: dict[str, Any]) -> None:
+        """Tell how training goes; never blocks."""
+
+    def trained(self, fields: dict[str, Any]) -> None:
+        """A version is trained and durable."""
+
+
+class SyncSender(Protocol):
+    """How new weights reach the live engines; called on every rank."""
+
+    def send(self, version: int, weights: Iterable[tuple[str, Tensor]], *, sender: bool) -> dict[str, float]:
+        """Exhaust the weights; the sender passes them to the engines. Returns seconds and bytes."""
+
+
+def train(setup: dict[str, Any]) -> None:
+    """Train on one worker until the source says stop.
+
+    Args:
+        setup: `config` (RunConfig), `objective` (Objective), `run_dir`, `tables` (TableSource), `sync` (SyncSender).
+    """
+    config: RunConfig = setup["config"]
+    torch.set_num_threads(config.training.threads)
+    setup["tables"].ready()
+    learner = Learner(config, setup["objective"], setup["run_dir"], setup["tables"])
+    sync: SyncSender = setup["sync"]
+    while isinstance(task := setup["tables"].next(learner.version), RoundTask):
+        began = time.monotonic()
+        metrics = learner.round(task)
+        trained = time.monotonic() - began
+        learner.save(task.progress_end, {"seconds": trained, "metrics": metrics})
+        saved = time.monotonic() - began - trained
+        dtype = DTYPES[config.policy.export_dtype]
+        sent = sync.send(learner.version, export_weights(learner.scorer, dtype), sender=learner.first)
+        if learner.first:
+            learner.report(task.round, metrics, trained, saved, sent)
+        ray.train.report({"version": learner.version, "loss": metrics["loss"]})
+    learner.close()
+
+
+class Learner:
+    """The policy under training on this rank: model, optimizer, version and how far the job is."""
+
+    def __init__(self, config: RunConfig, objective: Objective, run_dir: str, tables: TableSource) -> None:
+        self._config, self._objective, self._run_dir, self._tables = config, objective, run_dir, tables
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.first = self.rank == 0
+        gpu = config.training.gpus_per_worker > 0
+        self._device = torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
+        policy, training = config.policy, config.training
+        self._tokenizer = load_tokenizer(policy.path, policy.revision, policy.chat_template)
+        mesh = init_device_mesh(self._device.type, (self.world_size,), mesh_dim_names=("data",))
+        self.scorer = load_sharded(policy, mesh, activation_checkpointing=training.activation_checkpointing)
+        self._optimizer = make_optimizer(self.scorer, training)
+        found = checkpoint.newest(run_dir)
+        self.version, self._step = (found.version, found.step) if found else (0, 0)
+        if found is not None:
+            checkpoint.load_state(run_dir, found.version, self.scorer, self._optimizer)
+        self._tracker = Tracker(config, run_dir, self._step) if self.first else None
+
+    def round(self, task: RoundTask) -> dict[str, float]:
+        """Train on a round's sets; returns the last step's metrics.
+
+        Raises:
+            RunError: the round has no set to train on.
+        """
+        table = pa.concat_tables([pq.read_table(path) for path in task.tables])
+        sets, training = training_sets(table), self._config.training
+        if not sets:
+            raise RunError(f"round {task.round} has no trainable set", "at least one", "see its annotated table")
+        starts = range(0, len(sets), training.sets_per_step)
+        total, done, metrics = task.epochs * len(starts), 0, {}
+        for epoch in range(task.epochs):
+            order = step_order(len(sets), seed=task.seed, round_index=task.round, epoch=epoch)
+            for start in starts:
+                span = task.progress_end - task.progress_start
+                metrics = train_step(
+                    self.scorer,
+                    self._optimizer,
+                    [sets[i] for i in order[start : start + training.sets_per_step]],
+                    self._objective,
+                    training,
+                    # the middle of the step: neither the first nor the last step has rate 0
+                    progress=task.progress_start + span * (done + 0.5) / total,
+                    pad_token_id=self._tokenizer.pad_token_id,
+                    rank=self.rank,
+                    world_size=self.world_size,
+                    device=self._device,
+                )
+                done += 1
+                self._step += 1
+                self._log(task.round, epoch, done, total, metrics)
+        return metrics
+
+    def _log(self, round_index: int, epoch: int, done: int, total: int, metrics: dict[str, float]) -> None:
+        if self._tracker is None:
+            return
+        self._tracker.step({"step": self._step, "round": round_index, "epoch": epoch, "time": time.time(), **metrics})
+        shown = {name: metrics[name] for name in ("loss", "tokens_per_s")}
+        self._tables.note({"stage": "train", "step": f"{done}/{total}", **shown})
+
+    def save(self, progress: float, facts: dict[str, Any]) -> None:
+        """Make the next version durable: shards by all ranks, exported folder and manifest by the first."""
+        version, config = self.version + 1, self._config
+        if self.first:
+            checkpoint.clear(self._run_dir, version)
+        dist.barrier()
+        checkpoint.save_state(self._run_dir, version, self.scorer, self._optimizer)
+        weights = self._collect()
+        adapter = adapter_weights(self.scorer) if config.policy.adapter == "lora" else {}
+        if self.first:
+            place = folder_of(self._run_dir, version)
+            save_model(place / "model", weights, self.scorer, self._tokenizer, self._generation())
+            if adapter:
+                save_adapter(place / "adapter", self.scorer, adapter)
+            before = self._model_folder(self.version)
+            facts = facts | {"changed_fraction": changed_fraction(before, weights)}
+            if config.online.reference == "ema":
+                self._save_reference(version, weights)
+            done = Checkpoint(version, progress, self._step, world_size=self.world_size, facts=facts)
+            checkpoint.commit(self._run_dir, done)
+            self._facts = facts
+        dist.barrier()
+        self.version = version
+
+    def _collect(self) -> dict[str, Tensor]:
+        """The exported weights on the CPU of rank 0; collective."""
+        dtype = DTYPES[self._config.policy.export_dtype]
+        collected = {}
+        for name, tensor in export_weights(self.scorer, dtype):
+            if self.first:
+                collected[name] = tensor.cpu()
+        return collected
+
+    def _model_folder(self, version: int) -> Path:
+        if version:
+            return folder_of(self._run_dir, version) / "model"
+        path = Path(self._config.policy.path)
+        if path.is_dir():
+            return path
+        from huggingface_hub import snapshot_download  # a hub name: it is in the cache by now
+
+        return Path(snapshot_download(str(path), revision=self._config.policy.revision, local_files_only=True))
+
+    def _generation(self) -> GenerationConfig | None:
+        policy = self._config.policy
+        try:
+            return GenerationConfig.from_pretrained(policy.path, revision=policy.revision)
+        except LOAD_FAULTS:  # a folder need not have one; the model's own then serves
+            return None
+
+    def _save_reference(self, version: int, weights: dict[str, Tensor]) -> None:
+        """The moving average of the exported weights: decay x older reference + (1 - decay) x new."""
+        older = folder_of(self._run_dir, version - 1) / "reference" if version > 1 else self._model_folder(0)
+        decay, mixed = self._config.online.ema_decay, dict(weights)
+        for name, old in read_weights(older):
+            if name in mixed and mixed[name].is_floating_point():
+                new = mixed[name]
+                mixed[name] = (decay * old.float() + (1 - decay) * new.float()).to(new.dtype)
+        place = folder_of(self._run_dir, version) / "reference"
+        save_model(place, mixed, self.scorer, self._tokenizer, self._generation())
+
+    def report(self, round_index: int, metrics: dict[str, float], trained: float, saved: float, sent: dict[str, float]) -> None:
+        """Tell the coordinator that the version is trained, durable and live."""
+        text = (
+            f"version {self.version}: loss {metrics['loss']:.4f}, accuracy {metrics['rewards/accuracies']:.2f}, "
+            f"{self._facts['changed_fraction']:.0%} of weights changed, saved in {saved:.1f} s, "
+            f"synced in {sent['seconds']:.2f} s"
+        )
+        self._tables.trained(
+            {
+                "text": text,
+                "round": round_index,
+                "seconds": trained,
+                "save_seconds": saved,
+                "sync_seconds": sent["seconds"],
+                "changed_fraction": self._facts["changed_fraction"],
+            }
+        )
+
+    def close(self) -> None:
+        """End the writers."""
+        if self._tracker is not None:
+            self._tracker.close()
