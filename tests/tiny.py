@@ -1,0 +1,127 @@
+"""Tiny models, sets and gloo ranks for the tests: everything is made by code, nothing is downloaded.
+
+Functions that run in spawned processes live here, because a child imports them by name.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from transformers import (
+    CohereConfig,
+    Gemma2Config,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
+from transformers import AutoModelForCausalLM as Auto
+
+from raypo.config import PolicyConfig, TrainingConfig
+from raypo.data.packing import ResponseSet
+from raypo.training.step import TrainingSet
+
+VOCABULARY = 64
+
+_SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "initializer_range": 0.2,
+}
+
+CONFIGS: dict[str, Callable[..., PretrainedConfig]] = {
+    "llama": lambda **extra: LlamaConfig(**_SIZES | extra),
+    "qwen2": lambda **extra: Qwen2Config(**_SIZES | extra),
+    "qwen3": lambda **extra: Qwen3Config(**_SIZES | {"head_dim": 16} | extra),
+    "mistral": lambda **extra: MistralConfig(**_SIZES | {"sliding_window": 4} | extra),
+    # a soft cap of 2 bends logits of this size visibly
+    "gemma2": lambda **extra: Gemma2Config(
+        **_SIZES | {"head_dim": 16, "final_logit_softcapping": 2.0, "sliding_window": 4} | extra
+    ),
+    "granite": lambda **extra: GraniteConfig(**_SIZES | {"logits_scaling": 3.0} | extra),
+    "cohere": lambda **extra: CohereConfig(**_SIZES | {"logit_scale": 0.25} | extra),
+}
+
+
+def causal_lm(kind: str = "llama", *, seed: int = 0, **extra: Any) -> PreTrainedModel:
+    """A causal model with seeded random fp32 weights, in evaluation mode."""
+    torch.manual_seed(seed)
+    return Auto.from_config(CONFIGS[kind](**extra), dtype=torch.float32, attn_implementation="sdpa").eval()
+
+
+def response_sets(count: int, *, responses: int = 2, seed: int = 0) -> list[ResponseSet]:
+    """Sets of random tokens; prompts of 2 to 5 tokens, responses of 1 to 6."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low: int, high: int) -> list[int]:
+        length = int(torch.randint(low, high + 1, (1,), generator=generator))
+        return torch.randint(3, VOCABULARY, (length,), generator=generator).tolist()
+
+    return [ResponseSet(f"{i:04d}", draw(2, 5), [draw(1, 6) for _ in range(responses)]) for i in range(count)]
+
+
+def training_sets(count: int, *, responses: int = 2, seed: int = 0, reference: float = -8.0) -> list[TrainingSet]:
+    """Sets whose first response is the best, the second the next, and so on; a constant reference."""
+    return [
+        TrainingSet(one, [reference] * responses, [float(-k) for k in range(responses)], [True] * responses, 1.0)
+        for one in response_sets(count, responses=responses, seed=seed)
+    ]
+
+
+def training_config(**changes: Any) -> TrainingConfig:
+    """AdamW at a constant rate of 1e-2, no warm-up."""
+    given: dict[str, Any] = {
+        "learning_rate": 1e-2,
+        "warmup_fraction": 0.0,
+        "schedule": "constant",
+        "max_grad_norm": 1.0,
+        "sets_per_step": 8,
+    }
+    return TrainingConfig(**given | changes)
+
+
+def policy_config(path: Path | str, **changes: Any) -> PolicyConfig:
+    """A policy in fp32 throughout."""
+    given: dict[str, Any] = {"path": str(path), "compute_dtype": "float32", "export_dtype": "float32"}
+    return PolicyConfig(**given | changes)
+
+
+def run_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
+    """Run `function(rank, world_size, *args)` in gloo processes; returns what each rank returned."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with mp.get_context("spawn").Manager() as manager:
+        answers = manager.dict()
+        mp.spawn(_rank, args=(world_size, port, function, args, answers), nprocs=world_size)
+        return [answers[rank] for rank in range(world_size)]
+
+
+def _rank(
+    rank: int, world_size: int, port: int, function: Callable[..., Any], args: tuple[Any, ...], answers: Any
+) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    try:
+        answers[rank] = function(rank, world_size, *args)
+    finally:
+        dist.destroy_process_group()
