@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 from raypo.config import PolicyConfig
 from raypo.errors import ModelError
@@ -47,13 +50,17 @@ def check_folder(path: str) -> None:
         raise ModelError(f"{path}/config.json cannot be read: {error}", "JSON", "copy the model again") from error
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise ModelError(f"{path} has no *.safetensors", "weights as safetensors: pickles are not read", "convert the model")
+        raise ModelError(
+            f"{path} has no *.safetensors", "weights as safetensors: pickles are not read", "convert the model"
+        )
     for file in files:
         try:
             with safe_open(file, framework="pt") as opened:
                 opened.keys()
         except (SafetensorError, OSError) as error:
-            raise ModelError(f"{file} cannot be read: {error}", "a whole safetensors file", "copy the model again") from error
+            raise ModelError(
+                f"{file} cannot be read: {error}", "a whole safetensors file", "copy the model again"
+            ) from error
 
 
 def _looks_local(path: str) -> bool:
@@ -92,15 +99,29 @@ def load_causal_lm(path: str, *, revision: str | None = None, dtype: torch.dtype
         dtype: of the weights.
 
     Raises:
-        ModelError: it cannot be read, or is not a causal language model.
+        ModelError: it cannot be read, is not a causal language model, or lacks weights that one needs.
     """
     check_folder(path)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path, revision=revision, dtype=dtype, trust_remote_code=False, use_safetensors=True
-        )
+        with _quiet():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                path,
+                revision=revision,
+                dtype=dtype,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
     except LOAD_FAULTS as error:
         raise ModelError(f"{path} cannot be loaded: {_first(error)}", "a Hugging Face causal language model") from error
+    # transformers would fill them with random numbers and go on
+    if missing := sorted(report["missing_keys"]):
+        named = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise ModelError(
+            f"{path} has no weights for {named}; its config says {', '.join(model.config.architectures or ['nothing'])}",
+            f"the weights of a {type(model).__name__}",
+            "give a causal language model, whole",
+        )
     model.config.use_cache = False
     return model.eval()
 
@@ -114,7 +135,9 @@ def empty_causal_lm(path: str, *, revision: str | None = None) -> PreTrainedMode
     from accelerate import init_empty_weights  # comes with peft
 
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(load_config(path, revision), dtype=torch.float32, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(
+            load_config(path, revision), dtype=torch.float32, trust_remote_code=False
+        )
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.to_empty(device="cpu")
     for name, buffer in model.named_buffers():
@@ -140,7 +163,7 @@ def add_lora(model: PreTrainedModel, policy: PolicyConfig) -> Any:
     """The model with trainable low-rank adapters; everything else is frozen. arXiv 2106.09685.
 
     Raises:
-        ModelError: no layer has one of the target names.
+        ModelError: no layer has one of the target names, or one is the embedding or the head.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -153,14 +176,37 @@ def add_lora(model: PreTrainedModel, policy: PolicyConfig) -> Any:
         bias="none",
         task_type="CAUSAL_LM",
     )
+    outer = (model.get_input_embeddings(), model.get_output_embeddings())
+    ends = {name for name, module in model.named_modules() if any(module is one for one in outer)}
     try:
-        return get_peft_model(model, config)
+        adapted = get_peft_model(model, config)
     except ValueError as error:
         raise ModelError(
             f"no adapter could be added: {_first(error)}", "names of linear layers in policy.lora_target_modules"
         ) from error
+    if at_ends := sorted(ends & set(adapted.base_model.targeted_module_names)):
+        raise ModelError(
+            f"policy.lora_target_modules would adapt {at_ends[0]}",
+            "linear layers inside the decoder: embeddings and head may be one tied matrix",
+            "remove it from policy.lora_target_modules",
+        )
+    return adapted
 
 
 def _first(error: BaseException) -> str:
     """The first line of a library's message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers without progress bars and load reports: what matters of them becomes an error here."""
+    bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
