@@ -17,6 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from raypo.errors import ConfigError
 
+HYPERPARAMETER_DEFAULTS: dict[str, float] = {"beta": 0.1, "alpha": 1.0, "gamma": 0.05, "label_smoothing": 0.0, "tie_eps": 0.0}
+"""Used for the hyperparameters that a preset takes and that `objective` does not give. gamma is half of beta, as SimPO's."""
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 
@@ -61,6 +64,8 @@ class PromptsConfig(Section):
     """Column with the prompt: a string, or a list of {role, content} messages (then the chat template is applied)."""
     split: str = "train"
     """Split of a Hugging Face dataset. Not read for files."""
+    subset: str | None = None
+    """Configuration of a Hugging Face dataset that has several. Not read for files."""
     limit: Positive | None = None
     """Use the first so many prompts. None: all."""
     heldout_fraction: Fraction = 0.1
@@ -70,9 +75,13 @@ class PromptsConfig(Section):
     max_prompt_tokens: Positive = 1024
     """Longer prompts are dropped and counted, never cut."""
     responses_column: str = "responses"
-    """Offline sets: column with the list of responses (strings) of each prompt."""
+    """Offline sets: column with the list of responses of each prompt: strings, or objects with text and score."""
+    response_text_key: str = "text"
+    """Offline sets: where responses are objects, the key of a response's text."""
+    response_score_key: str = "score"
+    """Offline sets: where responses are objects, the key of a response's reward."""
     rewards_column: str = "rewards"
-    """Offline sets: column with the list of rewards (numbers), one per response."""
+    """Offline sets: column with the list of rewards (numbers), one per response. Not read where responses are objects."""
 
 
 class SamplingConfig(Section):

@@ -1,285 +1,361 @@
-"""Formats in: prompts and offline sets from JSONL, JSON, Parquet and Hugging Face datasets.
+"""Prompts in: files and Hugging Face datasets to raw rows, and the split by content hash.
 
-What leaves here are plain rows; tokens come later (`chat`). Whatever cannot be used is refused with its row number, or
-dropped and counted; nothing is dropped in silence.
+A raw row has the prompt as it was given, text or messages; nothing is rendered or tokenized here (see `chat`). Every
+fault names its file and its line or row.
 """
 
 from __future__ import annotations
 
-import gzip
+import glob
 import hashlib
+import io
 import json
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raypo.config import PromptsConfig
 from raypo.errors import DataError
 
-Message = dict[str, str]
-Prompt = str | list[Message]
+RAW = pa.schema(
+    [
+        ("prompt_id", pa.string()),  # content hash, 16 hex digits
+        ("prompt", pa.string()),  # the text, or the messages as JSON
+        ("conversational", pa.bool_()),  # whether `prompt` is messages
+        ("metadata", pa.string()),  # JSON object: the other columns of the source row
+    ]
+)
+
+MESSAGES_KEY = "prompt_messages"
+"""Under this key the metadata of a conversational prompt holds its messages, for rewards with a template of their own."""
+
+Prompt = str | list[dict[str, Any]]
+
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
-@dataclass
-class RawPrompt:
-    """One source row.
+@dataclass(frozen=True)
+class Row:
+    """A source row.
 
     Args:
-        prompt_id: content hash of the prompt.
-        prompt: text, or messages.
-        metadata: the row's other columns.
-        split: "train" or "heldout".
+        place: file and line, or file and row, counted from 1.
+        values: column name to value.
     """
 
-    prompt_id: str
-    prompt: Prompt
-    metadata: dict[str, Any]
-    split: str = "train"
+    place: str
+    values: Mapping[str, Any]
 
 
-@dataclass
-class RawSet:
-    """One prompt with given responses and rewards (None: not judged)."""
+def read_prompts(config: PromptsConfig, path: str | None = None) -> pa.Table:
+    """Prompts as they were given; returns rows of RAW in source order, duplicates included.
 
-    source: RawPrompt
-    responses: list[str]
-    rewards: list[float | None]
+    Args:
+        config: format, column and limit.
+        path: read this instead of `config.path`, without limit: the held-out file has the same format.
+
+    Raises:
+        DataError: the source cannot be read, is empty, lacks the column, or a prompt is neither text nor messages.
+    """
+    return raw_table(
+        [raw_row(row, row_prompt(row, config.column), without=(config.column,)) for row in read_rows(config, path)]
+    )
 
 
-@dataclass
-class Prompts:
-    """Rows, and what was left out by reason."""
+def raw_table(rows: list[dict[str, Any]]) -> pa.Table:
+    """Raw rows as a table of RAW."""
+    return pa.Table.from_pylist(rows, schema=RAW)
 
-    rows: list[RawPrompt]
-    dropped: dict[str, int] = field(default_factory=dict)
+
+def raw_row(row: Row, prompt: Prompt, *, without: Sequence[str]) -> dict[str, Any]:
+    """One row of RAW; the metadata holds every column but those of `without`."""
+    conversational = not isinstance(prompt, str)
+    metadata = {name: value for name, value in row.values.items() if name not in without}
+    if conversational:
+        metadata[MESSAGES_KEY] = prompt
+    return {
+        "prompt_id": prompt_id(prompt),
+        "prompt": json.dumps(prompt) if conversational else prompt,
+        "conversational": conversational,
+        "metadata": json.dumps(metadata, default=str),
+    }
 
 
 def prompt_id(prompt: Prompt) -> str:
-    """First 16 hex digits of SHA-256 over the prompt: the same text has the same id in every run."""
+    """Content hash of a prompt, 16 hex digits: the same for the same text, or the same messages in any key order."""
     text = prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    kind = "text" if isinstance(prompt, str) else "messages"
+    return hashlib.sha256(f"{kind}\0{text}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def read_rows(path: str, split: str = "train") -> list[dict[str, Any]]:
-    """All rows of a JSONL (or .jsonl.gz), JSON or Parquet file, a folder of Parquet files, or a Hugging Face dataset.
+def row_prompt(row: Row, column: str) -> Prompt:
+    """The prompt of a row.
 
     Raises:
-        DataError: no such file, unreadable, or no row.
+        DataError: no such column, or neither text nor a list of {role, content} messages.
     """
-    place = Path(path)
+    value = cell(row, column, setting="prompts.column")
+    if isinstance(value, str):
+        return check_text(value, f"{row.place}: {column!r}")
+    if not isinstance(value, list) or not value:
+        raise DataError(
+            f"{row.place}: {column!r} is {describe(value)}",
+            "a string, or a list of {role, content} messages",
+            "mend the row, or name another column (prompts.column)",
+        )
+    return check_messages(value, f"{row.place}: {column!r}")
+
+
+def check_messages(value: list[Any], where: str) -> list[dict[str, Any]]:
+    """Messages whose last turn is not the assistant's.
+
+    Raises:
+        DataError: a message is not {role: text, content: text}, or the assistant has already answered.
+    """
+    for number, message in enumerate(value, start=1):
+        good = isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
+        if not good:
+            raise DataError(
+                f"{where}, message {number} is {describe(message)}",
+                "an object with `role` and `content`, both text",
+                "mend the row: only text conversations can be prompts",
+            )
+        check_text(message["content"], f"{where}, message {number}")
+    if value[-1]["role"] == "assistant":
+        raise DataError(
+            f"{where} ends with the assistant's turn",
+            "a prompt that ends where the assistant is to answer",
+            "remove the last message, or name the column that holds prompts without answers",
+        )
+    # Parquet fills keys that other rows have with null
+    return [{key: part for key, part in message.items() if part is not None} for message in value]
+
+
+def check_text(text: str, where: str) -> str:
+    """The text itself.
+
+    Raises:
+        DataError: it holds half of a surrogate pair, which is no character and cannot be encoded.
+    """
     try:
-        rows = list(_rows(place, path, split))
-    except (OSError, UnicodeDecodeError, pa.ArrowInvalid, EOFError) as error:
-        raise DataError(f"{path} cannot be read: {error}", "JSONL, JSON, Parquet or a dataset", "check the path") from error
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where} is not Unicode text: {error}", "text that UTF-8 can hold", "mend the row") from error
+    return text
+
+
+def cell(row: Row, column: str, *, setting: str) -> Any:
+    """A row's value.
+
+    Raises:
+        DataError: no such column; those there are are named.
+    """
+    if column not in row.values:
+        raise DataError(
+            f"{row.place} has no column {column!r}; it has {', '.join(map(repr, row.values)) or 'none'}",
+            f"a column {column!r} in every row",
+            f"name the column that there is: {setting}=...",
+        )
+    return row.values[column]
+
+
+def describe(value: Any) -> str:
+    """A value and its type, short, for a message."""
+    if value is None:
+        return "null"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def read_rows(config: PromptsConfig, path: str | None = None) -> list[Row]:
+    """Rows of JSONL (.gz), JSON or Parquet files, of a folder or glob of them, or of a Hugging Face dataset.
+
+    Args:
+        config: `split` and `subset` are read for Hugging Face datasets, `limit` for `config.path` of any kind.
+        path: read this instead of `config.path`, without limit.
+
+    Raises:
+        DataError: there is nothing to read, or something that cannot be read; never an empty list.
+    """
+    path, limit = (config.path, config.limit) if path is None else (path, None)
+    rows = list(islice(_stream(config, path), limit))
     if not rows:
-        raise DataError(f"{path} is empty", "at least one row", "check the path and the format")
+        raise DataError(f"{path} is empty", "at least one row", "check the path, and what writes the file")
     return rows
 
 
-def _rows(place: Path, path: str, split: str) -> Iterator[dict[str, Any]]:
-    name = place.name.removesuffix(".gz")
-    if name.endswith(".jsonl"):
-        yield from _json_lines(place)
-    elif name.endswith(".json"):
-        yield from _json(place)
-    elif name.endswith(".parquet") or (place.is_dir() and any(place.glob("*.parquet"))):
-        yield from pq.read_table(place).to_pylist()
-    elif place.is_file():
-        raise DataError(f"{path} has an unknown ending", ".jsonl, .jsonl.gz, .json or .parquet", "rename or convert it")
+def _stream(config: PromptsConfig, path: str) -> Iterator[Row]:
+    if "://" in path:
+        filesystem, inner = _remote(path)
+        is_folder = filesystem.get_file_info(inner).type == pafs.FileType.Directory
+        found = filesystem.get_file_info(pafs.FileSelector(inner, recursive=True)) if is_folder else []
+        files = [info.path for info in found] if is_folder else [inner]
     else:
-        yield from _dataset(place, path, split)
+        filesystem, inner = pafs.LocalFileSystem(), os.path.expanduser(path)
+        is_folder = os.path.isdir(inner)
+        if is_folder and any(os.path.exists(os.path.join(inner, f)) for f in ("dataset_dict.json", "state.json")):
+            return _hub_rows(config, inner, on_disk=True)
+        files = glob.glob(os.path.join(inner, "**"), recursive=True) if is_folder else [inner]
+        if not os.path.exists(inner):
+            files = sorted(glob.glob(inner, recursive=True))
+            if not files and _HUB_NAME.fullmatch(path) and not path.endswith(_SUFFIXES):
+                return _hub_rows(config, path, on_disk=False)
+    if is_folder:
+        files = sorted(file for file in files if file.endswith(_SUFFIXES))
+    if not files:
+        raise DataError(
+            f"{path}: " + (f"no {', '.join(_SUFFIXES)} file in this folder" if is_folder else "no such file or folder"),
+            "a JSONL (.gz), JSON or Parquet file or folder, or a Hugging Face dataset",
+            "check the path",
+        )
+    return (row for file in files for row in _file_rows(filesystem, file))
 
 
-def _json_lines(place: Path) -> Iterator[dict[str, Any]]:
-    with gzip.open(place, "rt", encoding="utf-8") if place.suffix == ".gz" else place.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{place} line {number} is not JSON: {error}", "one JSON object a line") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{place} line {number} is {type(row).__name__}", "a JSON object")
-            yield row
-
-
-def _json(place: Path) -> Iterator[dict[str, Any]]:
-    with gzip.open(place, "rt", encoding="utf-8") if place.suffix == ".gz" else place.open(encoding="utf-8") as file:
-        try:
-            rows = json.load(file)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{place} is not JSON: {error}", "a list of objects") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{place} does not hold a list of objects", "a list of objects")
-    yield from rows
-
-
-def _dataset(place: Path, path: str, split: str) -> Iterator[dict[str, Any]]:
-    import datasets  # 1 s of imports, for datasets only
-
+def _remote(uri: str) -> tuple[pafs.FileSystem, str]:
     try:
-        if place.is_dir():
-            loaded = datasets.load_from_disk(path)
-            loaded = loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
+        filesystem, inner = pafs.FileSystem.from_uri(uri)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{uri} cannot be opened: {error}", "a path or a pyarrow URI", "check the address") from error
+    return filesystem, inner
+
+
+def _file_rows(filesystem: pafs.FileSystem, file: str) -> Iterator[Row]:
+    """Rows of one file.
+
+    Raises:
+        DataError: it cannot be read, or is of no known format.
+    """
+    name = os.path.basename(file)
+    try:
+        if file.endswith(".parquet"):
+            yield from _numbered(name, pq.read_table(file, filesystem=filesystem).to_pylist())
+        elif file.endswith((".json", ".json.gz")):
+            with filesystem.open_input_stream(file) as stream:
+                yield from _json_rows(name, stream.read())
+        elif file.endswith((".jsonl", ".jsonl.gz")):
+            with filesystem.open_input_stream(file) as stream:
+                yield from _jsonl_rows(name, stream)
         else:
-            loaded = datasets.load_dataset(path, split=split)
-    except Exception as error:  # datasets raises types of its own, of hubs and of file systems
+            raise DataError(f"{file}: unknown kind of file", f"a name that ends in {', '.join(_SUFFIXES)}", "rename it")
+    except FileNotFoundError as error:
+        raise DataError(f"{file}: no such file", "a readable file", "check the path") from error
+    except (OSError, pa.ArrowException) as error:
         raise DataError(
-            f"{path} is no file, and no dataset could be loaded: {str(error).splitlines()[0]}",
-            "a JSONL, JSON or Parquet file, a saved dataset, or a dataset's name",
-            "check the path and prompts.split",
+            f"{file} cannot be read: {error}", "a whole, readable file", "check or copy it again"
         ) from error
-    yield from loaded
 
 
-def read_prompts(config: PromptsConfig) -> Prompts:
-    """Prompts of a run, duplicates merged, each in its split.
-
-    Raises:
-        DataError: unreadable, a missing column, or a prompt of the wrong type.
-    """
-    found = Prompts([])
-    train = _unique(_prompts_of(config.path, config), found)
-    if config.limit is not None:
-        train = dict(list(train.items())[: config.limit])
-    if config.heldout_path is None:
-        for one in train.values():
-            one.split = "heldout" if _share(one.prompt_id) < config.heldout_fraction else "train"
-        found.rows = list(train.values())
-        return found
-    heldout = _unique(_prompts_of(config.heldout_path, config), found)
-    kept = [one for key, one in train.items() if key not in heldout]
-    found.dropped["in_heldout"] = len(train) - len(kept)
-    for one in heldout.values():
-        one.split = "heldout"
-    found.rows = [*kept, *heldout.values()]
-    return found
+def _numbered(name: str, values: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
+    return (Row(f"{name} row {number}", row) for number, row in enumerate(values, start=1))
 
 
-def _share(identity: str) -> float:
-    """A number in [0, 1) from a prompt's id: which split it is in depends on its content alone."""
-    return int(hashlib.sha256(f"split/{identity}".encode()).hexdigest()[:8], 16) / 2**32
+def _jsonl_rows(name: str, stream: Any) -> Iterator[Row]:
+    for number, line in enumerate(io.BufferedReader(stream), start=1):
+        if line.strip():
+            place = f"{name} line {number}"
+            yield Row(place, _object(_parse(line, place), place))
 
 
-def _unique(rows: Iterator[RawPrompt], found: Prompts) -> dict[str, RawPrompt]:
-    unique: dict[str, RawPrompt] = {}
-    for one in rows:
-        if one.prompt_id in unique:
-            found.dropped["duplicate"] = found.dropped.get("duplicate", 0) + 1
-        else:
-            unique[one.prompt_id] = one
-    return unique
+def _json_rows(name: str, data: bytes) -> Iterator[Row]:
+    values = _parse(data, name) if data.strip() else []
+    if not isinstance(values, list):
+        raise DataError(f"{name} holds {describe(values)}", "a JSON list of objects", "write one list of rows")
+    for number, value in enumerate(values, start=1):
+        place = f"{name} row {number}"
+        yield Row(place, _object(value, place))
 
 
-def _prompts_of(path: str, config: PromptsConfig) -> Iterator[RawPrompt]:
-    for number, row in enumerate(read_rows(path, config.split), start=1):
-        yield raw_prompt(row, config.column, f"{path} row {number}")
+def _parse(data: bytes, place: str) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise DataError(f"{place} is not JSON: {error}", "JSON", "mend it, or see what wrote it") from error
 
 
-def raw_prompt(row: dict[str, Any], column: str, where: str) -> RawPrompt:
-    """Take the prompt out of a source row.
-
-    Raises:
-        DataError: no such column, or neither text nor messages in it.
-    """
-    if column not in row:
-        raise DataError(
-            f"{where} has no column {column!r}; it has {', '.join(map(repr, row))}",
-            "the column that prompts.column names",
-            "set prompts.column",
-        )
-    prompt = row[column]
-    chat = isinstance(prompt, list) and prompt and all(is_message(m) for m in prompt)
-    if not chat and not (isinstance(prompt, str) and prompt):
-        raise DataError(
-            f"{where}: column {column!r} holds {_shown(prompt)}",
-            "non-empty text, or a list of {role, content} messages",
-            "mend the row, or set prompts.column",
-        )
-    return RawPrompt(prompt_id(prompt), prompt, {key: value for key, value in row.items() if key != column})
-
-
-def is_message(value: Any) -> bool:
-    """Whether a value is {role: text, content: text}."""
-    return isinstance(value, dict) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)
-
-
-def _shown(value: Any) -> str:
-    return f"{type(value).__name__} {json.dumps(value, default=str)[:80]}"
-
-
-def read_sets(config: PromptsConfig) -> list[RawSet]:
-    """Offline sets: prompts with given responses and rewards.
-
-    Three layouts are read: a list of texts and a list of numbers (`responses_column`, `rewards_column`); one list of
-    objects with `text` and `score` (the first column's objects may hold both); and `chosen` beside `rejected`, which
-    become rewards 1 and 0.
-
-    Raises:
-        DataError: a missing column, a wrong type, lists of unequal length, or a prompt with one response.
-    """
-    sets = []
-    for number, row in enumerate(read_rows(config.path, config.split), start=1):
-        where = f"{config.path} row {number}"
-        responses, rewards = _responses(row, config, where)
-        if len(responses) < 2:
-            raise DataError(
-                f"{where} has {len(responses)} response",
-                "at least 2: a set of one response has no preference in it",
-                "remove the row, or sample responses with `raypo run`",
-            )
-        used = {config.responses_column, config.rewards_column, "chosen", "rejected"}
-        rest = {key: value for key, value in row.items() if key not in used}
-        sets.append(RawSet(raw_prompt(rest, config.column, where), responses, rewards))
-        if config.limit is not None and len(sets) == config.limit:
-            break
-    return sets
-
-
-def _responses(row: dict[str, Any], config: PromptsConfig, where: str) -> tuple[list[str], list[float | None]]:
-    name = config.responses_column
-    if name not in row and {"chosen", "rejected"} <= row.keys():
-        return [_text(row["chosen"], where), _text(row["rejected"], where)], [1.0, 0.0]
-    if not isinstance(row.get(name), list):
-        raise DataError(
-            f"{where}: column {name!r} " + (f"holds {_shown(row[name])}" if name in row else f"is missing from {list(row)}"),
-            "a list of responses",
-            "set prompts.responses_column, or give `chosen` and `rejected`",
-        )
-    found = row[name]
-    responses = [_text(one, where) for one in found]
-    if found and all(isinstance(one, dict) and "score" in one for one in found):
-        return responses, [_number(one["score"], where) for one in found]
-    given = row.get(config.rewards_column)
-    if given is None:
-        return responses, [None] * len(responses)
-    if not isinstance(given, list) or len(given) != len(responses):
-        raise DataError(
-            f"{where}: column {config.rewards_column!r} holds {_shown(given)}", f"a list of {len(responses)} numbers"
-        )
-    return responses, [_number(one, where) for one in given]
-
-
-def _text(value: Any, where: str) -> str:
-    """A response's text: plain, in an object's `text`, or the last message of a conversation."""
-    if isinstance(value, dict):
-        value = value.get("text", value.get("content"))
-    if isinstance(value, list) and value and all(is_message(m) for m in value):
-        value = value[-1]["content"]
-    if not isinstance(value, str):
-        raise DataError(f"{where}: a response is {_shown(value)}", "text")
+def _object(value: Any, place: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{place} is {describe(value)}", "a JSON object: column name to value", "mend the row")
     return value
 
 
-def _number(value: Any, where: str) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise DataError(f"{where}: a reward is {_shown(value)}", "a number")
-    return float(value) if math.isfinite(value) else None
+def _hub_rows(config: PromptsConfig, path: str, *, on_disk: bool) -> Iterator[Row]:
+    """Rows of a Hugging Face dataset; `datasets` runs no code from a repository.
+
+    Raises:
+        DataError: it cannot be loaded, or has no such split.
+    """
+    import datasets  # half a second, which files do not need
+
+    try:
+        if on_disk:
+            loaded = datasets.load_from_disk(path)
+            if isinstance(loaded, datasets.DatasetDict) and config.split not in loaded:
+                raise DataError(
+                    f"{path} has no split {config.split!r}; it has {', '.join(map(repr, loaded))}",
+                    "one of its splits",
+                    "set prompts.split",
+                )
+            dataset = loaded[config.split] if isinstance(loaded, datasets.DatasetDict) else loaded
+        else:
+            dataset = datasets.load_dataset(path, config.subset, split=config.split)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{path} is no file or folder here, and as a Hugging Face dataset it cannot be loaded: {first}",
+            "a file, a folder, or a dataset that can be reached",
+            "check prompts.path, prompts.subset and prompts.split, and the network",
+        ) from error
+    return _numbered(f"{path} [{config.split}]", dataset)
+
+
+def split(table: pa.Table, fraction: float, *, heldout: pa.Table | None = None) -> tuple[pa.Table, dict[str, int]]:
+    """Add the column `split`; duplicates are merged and overlap with given held-out rows leaves training.
+
+    A prompt is held out when its content hash, as a fraction of the largest, is below `fraction`: whatever else is
+    in the file, and in whatever order. When that leaves either side of two or more prompts empty, the prompt of lowest
+    hash is held out, or that of highest hash is not.
+
+    Args:
+        table: training rows with `prompt_id`.
+        fraction: share to hold out; 0: none. Not read when `heldout` is given.
+        heldout: separate rows for evaluation, same columns.
+
+    Returns:
+        the rows kept, in their order, training first; rows dropped by reason: "duplicate", "overlap".
+    """
+    train = _first_of_each(table)
+    counts = {"duplicate": table.num_rows - train.num_rows, "overlap": 0}
+    if heldout is not None:
+        kept = _first_of_each(heldout)
+        counts["duplicate"] += heldout.num_rows - kept.num_rows
+        apart = train.filter(pc.invert(pc.is_in(train["prompt_id"], value_set=kept["prompt_id"].combine_chunks())))
+        counts["overlap"] = train.num_rows - apart.num_rows
+        return pa.concat_tables([_labelled(apart, "train"), _labelled(kept, "heldout")]), counts
+    names = train["prompt_id"].to_pylist()
+    ranks = [int(name, 16) / 2 ** (4 * len(name)) for name in names]
+    held = [rank < fraction for rank in ranks]
+    if 0.0 < fraction < 1.0 and len(ranks) > 1:
+        held[ranks.index(min(ranks))] = True
+        held[ranks.index(max(ranks))] = False
+    mask = pa.array(held, pa.bool_())
+    parts = [_labelled(train.filter(pc.invert(mask)), "train"), _labelled(train.filter(mask), "heldout")]
+    return pa.concat_tables(parts), counts
+
+
+def _first_of_each(table: pa.Table) -> pa.Table:
+    seen: set[str] = set()
+    keep = [not (name in seen or seen.add(name)) for name in table["prompt_id"].to_pylist()]
+    return table.filter(pa.array(keep, pa.bool_()))
+
+
+def _labelled(table: pa.Table, name: str) -> pa.Table:
+    return table.append_column("split", pa.array([name] * table.num_rows, pa.string()))
