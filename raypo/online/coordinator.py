@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raypo.config import RunConfig
-from raypo.errors import EngineError, RewardError, RunError, StaleEngine
+from raypo.errors import EngineError, RaypoError, RewardError, RunError
 from raypo.evaluation.diagnostics import evaluate
 from raypo.online.decisions import stop_reason
 from raypo.online.folder import RunFolder
@@ -46,6 +46,7 @@ class Coordinator:
         self._events: list[dict[str, Any]] = []
         self._gauge: dict[str, Any] = {}
         self._failure: str | None = None
+        self._error: RaypoError | None = None
 
     def ready(self) -> None:
         """Block until the source policy can be read.
@@ -71,25 +72,38 @@ class Coordinator:
         Args:
             version: newest durable weight version.
 
-        Raises:
-            RaypoError: a stage failed; what was committed before stays.
+        A stage that fails ends the run; what was committed before stays, and `error` tells why.
         """
-        self.ready()
         with self._lock:
-            self._bring_up(version)
-            self._evaluate(version)
-            if (reason := stop_reason(self._folder.history(), self._config.online)) is not None:
-                tables.write_json(self._folder.path("stop.json"), {"reason": reason, "version": version})
-                self._note("stop", reason, version=version)
-                return Stop(reason)
-            return self._round(version)
+            if self._error is not None:
+                return Stop("failed")
+            try:
+                return self._after(version)
+            except RaypoError as error:
+                # told by the driver: raised here it would only make Ray Train restart the workers and ask again
+                self._error = error
+                return Stop("failed")
+
+    def error(self) -> RaypoError | None:
+        """Why the run failed, if it did."""
+        return self._error
+
+    def _after(self, version: int) -> RoundTask | Stop:
+        self._bring_up(version)
+        self._evaluate(version)
+        if (reason := stop_reason(self._folder.history(), self._config.online)) is not None:
+            tables.write_json(self._folder.path("stop.json"), {"reason": reason, "version": version})
+            self._note("stop", reason, version=version)
+            return Stop(reason)
+        return self._round(version)
 
     def note(self, gauge: dict[str, Any]) -> None:
         """The trainer's present state, for the terminal."""
         self._gauge = gauge
 
     def trained(self, fields: dict[str, Any]) -> None:
-        """A training round is over and durable."""
+        """A training round is over, durable and live."""
+        tables.write_json(self._folder.stage(fields["round"], "trained.json"), fields)
         self._note("train", fields.pop("text"), **fields)
 
     def status(self, since: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -135,7 +149,7 @@ class Coordinator:
             try:
                 table, facts = work()
                 break
-            except (EngineError, StaleEngine) as error:
+            except EngineError as error:
                 if attempt == ATTEMPTS:
                     raise
                 self._note("retry", f"attempt {attempt} failed: {error.got}", version=version)

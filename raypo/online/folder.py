@@ -80,3 +80,10 @@ class RunFolder:
                     stages[stage] = manifest.facts
             rounds.append(stages)
         return rounds
+
+    def trained(self) -> list[dict[str, Any]]:
+        """What each finished training round said of itself: seconds, sync, changed fraction."""
+        found: list[dict[str, Any]] = []
+        while (facts := tables.read_json(self.stage(len(found), "trained.json"))) is not None:
+            found.append(facts)
+        return found

@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray.train import FailureConfig, ScalingConfig
@@ -23,12 +22,17 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 from rich.console import Console
 
-from raypo.config import RunConfig
+from raypo.config import FunctionReward, ModelReward, RunConfig
+from raypo.data.chat import load_prompts
 from raypo.errors import ConfigError, OutputError, RaypoError, RunError
+from raypo.models.load import check_folder, load_tokenizer
 from raypo.online.coordinator import Coordinator
 from raypo.online.folder import RunFolder
 from raypo.online.progress import Terminal
-from raypo.online.summary import finish
+from raypo.online.summary import keep_versions, lines, summarize
+from raypo.sampling.engine import Backend, environment
+from raypo.sampling.sync import HostSender, NcclSender
+from raypo.scoring.rewards import load_function
 from raypo.stages import cluster, tables
 from raypo.stages.actors import Actors, create, unwrap
 from raypo.training import worker
@@ -65,7 +69,6 @@ def run(
     policy_timeout_s: float = 0.0,
     policy_failure: Callable[[], str | None] | None = None,
     console: Console | None = None,
-    truth: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] | None = None,
 ) -> dict[str, Any]:
     """Align a policy: rounds of sample, score, annotate, train, sync, evaluate. Returns the summary.
 
@@ -74,7 +77,6 @@ def run(
         policy_timeout_s: wait so long for a policy folder that is still being written (its tokenizer must be there).
         policy_failure: asked while waiting: a message when the policy will never come.
         console: where progress goes; standard output by default.
-        truth: for synthetic languages only: given the first round's annotated rows, the dispersion that is true.
 
     Raises:
         UserError: the input cannot be run; nothing was started.
@@ -89,15 +91,20 @@ def run(
         return done
     open_folder(folder, config)
     console.print(f"run {config.name}, seed {config.seed}: {folder.root}", highlight=False, soft_wrap=True)
-    counts = prepare_prompts(folder, config, console)
+    prepare_prompts(folder, config, console)
     owned = cluster.start(config, search_path=cluster.search_path())
     try:
         cluster.check_resources(config)
-        fit(config, folder, policy_timeout_s, policy_failure, console)
-        return finish(config, folder, console, prompt_counts=counts, seconds=time.monotonic() - began, truth=truth)
+        starts = fit(config, folder, policy_timeout_s, policy_failure, console)
     finally:
         if owned:
             ray.shutdown()
+    keep_versions(config, folder)
+    summary = summarize(config, folder) | {"engine_starts": starts, "wall_seconds": round(time.monotonic() - began, 1)}
+    tables.write_json(folder.path("summary.json"), summary)
+    for text in lines(summary, folder.path("report.html")):
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
+    return summary
 
 
 def check(config: RunConfig, *, policy_exists: bool) -> None:
@@ -107,7 +114,7 @@ def check(config: RunConfig, *, policy_exists: bool) -> None:
         ConfigError: a preset, a hyperparameter or a combination.
         ModelError: the policy cannot be read.
     """
-    objective_of(config)
+    cluster.objective_of(config)
     if config.sampling.num_responses < 2:
         raise ConfigError(
             f"sampling.num_responses = {config.sampling.num_responses}",
@@ -123,7 +130,12 @@ def check(config: RunConfig, *, policy_exists: bool) -> None:
             "set online.reference=initial or online.data=fresh",
         )
     if policy_exists:
-        check_policy(config.policy.path, config.policy.revision)
+        check_folder(config.policy.path)
+    for source in config.rewards:
+        if isinstance(source, FunctionReward):
+            load_function(source.path)
+        elif isinstance(source, ModelReward):
+            check_folder(source.path)
 
 
 def same_config(folder: RunFolder, config: RunConfig) -> bool:
@@ -191,20 +203,21 @@ def versions() -> dict[str, str]:
     return found
 
 
-def prepare_prompts(folder: RunFolder, config: RunConfig, console: Console) -> dict[str, int]:
-    """Read, render, split and commit the prompts once; returns what was dropped, by reason.
+def prepare_prompts(folder: RunFolder, config: RunConfig, console: Console) -> None:
+    """Read, render, split and commit the prompts once.
 
     Raises:
         DataError: the prompts cannot be read, or too few are left.
     """
     place = folder.path("prompts")
     if (manifest := tables.manifest_of(place)) is None:
-        table, facts = load_prompts(config)
+        policy = config.policy
+        tokenizer = load_tokenizer(policy.path, policy.revision, policy.chat_template)
+        table, facts = load_prompts(config.prompts, tokenizer)
         manifest = tables.commit(place, table, "prompts", facts)
     facts = manifest.facts
     dropped = ", ".join(f"{count} {reason}" for reason, count in facts["dropped"].items() if count) or "none"
     console.print(f"prompts: {facts['train']} train, {facts['heldout']} held out; dropped: {dropped}", highlight=False)
-    return dict(facts["dropped"])
 
 
 def fit(
@@ -213,15 +226,14 @@ def fit(
     policy_timeout_s: float,
     policy_failure: Callable[[], str | None] | None,
     console: Console,
-) -> None:
-    """Create the actors, run one `TorchTrainer.fit` over all rounds, and end the actors.
+) -> int:
+    """Create the actors, run one `TorchTrainer.fit` over all rounds, and end the actors; returns the engine starts.
 
     Raises:
         RaypoError: as raised in a stage.
         RunError: the worker group failed more often than allowed.
     """
-    gpu = cluster.on_gpu(config)
-    actors = create(config, *engine_setup(config, gpu=gpu))
+    actors = create(config, *engine_setup(config))
     try:
         coordinator = (
             ray.remote(Coordinator)
@@ -238,6 +250,7 @@ def fit(
             train(config, folder, actors, coordinator)
         if (error := ray.get(coordinator.error.remote())) is not None:
             raise error
+        return int(ray.get(coordinator.engine_starts.remote()))
     finally:
         actors.shutdown()
 
@@ -254,6 +267,7 @@ def train(config: RunConfig, folder: RunFolder, actors: Actors, coordinator: Any
         worker.train,
         train_loop_config={
             "config": config,
+            "objective": cluster.objective_of(config),
             "run_dir": folder.root,
             "tables": Tables(coordinator),
             "sync": sender(config, actors),
@@ -282,6 +296,43 @@ def train(config: RunConfig, folder: RunFolder, actors: Actors, coordinator: Any
             f"at most {config.training.max_failures} restarts of the worker group",
             f"run the same command again to continue; see {folder.path('ray')} for Ray's record",
         ) from error
+
+
+def engine_setup(config: RunConfig) -> tuple[dict[str, Any], dict[str, str]]:
+    """Constructor arguments of the engines, and the environment of their processes."""
+    engine, gpu = config.engine, cluster.on_gpu(config)
+    backend: Backend = "gpu" if gpu else "cpu"
+    options = {
+        "dtype": config.policy.export_dtype,
+        "revision": config.policy.revision,
+        "max_model_tokens": engine.max_model_tokens
+        or config.prompts.max_prompt_tokens + config.sampling.max_response_tokens,
+        "max_sequences": engine.max_sequences,
+        "backend": backend,
+        "tensor_parallel": engine.tensor_parallel,
+        "gpu_memory_fraction": engine.gpu_memory_fraction,
+        "rail": rail(config),
+    }
+    environ = environment(
+        backend,
+        threads=config.training.threads,
+        kv_cache_gib=engine.kv_cache_gib,
+        tensor_parallel=engine.tensor_parallel,
+    )
+    return options, environ
+
+
+def rail(config: RunConfig) -> Literal["host", "nccl"]:
+    """How new weights travel: as configured, or by where the engines run."""
+    if config.online.sync != "auto":
+        return config.online.sync
+    return "nccl" if cluster.on_gpu(config) else "host"
+
+
+def sender(config: RunConfig, actors: Actors) -> HostSender | NcclSender:
+    """The sync of the run's rail, for the train workers."""
+    handles = actors.engines.handles()
+    return NcclSender(handles) if rail(config) == "nccl" else HostSender(handles, put=ray.put)
 
 
 def attempt(folder: RunFolder) -> int:

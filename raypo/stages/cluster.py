@@ -13,8 +13,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from raypo.config import ModelReward, RunConfig
-from raypo.errors import ResourceError
+from raypo.config import HYPERPARAMETER_DEFAULTS, ModelReward, RunConfig
+from raypo.errors import ConfigError, ResourceError
+from raypo.objective.choices import Objective
+from raypo.objective.presets import hyperparameters, preset
 
 CPUS_PER_DATASET = 2
 
@@ -43,6 +45,24 @@ class Asked:
         if on_gpu:
             gpus += config.engine.count * config.engine.tensor_parallel
         return Asked(cpus, gpus)
+
+
+def objective_of(config: RunConfig) -> Objective:
+    """The objective of a run: its preset, with the config's defaults for what is not given.
+
+    Raises:
+        ConfigError: unknown preset or hyperparameter, a value out of its domain, or psi that the run does not make.
+    """
+    given, name = config.objective.hyperparameters, config.objective.preset
+    defaults = {key: HYPERPARAMETER_DEFAULTS[key] for key in hyperparameters(name) if key in HYPERPARAMETER_DEFAULTS}
+    objective = preset(name, **(defaults | given))
+    if objective.dispersion != "none" and config.dispersion.estimator == "none":
+        raise ConfigError(
+            f"objective.preset = {name} with dispersion.estimator = none",
+            "an estimator: psi would be 1 for every prompt, and the preset another one without dispersion",
+            "set dispersion.estimator=reference_entropy, or choose a preset without dispersion",
+        )
+    return objective
 
 
 def start(config: RunConfig, *, search_path: tuple[str, ...] = ()) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raypo.config import RunConfig
 from raypo.stages.actors import Actors, get, stream
@@ -21,7 +22,7 @@ SEEDS = "heldout"  # name of the seed stream: it names no round and no version
 
 def heldout_prompts(prompts: pa.Table, config: RunConfig) -> pa.Table:
     """The held-out rows that are evaluated: the first by prompt id, which is a content hash."""
-    rows = prompts.filter(pa.compute.equal(prompts["split"], "heldout")).sort_by("prompt_id")
+    rows = prompts.filter(pc.equal(prompts["split"], "heldout")).sort_by("prompt_id")
     return rows.slice(0, config.evaluation.num_prompts)
 
 
@@ -79,9 +80,3 @@ def draw(
     )
     seconds = {"sample": sampling["seconds"], "score": scoring["seconds"], "kl": time.monotonic() - began}
     return scored.sort_by("prompt_id"), divergence.sort_by("prompt_id"), seconds
-
-
-def column(table: pa.Table, name: str) -> list[Any]:
-    """A list column as Python lists."""
-    values: list[Any] = table[name].to_pylist()
-    return values

@@ -1,0 +1,138 @@
+"""What a finished run says of itself: `summary.json`, `report.html`, and twelve lines on the terminal.
+
+Everything is read back from the run's folder, so `raypo report` makes the same page from a run that ended long ago.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from raypo.config import RunConfig
+from raypo.online.decisions import best_version
+from raypo.online.folder import RunFolder
+from raypo.stages import tables
+from raypo.training import checkpoint
+
+STAGES = ("sample", "score", "annotate", "train", "save", "sync", "evaluate")
+
+
+def summarize(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
+    """Figures of a run, from its folder alone; plain JSON values.
+
+    Args:
+        config: of the run.
+        folder: with at least the evaluation of version 0.
+    """
+    evaluations = folder.evaluations()
+    first, last = evaluations[0]["evaluation"], evaluations[-1]["evaluation"]
+    stages, trained = folder.stage_facts(), folder.trained()
+    untrained = [source.name for source in config.rewards if source.weight == 0]
+    run = tables.read_json(folder.path("run.json")) or {}
+    prompts = tables.manifest_of(folder.path("prompts"))
+    summary: dict[str, Any] = {
+        "name": config.name,
+        "preset": config.objective.preset,
+        "rounds": len(trained),
+        "num_responses": config.sampling.num_responses,
+        "reward_before": figures(first["reward"]),
+        "reward_after": figures(last["reward"]),
+        "reward_gain": figures(last["reward_gain"]) | {"p": last["reward_gain_p"]},
+        "reward_win_rate": figures(last["reward_win_rate"]),
+        "kl_per_response": figures(last["kl_per_response"]),
+        "distinct_2": [one["evaluation"]["distinct_2"] for one in evaluations],
+        "length": [one["evaluation"]["length"]["mean"] for one in evaluations],
+        "seconds": seconds_by_stage(evaluations, stages, trained),
+        "engines": config.engine.count,
+        "weight_versions": [one["version"] for one in evaluations],
+        "best_version": best_version(folder.history(), config.online.kl_bound),
+        "sets_in": sum(one["annotated"]["sets"] for one in stages if "annotated" in one),
+        "sets_trained": sum(one["annotated"]["trainable"] for one in stages if "annotated" in one),
+        "dropped": dropped(prompts.facts["dropped"] if prompts else {}, stages),
+        "scales": stages[0]["annotated"]["scales"] if stages and "annotated" in stages[0] else None,
+        "changed_fraction": [one["changed_fraction"] for one in trained],
+        "engine_gap_per_token": [one["evaluation"]["engine_gap"] for one in evaluations],
+        "stopped": (tables.read_json(folder.path("stop.json")) or {}).get("reason"),
+        "warnings": last["warnings"],
+        "versions": run.get("versions", {}),
+        "seed": config.seed,
+        "model": folder.model(evaluations[-1]["version"]),
+    }
+    for when, one in (("before", first), ("after", last)):
+        summary[f"untrained_reward_{when}"] = (
+            figures(one["reward_by_source"][untrained[0]]) | {"name": untrained[0]} if untrained else None
+        )
+    return summary
+
+
+def figures(interval: dict[str, float]) -> dict[str, float]:
+    """Mean, low and high of an interval."""
+    return {name: interval[name] for name in ("mean", "low", "high")}
+
+
+def seconds_by_stage(
+    evaluations: list[dict[str, Any]], stages: list[dict[str, dict[str, Any]]], trained: list[dict[str, Any]]
+) -> dict[str, float]:
+    """Seconds over all rounds, by stage."""
+    total = dict.fromkeys(STAGES, 0.0)
+    names = {"sampled": "sample", "scored": "score", "annotated": "annotate"}
+    for one in stages:
+        for stage, facts in one.items():
+            total[names[stage]] += facts["seconds"]
+    for done in trained:
+        total["train"] += done["seconds"]
+        total["save"] += done["save_seconds"]
+        total["sync"] += done["sync_seconds"]
+    total["evaluate"] = sum(one["seconds"] for one in evaluations)
+    return {stage: round(value, 2) for stage, value in total.items()}
+
+
+def dropped(prompts: dict[str, int], stages: list[dict[str, dict[str, Any]]]) -> dict[str, int]:
+    """Counts by reason: prompts that were not used, responses that could not train, sets that could not."""
+    total = {f"prompt: {reason}": count for reason, count in prompts.items() if count}
+    for one in stages:
+        for reason, count in one.get("scored", {}).get("unusable", {}).items():
+            total[f"response: {reason}"] = total.get(f"response: {reason}", 0) + count
+        for reason, count in one.get("annotated", {}).get("untrainable", {}).items():
+            total[f"set: {reason}"] = total.get(f"set: {reason}", 0) + count
+    return total
+
+
+def keep_versions(config: RunConfig, folder: RunFolder) -> None:
+    """Remove the checkpoints that are neither the best under the KL bound nor the last."""
+    history = folder.history()
+    checkpoint.prune(folder.root, keep={best_version(history, config.online.kl_bound), history[-1].version})
+
+
+def lines(summary: dict[str, Any], report: str) -> list[str]:
+    """The end of a run in plain words."""
+    gain, after, before = summary["reward_gain"], summary["reward_after"], summary["reward_before"]
+    low, high = gain["low"], gain["high"]
+    verdict = "the policy got better" if low > 0 else "the policy got worse" if high < 0 else "no clear change"
+    if math.isnan(low):
+        verdict = "one held-out prompt: no interval can be told"
+    told = [
+        f"{verdict}: held-out reward {show(before)} -> {show(after)}",
+        f"  gain per prompt {gain['mean']:+.3f} [{low:+.3f}, {high:+.3f}], p = {gain['p']:.2g}",
+    ]
+    if summary["untrained_reward_before"]:
+        name = summary["untrained_reward_before"]["name"]
+        told.append(
+            f"  {name} (never trained on) {show(summary['untrained_reward_before'])} -> "
+            f"{show(summary['untrained_reward_after'])}"
+        )
+    told += [
+        f"  win rate against the start {show(summary['reward_win_rate'])} by the training reward",
+        f"  KL to the start {show(summary['kl_per_response'])} nats per response",
+        f"  {summary['sets_trained']} of {summary['sets_in']} sets trained in {summary['rounds']} rounds of "
+        f"{summary['num_responses']} responses per prompt; stopped: {summary['stopped']}",
+        "  seconds: " + ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in summary["seconds"].items()),
+        f"  model {summary['model']}",
+        f"  report {report}",
+    ]
+    return told + [f"  warning: {text}" for text in summary["warnings"]]
+
+
+def show(interval: dict[str, float]) -> str:
+    """`0.412 [0.380, 0.441]`."""
+    return f"{interval['mean']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
