@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.distributed.device_mesh import init_device_mesh
 from transformers import (
     CohereConfig,
     Gemma2Config,
@@ -29,7 +30,11 @@ from transformers import AutoModelForCausalLM as Auto
 
 from raypo.config import PolicyConfig, TrainingConfig
 from raypo.data.packing import ResponseSet
-from raypo.training.step import TrainingSet
+from raypo.models.export import export_weights
+from raypo.models.load import DTYPES
+from raypo.models.shard import load_sharded
+from raypo.objective import Objective, preset
+from raypo.training.step import TrainingSet, make_optimizer, train_step
 
 VOCABULARY = 64
 
@@ -125,3 +130,53 @@ def _rank(
         answers[rank] = function(rank, world_size, *args)
     finally:
         dist.destroy_process_group()
+
+
+def w_mpo() -> Objective:
+    """The default objective."""
+    return preset("w-mpo", beta=0.1, alpha=1.0)
+
+
+def trajectory(
+    scorer: Any,
+    config: TrainingConfig,
+    steps: int,
+    *,
+    optimizer: Any = None,
+    objective: Objective | None = None,
+    **where: Any,
+) -> list[dict[str, float]]:
+    """Metrics of some optimizer steps over 8 sets of 3 responses, other sets each step."""
+    optimizer = optimizer or make_optimizer(scorer, config)
+    return [
+        train_step(
+            scorer,
+            optimizer,
+            training_sets(8, responses=3, seed=step),
+            objective or w_mpo(),
+            config,
+            progress=(step + 0.5) / steps,
+            pad_token_id=0,
+            **where,
+        )
+        for step in range(steps)
+    ]
+
+
+Case = tuple[str, int, dict[str, Any], dict[str, Any]]
+"""Model folder, steps, changes of the training config, changes of the policy config."""
+
+
+def train_sharded(
+    rank: int, world_size: int, cases: dict[str, Case]
+) -> dict[str, tuple[list[dict[str, float]], dict[str, torch.Tensor]]]:
+    """On one rank, for each case: load, shard, take steps; returns metrics and the exported weights by name."""
+    mesh = init_device_mesh("cpu", (world_size,), mesh_dim_names=("data",))
+    found = {}
+    for name, (folder, steps, training, policy) in cases.items():
+        config, chosen = training_config(**training), policy_config(folder, **policy)
+        torch.manual_seed(0)
+        scorer = load_sharded(chosen, mesh, activation_checkpointing=config.activation_checkpointing)
+        metrics = trajectory(scorer, config, steps, rank=rank, world_size=world_size)
+        found[name] = metrics, dict(export_weights(scorer, DTYPES[chosen.export_dtype]))
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.utils.checkpoint import checkpoint
 
 from raypo.config import PolicyConfig
 from raypo.errors import ModelError
@@ -63,17 +65,19 @@ def load_sharded(policy: PolicyConfig, mesh: DeviceMesh, *, activation_checkpoin
         check_head(TokenScorer(model))
     else:
         model = empty_causal_lm(policy.path, revision=policy.revision)
-    if activation_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
     scorer = TokenScorer(add_lora(model, policy) if policy.adapter == "lora" else model)
-    whole = {name: tensor.detach().clone() for name, tensor in scorer.state_dict().items()} if first else {}
+    whole = scorer.state_dict() if first else {}
+    if activation_checkpointing:
+        recompute(scorer)
     shard(scorer, mesh, compute_dtype=policy.compute_dtype)
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
     set_model_state_dict(scorer, whole, options=options)
-    return scorer.train()
+    # evaluation mode: dropout would make the policy another one than the annotated reference
+    return scorer.eval()
 
 
-def sharded_state(scorer: TokenScorer) -> dict[str, Any]:
-    """This rank's shards by name, for checkpoints."""
-    return get_model_state_dict(scorer)
+def recompute(scorer: TokenScorer) -> None:
+    """Keep only the inputs of each decoder layer, and run the layer again in the backward pass."""
+    for layer in decoder_layers(scorer.causal):
+        # inside FSDP2's hooks, so that weights are gathered once for both; transformers' own wants training mode
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)

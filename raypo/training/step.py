@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from raypo.config import TrainingConfig
-from raypo.data.packing import Batch, ResponseSet, micro_batches, pack
+from raypo.data.packing import ResponseSet, micro_batches, pack
 from raypo.errors import RunError
 from raypo.logprobs import sum_by_response
 from raypo.objective import Objective, set_loss
@@ -42,8 +42,14 @@ class TrainingSet:
         return sum(len(ids) for ids in self.tokens.response_token_ids)
 
 
-def training_sets(table: pa.Table) -> list[TrainingSet]:
-    """The trainable rows of a table of records.ANNOTATED, by prompt id and round; unusable responses are left out."""
+def training_sets(table: pa.Table, objective: Objective) -> list[TrainingSet]:
+    """The rows of a table of records.ANNOTATED that train, by prompt id and round; unusable responses are left out.
+
+    An objective with its own `tie_eps` may use fewer sets than the table marks as trainable.
+
+    Raises:
+        DataError: the objective needs scalar rewards, and all are ordinal.
+    """
     found = []
     for row in sorted(table.to_pylist(), key=lambda row: (row["prompt_id"], row["round"])):
         if not row["trainable"]:
@@ -58,7 +64,11 @@ def training_sets(table: pa.Table) -> list[TrainingSet]:
                 row["psi"],
             )
         )
-    return found
+    if not found:
+        return []
+    given = columns(found, torch.float64, "cpu")
+    used = set_loss(objective, policy_logps=torch.zeros_like(given["rewards"]), **given).used
+    return [one for one, trains in zip(found, used.tolist(), strict=True) if trains]
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
@@ -111,6 +121,7 @@ def train_step(
     *,
     progress: float,
     pad_token_id: int,
+    step: int = 0,
     rank: int = 0,
     world_size: int = 1,
     device: torch.device | str = "cpu",
@@ -120,11 +131,12 @@ def train_step(
     Args:
         scorer: a `TokenScorer`, sharded over the ranks or alone.
         optimizer: from `make_optimizer`.
-        sets: of the whole step, the same on every rank.
+        sets: of the whole step, the same on every rank, all of which the objective can use.
         objective: which one is not known here.
         config: of training.
         progress: share of the whole job's planned prompts, in [0, 1].
         pad_token_id: fills rows.
+        step: its number, for errors.
         rank: of this process.
         world_size: number of ranks; gradients are averaged over them by FSDP2.
         device: of the model.
@@ -150,7 +162,7 @@ def train_step(
     if not math.isfinite(norm):
         optimizer.zero_grad(set_to_none=True)
         raise RunError(
-            f"gradient norm {norm} at learning rate {rate:.3g}",
+            f"step {step}: gradient norm {norm} at learning rate {rate:.3g}",
             "a finite gradient",
             "lower training.learning_rate or objective.beta, or use policy.compute_dtype=float32 to find the cause",
         )
@@ -197,25 +209,23 @@ def forward(
     batch = pack([one.tokens for one in sets], pad_token_id=pad_token_id).to(device)
     token_logps, _ = scorer(batch, chunk_tokens=config.logprob_chunk_tokens)
     sums = sum_by_response(token_logps, batch.response_index, len(batch.slot))
-    given = columns(sets, batch, sums.dtype, device)
+    given = columns(sets, sums.dtype, device)
     out = set_loss(objective, policy_logps=batch.scatter(sums), **given)
     return out.loss.sum(), out
 
 
-def columns(
-    sets: Sequence[TrainingSet], batch: Batch, dtype: torch.dtype, device: torch.device | str
-) -> dict[str, Tensor]:
-    """What `set_loss` needs beside the policy's log-probs: [B, K] tensors, and psi [B]."""
+def columns(sets: Sequence[TrainingSet], dtype: torch.dtype, device: torch.device | str) -> dict[str, Tensor]:
+    """What `set_loss` needs beside the policy's log-probs: [B, K] tensors, 0 and False where a set has no response; psi [B]."""
+    width = max(len(one.rewards) for one in sets)
 
-    def per_response(rows: list[Sequence[Any]], kind: torch.dtype) -> Tensor:
-        flat = torch.tensor([value for row in rows for value in row], dtype=kind, device=device)
-        return batch.scatter(flat)
+    def padded(rows: list[Sequence[Any]], kind: torch.dtype) -> Tensor:
+        return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=kind, device=device)
 
     return {
-        "reference_logps": per_response([one.reference_logps for one in sets], dtype),
-        "lengths": per_response([[len(ids) for ids in one.tokens.response_token_ids] for one in sets], torch.long),
-        "rewards": per_response([one.rewards for one in sets], dtype),
-        "mask": per_response([one.usable for one in sets], torch.bool),
+        "reference_logps": padded([one.reference_logps for one in sets], dtype),
+        "lengths": padded([[len(ids) for ids in one.tokens.response_token_ids] for one in sets], torch.long),
+        "rewards": padded([one.rewards for one in sets], dtype),
+        "mask": padded([one.usable for one in sets], torch.bool),
         "psi": torch.tensor([one.psi for one in sets], dtype=dtype, device=device),
     }
 

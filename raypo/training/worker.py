@@ -133,6 +133,7 @@ class Learner:
         policy, training = config.policy, config.training
         self._tokenizer = load_tokenizer(policy.path, policy.revision, policy.chat_template)
         mesh = init_device_mesh(self._device.type, (self.world_size,), mesh_dim_names=("data",))
+        torch.manual_seed(config.seed)  # new adapters are random
         self.scorer = load_sharded(policy, mesh, activation_checkpointing=training.activation_checkpointing)
         self._optimizer = make_optimizer(self.scorer, training)
         found = checkpoint.newest(run_dir)
@@ -148,7 +149,7 @@ class Learner:
             RunError: the round has no set to train on.
         """
         table = pa.concat_tables([pq.read_table(path) for path in task.tables])
-        sets, training = training_sets(table), self._config.training
+        sets, training = training_sets(table, self._objective), self._config.training
         if not sets:
             raise RunError(f"round {task.round} has no trainable set", "at least one", "see its annotated table")
         starts = range(0, len(sets), training.sets_per_step)
@@ -166,6 +167,7 @@ class Learner:
                     # the middle of the step: neither the first nor the last step has rate 0
                     progress=task.progress_start + span * (done + 0.5) / total,
                     pad_token_id=self._tokenizer.pad_token_id,
+                    step=self._step + 1,
                     rank=self.rank,
                     world_size=self.world_size,
                     device=self._device,
