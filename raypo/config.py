@@ -165,7 +165,7 @@ class ModelReward(Section):
 
 
 class HttpReward(Section):
-    """A reward server: POST {"prompts": [...], "responses": [...]} answers {"rewards": [...]}."""
+    """A reward server: POST {"prompts": [...], "responses": [...], "metadata": [...]} answers {"rewards": [...]}."""
 
     type: Literal["http"]
     name: str

@@ -43,7 +43,7 @@ SCORED = pa.schema(
     [
         *SAMPLED,
         ("reward_values", pa.list_(pa.struct([("name", pa.string()), ("values", _PER_RESPONSE_FLOAT)]))),
-        ("rewards", _PER_RESPONSE_FLOAT),  # weighted sum over the sources that train; NaN where unusable
+        ("rewards", _PER_RESPONSE_FLOAT),  # weighted sum over the sources that train; NaN where it is not known
         ("usable", pa.list_(pa.bool_())),
         ("unusable_reason", pa.list_(pa.string())),  # "", "reward_failed", "truncated", "duplicate", "empty"
     ]

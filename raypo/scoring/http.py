@@ -1,94 +1,125 @@
-"""A reward server behind HTTP: batched, with timeouts and retries."""
+"""A reward server as a reward source: batched, concurrent requests with timeouts and retries."""
 
 from __future__ import annotations
 
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
-from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
-from raypo.config import HttpReward
-from raypo.errors import ConfigError, RewardError
+from raypo import config
+from raypo.errors import RewardError
+from raypo.scoring.function import Values, checked_values
+
+logger = logging.getLogger(__name__)
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
+TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
+"""Status codes of a server that may answer later. Others say that the request itself is wrong."""
 
 
-class Transient(Exception):
-    """A failure that may pass: no connection, a timeout, or an answer of 429 or 5xx."""
+class HttpReward:
+    """Asks a server: POST {"prompts", "responses", "metadata"} answers {"rewards": one number or null per response}.
 
-
-class HttpClient:
-    """A source that posts `{"prompts": [...], "responses": [...]}` and reads `{"rewards": [...]}`.
-
-    Requests that fail after all tries mark their responses as not scored; an answer of the wrong shape is an error at once.
+    A request that gets no answer after all attempts leaves its responses without a value; they are logged with the cause.
+    A wrong answer ends the run: trying again would not change it.
 
     Args:
-        source: endpoint, batch size, timeouts and tries.
+        source: address, batch size, concurrency, timeout, attempts, name of the variable that holds the bearer token.
 
     Raises:
-        ConfigError: the url is not http(s), or the token's environment variable is unset.
+        RewardError: not an http address, or the token's variable is not set.
     """
 
-    def __init__(self, source: HttpReward) -> None:
-        if not source.url.startswith(("http://", "https://")):
-            raise ConfigError(f"rewards.{source.name}.url = {source.url!r}", "http:// or https://")
+    def __init__(self, source: config.HttpReward) -> None:
         self._source = source
-        headers = {}
+        if not source.url.startswith(("http://", "https://")):
+            raise RewardError(
+                f"reward {source.name!r}: url {source.url!r}", "http://... or https://...", "mend the url"
+            )
+        self._headers = {}
         if source.token_env is not None:
-            token = os.environ.get(source.token_env)
-            if not token:
-                raise ConfigError(f"environment variable {source.token_env} is not set", "the server's bearer token in it")
-            headers["Authorization"] = f"Bearer {token}"
-        self._client = httpx.Client(timeout=source.timeout_s, headers=headers)
+            if not os.environ.get(source.token_env):
+                raise RewardError(
+                    f"reward {source.name!r}: the environment variable {source.token_env} is not set",
+                    "a bearer token in it",
+                    f"export {source.token_env}=... before the run, or leave token_env out",
+                )
+            self._headers["Authorization"] = f"Bearer {os.environ[source.token_env]}"
 
-    def __call__(self, prompts: list[str], responses: list[str], metadata: list[dict[str, Any]]) -> list[float | None]:
-        """One number per response, None where the server could not be reached.
+    def __call__(self, prompts: list[str], responses: list[str], metadata: list[dict[str, Any]]) -> Values:
+        """One value per response; None where the server gave none, or gave no answer.
 
         Raises:
-            RewardError: the server refuses the request, or answers with something else than one number per response.
+            RewardError: the server refuses the request, or answers in a wrong shape.
         """
         size = self._source.batch_size
-        starts = range(0, len(responses), size)
-        with ThreadPoolExecutor(self._source.concurrency) as pool:
-            parts = pool.map(lambda at: self._batch(prompts[at : at + size], responses[at : at + size]), starts)
-            return [value for part in parts for value in part]
+        batches = [
+            {"prompts": prompts[i : i + size], "responses": responses[i : i + size], "metadata": metadata[i : i + size]}
+            for i in range(0, len(responses), size)
+        ]
+        with (
+            httpx.Client(timeout=self._source.timeout_s, headers=self._headers) as client,
+            ThreadPoolExecutor(self._source.concurrency) as pool,
+        ):
+            answers = list(pool.map(lambda batch: self._ask(client, batch), batches))
+        return [value for answer in answers for value in answer]
 
-    def _batch(self, prompts: list[str], responses: list[str]) -> list[float | None]:
+    def _ask(self, client: httpx.Client, batch: dict[str, list[Any]]) -> Values:
         retrying = Retrying(
             stop=stop_after_attempt(self._source.attempts),
-            wait=wait_random_exponential(multiplier=0.2, max=30),
-            retry=retry_if_exception_type(Transient),
+            wait=wait_exponential_jitter(initial=FIRST_WAIT_S, max=LONGEST_WAIT_S, jitter=FIRST_WAIT_S),
+            retry=retry_if_exception(_may_pass),
+            reraise=True,
         )
+        count = len(batch["responses"])
         try:
-            return self._parse(retrying(self._post, {"prompts": prompts, "responses": responses}), len(responses))
-        except RetryError:
-            return [None] * len(responses)
-
-    def _post(self, body: dict[str, Any]) -> httpx.Response:
-        try:
-            answer = self._client.post(self._source.url, json=body)
+            for attempt in retrying:
+                with attempt:
+                    answer = client.post(self._source.url, json=batch)
+                    answer.raise_for_status()
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code not in TRY_AGAIN:
+                raise RewardError(
+                    f"reward {self._source.name!r}: {self._source.url} answered {error.response.status_code}: "
+                    f"{error.response.text[:200]!r}",
+                    "200 and a JSON object with `rewards`",
+                    "check the url, the token and the server's log",
+                ) from error
+            return self._give_up(count, f"status {error.response.status_code}")
         except httpx.TransportError as error:
-            raise Transient(str(error)) from error
-        if answer.status_code == 429 or answer.status_code >= 500:
-            raise Transient(f"status {answer.status_code}")
-        if answer.status_code >= 400:
-            raise RewardError(
-                f"reward server {self._source.name!r} answered {answer.status_code}: {answer.text[:200]}",
-                "status 200",
-                "check rewards.*.url and the token",
-            )
-        return answer
+            return self._give_up(count, f"{type(error).__name__}: {error}")
+        return self._rewards(answer, count)
 
-    def _parse(self, answer: httpx.Response, count: int) -> list[float | None]:
+    def _give_up(self, count: int, cause: str) -> Values:
+        logger.warning(
+            "reward %r: no answer after %d attempts, %d responses unscored: %s",
+            self._source.name,
+            self._source.attempts,
+            count,
+            cause,
+        )
+        return [None] * count
+
+    def _rewards(self, answer: httpx.Response, count: int) -> Values:
+        who = f"reward {self._source.name!r}: {self._source.url}"
         try:
-            rewards = answer.json()["rewards"]
-            values = [None if value is None else float(value) for value in rewards]
-        except (ValueError, KeyError, TypeError) as error:
+            body = answer.json()
+        except ValueError as error:
             raise RewardError(
-                f"reward server {self._source.name!r} answered {answer.text[:200]!r}", '{"rewards": [numbers]}'
+                f"{who} answered no JSON: {answer.text[:200]!r}", '{"rewards": [...]}', "check the url"
             ) from error
-        if len(values) != count:
+        if not isinstance(body, dict) or not isinstance(body.get("rewards"), list):
             raise RewardError(
-                f"reward server {self._source.name!r} answered {len(values)} rewards", f"{count}, one per response"
+                f"{who} answered {str(body)[:200]}", '{"rewards": [...]}, one number per response', "mend the server"
             )
-        return values
+        return checked_values(body["rewards"], count, who)
+
+
+def _may_pass(error: BaseException) -> bool:
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code in TRY_AGAIN
+    return isinstance(error, httpx.TransportError)

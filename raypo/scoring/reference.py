@@ -1,146 +1,196 @@
-"""Reference log-probs, entropies and exact KL of given responses, by the forward pass that training uses.
+"""A causal model as annotator: log-probs and entropies of given responses, and the exact KL from another policy.
 
-Same packing, same head, same type: what is cached here is what a live reference would say.
+The forward is the packed forward of training, in the same type and with the same head, so that cached values are those
+that a live reference would give.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
-import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from raypo.data.packing import Batch, ResponseSet, micro_batches, pack
 from raypo.errors import ModelError
-from raypo.logprobs import chunked_token_kl, chunked_token_logps, sum_by_response
+from raypo.logprobs import sum_by_response, token_entropies, token_kl, token_logps
 from raypo.models.load import DTYPES, load_causal_lm
 from raypo.models.scorer import TokenScorer, check_head
 
-FLOATS = pa.list_(pa.float64())
-
-
-@dataclass
-class Held:
-    """A loaded model and where it came from."""
-
-    folder: str
-    scorer: TokenScorer
+PAD = 0  # attention never sees it
 
 
 class ReferenceScorer:
-    """Holds a reference, and for KL a policy beside it.
+    """Holds one reference, and the last policy it was compared with.
 
     Args:
-        folder: Hugging Face folder or hub name of the reference.
-        compute_dtype: "float32" or "bfloat16".
-        tokens_per_batch: padded tokens per forward pass.
-        chunk_tokens: positions per application of the head.
+        path: Hugging Face folder or hub name of the reference.
+        revision: hub revision of `path`.
+        compute_dtype: "float32" or "bfloat16", that of training.
+        tokens_per_batch: padded tokens per forward pass; a set is never split.
+        chunk_tokens: response positions per application of the head.
         device: "cpu" or "cuda".
-        revision: hub revision.
 
     Raises:
-        ModelError: the folder cannot be read.
+        ModelError: the model cannot be read, or its head is of an unknown kind.
     """
 
     def __init__(
         self,
-        folder: str,
+        path: str,
         *,
+        revision: str | None = None,
         compute_dtype: str,
         tokens_per_batch: int,
         chunk_tokens: int,
-        device: str,
-        revision: str | None = None,
+        device: str = "cpu",
     ) -> None:
-        self._dtype, self._budget, self._chunk, self._device = DTYPES[compute_dtype], tokens_per_batch, chunk_tokens, device
-        self._reference = self._read(folder, revision)
-        self._policy: Held | None = None
+        self._initial, self._revision = path, revision
+        self._dtype, self._device = DTYPES[compute_dtype], torch.device(device)
+        self._tokens_per_batch, self._chunk_tokens = tokens_per_batch, chunk_tokens
+        self._policy: tuple[str, TokenScorer] | None = None
+        self._reference = path, self._read(path)
+
+    @property
+    def folder(self) -> str:
+        """Where the reference was read from."""
+        return self._reference[0]
 
     def load(self, folder: str) -> None:
-        """Take another reference: a later version of the policy, or a moving average."""
-        self._reference = self._read(folder, None)
+        """Take another reference, such as the policy before this round; a model that is held is not read again.
+
+        Raises:
+            ModelError: it cannot be read.
+        """
+        if folder == self.folder:
+            return
+        if self._policy is not None and folder == self._policy[0]:
+            self._reference, self._policy = self._policy, None
+        else:
+            self._reference = folder, self._read(folder)
 
     def vocabulary_size(self) -> int:
         """Width of the logits."""
-        return int(self._reference.scorer.causal.get_output_embeddings().weight.shape[0])
+        return int(self._reference[1].causal.get_output_embeddings().weight.shape[0])
 
     @torch.no_grad()
-    def annotate(self, table: pa.Table) -> pa.Table:
-        """Add reference_logps, response_lengths and reference_entropies to rows with prompts and responses.
-
-        Rows keep their order; a row's values do not depend on the rows beside it (up to the rounding of the forward pass).
-        """
-        sets = sets_of(table)
-        logps, entropies = empty_like(sets), empty_like(sets)
-        for group, batch in self._batches(sets):
-            token_logps, token_entropies = self._reference.scorer(batch, chunk_tokens=self._chunk, with_entropy=True)
-            for values, into in ((token_logps, logps), (token_entropies, entropies)):
-                place(values, batch, group, into)
-        lengths = [[len(ids) for ids in one.response_token_ids] for one in sets]
-        table = table.append_column("reference_logps", pa.array(logps, FLOATS))
-        table = table.append_column("response_lengths", pa.array(lengths, pa.list_(pa.int32())))
-        return table.append_column("reference_entropies", pa.array(entropies, FLOATS))
-
-    @torch.no_grad()
-    def exact_kl(self, table: pa.Table, policy: str) -> pa.Table:
-        """KL(policy || reference) along each response: exact at every token, summed over the response.
-
-        Along responses that the policy drew at temperature 1 its mean is an unbiased estimate of the sequence KL, with less
-        variance than the log-ratio of the drawn tokens.
+    def annotate(self, rows: pa.Table) -> pa.Table:
+        """Add the reference's view of every response, usable or not.
 
         Args:
-            table: rows with prompts and responses.
-            policy: durable folder of the policy.
+            rows: with prompt_id, prompt_token_ids and response_token_ids, as in records.SCORED.
 
         Returns:
-            per row and response: kl, policy_logps, reference_logps, policy_entropies (sums, nats).
-        """
-        if self._policy is None or self._policy.folder != policy:
-            self._policy = self._read(policy, None)
-        sets = sets_of(table)
-        found = {name: empty_like(sets) for name in ("kl", "policy_logps", "reference_logps", "policy_entropies")}
-        p, q = self._policy.scorer, self._reference.scorer
-        for group, batch in self._batches(sets):
-            hidden_p, hidden_q = p.hidden(batch), q.hidden(batch)
-            kl = torch.cat(list(chunked_token_kl(hidden_p, p.head, hidden_q, q.head, chunk_size=self._chunk)))
-            options = {"chunk_size": self._chunk}
-            own, entropy = chunked_token_logps(hidden_p, p.head, batch.targets, with_entropy=True, **options)
-            reference, _ = chunked_token_logps(hidden_q, q.head, batch.targets, with_entropy=False, **options)
-            for name, values in zip(found, (kl, own, reference, entropy), strict=True):
-                place(values, batch, group, found[name])
-        return pa.table({name: pa.array(rows, FLOATS) for name, rows in found.items()})
+            the same rows with reference_logps and reference_entropies (sums over the response's tokens, nats) and
+            response_lengths (tokens).
 
-    def _read(self, folder: str, revision: str | None) -> Held:
-        scorer = TokenScorer(load_causal_lm(folder, revision=revision, dtype=self._dtype))
-        check_head(scorer)
-        if scorer.causal.config.vocab_size is None:
-            raise ModelError(f"{folder} has no vocab_size", "a causal language model")
-        return Held(folder, scorer.to(self._device))
+        Raises:
+            ModelError: a sequence is longer than the model's context.
+        """
+        scorer = self._reference[1]
+
+        def measure(batch: Batch) -> list[Tensor]:
+            logps, entropies = scorer(batch, chunk_tokens=self._chunk_tokens, with_entropy=True)
+            return [logps, entropies]
+
+        logps, entropies = self._measure(rows, measure, count=2)
+        lengths = [[len(ids) for ids in row] for row in rows["response_token_ids"].to_pylist()]
+        rows = rows.append_column("reference_logps", pa.array(logps, pa.list_(pa.float64())))
+        rows = rows.append_column("response_lengths", pa.array(lengths, pa.list_(pa.int32())))
+        return rows.append_column("reference_entropies", pa.array(entropies, pa.list_(pa.float64())))
+
+    @torch.no_grad()
+    def exact_kl(self, rows: pa.Table, policy_folder: str) -> pa.Table:
+        """KL from a policy to the reference along given responses; unbiased for responses drawn at temperature 1.
+
+        At each response token the KL between the two next-token distributions is taken over the whole vocabulary.
+
+        Args:
+            rows: as in `annotate`.
+            policy_folder: Hugging Face folder of the policy, read once until another is asked for.
+
+        Returns:
+            per row one list over responses: kl, policy_logps, policy_entropies, reference_logps, each a sum over the
+            response's tokens, nats.
+
+        Raises:
+            ModelError: the policy cannot be read, has another vocabulary, or a sequence is longer than the context.
+        """
+        policy, reference = self._policy_scorer(policy_folder), self._reference[1]
+
+        def measure(batch: Batch) -> list[Tensor]:
+            hidden = policy.hidden(batch).split(self._chunk_tokens), reference.hidden(batch).split(self._chunk_tokens)
+            parts: list[list[Tensor]] = [[], [], [], []]
+            for ours, theirs, targets in zip(*hidden, batch.targets.split(self._chunk_tokens), strict=True):
+                p, q = policy.head(ours), reference.head(theirs)
+                found = token_kl(p, q), token_logps(p, targets), token_entropies(p), token_logps(q, targets)
+                for part, values in zip(parts, found, strict=True):
+                    part.append(values)
+            return [torch.cat(part) for part in parts]
+
+        names = "kl", "policy_logps", "policy_entropies", "reference_logps"
+        columns = self._measure(rows, measure, count=len(names))
+        return pa.table(
+            {name: pa.array(column, pa.list_(pa.float64())) for name, column in zip(names, columns, strict=True)}
+        )
+
+    def _measure(
+        self, rows: pa.Table, measure: Callable[[Batch], list[Tensor]], *, count: int
+    ) -> list[list[list[float]]]:
+        """Sums per response of `count` per-token quantities: per quantity, per row, per response."""
+        sets = [
+            ResponseSet(prompt_id, prompt, responses)
+            for prompt_id, prompt, responses in zip(
+                *(rows[name].to_pylist() for name in ("prompt_id", "prompt_token_ids", "response_token_ids")),
+                strict=True,
+            )
+        ]
+        self._check_lengths(sets)
+        sums: list[list[list[float]]] = [[[] for _ in sets] for _ in range(count)]
+        for group, batch in self._batches(sets):
+            owners = batch.response_index
+            for quantity, values in enumerate(measure(batch)):
+                totals = sum_by_response(values.double(), owners, len(batch.set_index)).tolist()
+                for member, total in zip(batch.set_index.tolist(), totals, strict=True):
+                    sums[quantity][group[member]].append(total)  # rows of a batch are in the order of slots
+        return sums
 
     def _batches(self, sets: list[ResponseSet]) -> Iterator[tuple[list[int], Batch]]:
-        pad = self._reference.scorer.causal.config.pad_token_id or 0
-        for group in micro_batches(sets, self._budget):
-            yield group, pack([sets[i] for i in group], pad_token_id=pad).to(self._device)
+        full = [i for i, one in enumerate(sets) if one.response_token_ids]
+        for places in micro_batches([sets[i] for i in full], self._tokens_per_batch):
+            group = [full[place] for place in places]
+            yield group, pack([sets[i] for i in group], pad_token_id=PAD).to(self._device)
 
+    def _policy_scorer(self, folder: str) -> TokenScorer:
+        if folder == self.folder:
+            return self._reference[1]
+        if self._policy is None or self._policy[0] != folder:
+            self._policy = None  # freed before the next is read
+            self._policy = folder, self._read(folder)
+        policy = self._policy[1]
+        width = int(policy.causal.get_output_embeddings().weight.shape[0])
+        if width != self.vocabulary_size():
+            raise ModelError(
+                f"{folder} has {width} logits, the reference {self.folder} has {self.vocabulary_size()}",
+                "one vocabulary: KL compares the two token by token",
+                "compare a policy with the model it came from",
+            )
+        return policy
 
-def sets_of(table: pa.Table) -> list[ResponseSet]:
-    """The token ids of each row."""
-    names = ["prompt_id", "prompt_token_ids", "response_token_ids"]
-    return [ResponseSet(*(row[name] for name in names)) for row in table.select(names).to_pylist()]
+    def _read(self, folder: str) -> TokenScorer:
+        revision = self._revision if folder == self._initial else None
+        scorer = TokenScorer(load_causal_lm(folder, revision=revision, dtype=self._dtype).to(self._device))
+        check_head(scorer)
+        return scorer.requires_grad_(False)
 
-
-def empty_like(sets: list[ResponseSet]) -> list[list[float]]:
-    """Zeros, one per response."""
-    return [[0.0] * len(one.response_token_ids) for one in sets]
-
-
-def place(values: torch.Tensor | None, batch: Batch, group: list[int], into: list[list[float]]) -> None:
-    """Sum per-token values over responses, and put the sums at their rows and slots."""
-    if values is None:
-        return
-    sums = sum_by_response(values.double(), batch.response_index, len(batch.slot)).cpu().numpy()
-    owners = np.asarray(group)[batch.set_index.cpu().numpy()]
-    for row, slot, value in zip(owners, batch.slot.tolist(), sums, strict=True):
-        into[row][slot] = float(value)
+    def _check_lengths(self, sets: list[ResponseSet]) -> None:
+        context = getattr(self._reference[1].causal.config.get_text_config(), "max_position_embeddings", None)
+        widest = max(sets, key=lambda one: one.width, default=None)
+        if context is not None and widest is not None and widest.width > context:
+            raise ModelError(
+                f"prompt {widest.prompt_id} with its longest response has {widest.width} tokens, the context of "
+                f"{self.folder} is {context}",
+                "prompts and responses that fit into the model's context",
+                "lower prompts.max_prompt_tokens or sampling.max_response_tokens",
+            )

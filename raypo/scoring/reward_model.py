@@ -1,80 +1,146 @@
-"""A Hugging Face sequence-classification model as a reward: batch 1 == batch n, in any order."""
+"""A Hugging Face sequence classifier as a reward source: its first logit is the reward."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import jinja2
 import torch
-from transformers import AutoModelForSequenceClassification
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from raypo.config import ModelReward
-from raypo.errors import ModelError
+from raypo.data.sources import MESSAGES_KEY
+from raypo.errors import ModelError, RewardError
 from raypo.models.load import DTYPES, LOAD_FAULTS, check_folder, load_tokenizer
+from raypo.scoring.function import Values
 
 
 class RewardModel:
-    """Scores (prompt, response) by the model's first logit.
+    """Scores each response with its prompt.
 
-    The text is the model's own chat template over {user: prompt, assistant: response} where it has one, else prompt and
-    response as they stand. Rows are padded on the right and masked; texts of like length go together.
+    With a chat template of its own the model sees the conversation, the response as the assistant's turn; without one,
+    the prompt's text and the response's right behind it.
 
     Args:
-        source: folder, type and batch size.
+        config: folder or hub name, type, token budget, longest conversation.
 
     Raises:
-        ModelError: the folder is not a sequence-classification model.
+        ModelError: it cannot be read, or has no trained classification head.
     """
 
-    def __init__(self, source: ModelReward) -> None:
-        check_folder(source.path)
-        self._source = source
-        self._tokenizer = load_tokenizer(source.path, source.revision)
-        try:
-            self._model = AutoModelForSequenceClassification.from_pretrained(
-                source.path,
-                revision=source.revision,
-                dtype=DTYPES[source.dtype],
-                trust_remote_code=False,
-                use_safetensors=True,
-            )
-        except LOAD_FAULTS as error:
-            raise ModelError(
-                f"{source.path} cannot be loaded: {str(error).splitlines()[0]}", "a sequence-classification model"
-            ) from error
-        self._device = torch.device("cuda" if source.gpus > 0 else "cpu")
-        self._model.to(self._device).eval()
-        # the classifier reads the last token that is not padding, which it finds by this id
-        self._model.config.pad_token_id = self._tokenizer.pad_token_id
+    def __init__(self, config: ModelReward) -> None:
+        self._config = config
+        self._device = torch.device("cuda" if config.gpus > 0 else "cpu")
+        self._tokenizer = load_tokenizer(config.path, config.revision)
+        self._model = load_classifier(config).to(self._device)
+        self._own_pad: int | None = self._text_config.pad_token_id
+        context = getattr(self._text_config, "max_position_embeddings", None) or config.max_tokens
+        self._longest = min(config.max_tokens, self._tokenizer.model_max_length, context)
 
-    def __call__(self, prompts: list[str], responses: list[str], metadata: list[dict[str, Any]]) -> list[float | None]:
-        """One number per response; None where the text is longer than the model's limit."""
-        encoded = [self._encode(*pair) for pair in zip(prompts, responses, strict=True)]
-        values: list[float | None] = [None] * len(encoded)
-        fitting = sorted((i for i, ids in enumerate(encoded) if len(ids) <= self._source.max_tokens), key=lambda i: len(encoded[i]))
-        start = 0
-        while start < len(fitting):
-            stop = start + 1
-            while stop < len(fitting) and (stop + 1 - start) * len(encoded[fitting[stop]]) <= self._source.batch_tokens:
-                stop += 1
-            for index, value in zip(fitting[start:stop], self._forward([encoded[i] for i in fitting[start:stop]]), strict=True):
+    @property
+    def _text_config(self) -> Any:
+        return self._model.config.get_text_config()
+
+    def __call__(self, prompts: list[str], responses: list[str], metadata: list[dict[str, Any]]) -> Values:
+        """One value per response, whatever else is in the batch; None for a conversation longer than the limit.
+
+        Raises:
+            RewardError: the model's chat template refuses a conversation.
+        """
+        encoded = [self._encode(*row) for row in zip(prompts, responses, metadata, strict=True)]
+        fitting = [i for i, ids in enumerate(encoded) if 0 < len(ids) <= self._longest]
+        values: Values = [None] * len(encoded)
+        for group in token_groups({i: len(encoded[i]) for i in fitting}, self._config.batch_tokens):
+            for index, value in zip(group, self._score([encoded[i] for i in group]).tolist(), strict=True):
                 values[index] = value
-            start = stop
         return values
 
-    def _encode(self, prompt: str, response: str) -> list[int]:
-        if self._tokenizer.chat_template:
-            turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-            text = str(self._tokenizer.apply_chat_template(turns, tokenize=False))
-            return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-        return list(self._tokenizer(prompt + response)["input_ids"])
+    def _encode(self, prompt: str, response: str, metadata: dict[str, Any]) -> list[int]:
+        if self._tokenizer.chat_template is None:
+            plain: list[int] = self._tokenizer(prompt + response)["input_ids"]
+            return plain
+        messages = metadata.get(MESSAGES_KEY) or [{"role": "user", "content": prompt}]
+        try:
+            text = self._tokenizer.apply_chat_template(
+                [*messages, {"role": "assistant", "content": response}], tokenize=False
+            )
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            raise RewardError(
+                f"reward {self._config.name!r}: the chat template of {self._config.path} refuses a conversation of "
+                f"{', '.join(m['role'] for m in messages)}, assistant: {error}",
+                "roles in an order that the template takes",
+                "mend the prompts, or take another reward model",
+            ) from error
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
 
     @torch.no_grad()
-    def _forward(self, rows: list[list[int]]) -> list[float]:
-        width = max(len(row) for row in rows)
-        ids = torch.full((len(rows), width), self._tokenizer.pad_token_id)
-        mask = torch.zeros_like(ids)
-        for index, row in enumerate(rows):
-            ids[index, : len(row)] = torch.tensor(row)
-            mask[index, : len(row)] = 1
-        logits = self._model(input_ids=ids.to(self._device), attention_mask=mask.to(self._device)).logits
-        return [float(value) for value in logits[:, 0].float()]
+    def _score(self, rows: list[list[int]]) -> Tensor:
+        """First logits of a right-padded batch, [rows] float64."""
+        width = max(map(len, rows))
+        pad = self._pad_token_id(rows)
+        input_ids = torch.full((len(rows), width), pad, dtype=torch.long)
+        mask = torch.zeros(len(rows), width, dtype=torch.long)
+        for row, ids in enumerate(rows):
+            input_ids[row, : len(ids)] = torch.tensor(ids)
+            mask[row, : len(ids)] = 1
+        logits = self._model(input_ids=input_ids.to(self._device), attention_mask=mask.to(self._device)).logits
+        return logits[:, 0].double().cpu()
+
+    def _pad_token_id(self, rows: list[list[int]]) -> int:
+        """The model's own pad id. A decoder scores at its last token that is not the pad id, so one without a pad id gets
+        one that no row ends with: it then scores at the last token, as it does for a single row.
+        """
+        if self._own_pad is not None:
+            return self._own_pad
+        last = {ids[-1] for ids in rows}
+        self._text_config.pad_token_id = next(i for i in range(self._text_config.vocab_size) if i not in last)
+        return int(self._text_config.pad_token_id)
+
+
+def load_classifier(config: ModelReward) -> PreTrainedModel:
+    """A sequence classifier on the CPU, in evaluation mode.
+
+    Raises:
+        ModelError: it cannot be read, or its head is not among its weights: transformers would make a random one.
+    """
+    check_folder(config.path)
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            config.path,
+            revision=config.revision,
+            dtype=DTYPES[config.dtype],
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except LOAD_FAULTS as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"reward {config.name!r}: {config.path} cannot be loaded: {first}", "a Hugging Face sequence classifier"
+        ) from error
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"reward {config.name!r}: {config.path} lacks {', '.join(missing[:4])}",
+            "all weights of a sequence classifier; the rest would be random",
+            "take a trained reward model, not a language model",
+        )
+    return model.eval()
+
+
+def token_groups(lengths: dict[int, int], budget: int) -> list[list[int]]:
+    """Group rows of like length so that no group has more padded tokens than the budget.
+
+    Args:
+        lengths: row to tokens.
+        budget: rows x longest row per group; a row longer than it is a group of its own.
+    """
+    groups: list[list[int]] = []
+    for index in sorted(lengths, key=lambda i: (-lengths[i], i)):
+        # the first of a group is its longest: the order falls
+        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= budget:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups

@@ -1,236 +1,246 @@
-"""Rewards of responses: sources, their weighted sum, and which responses and sets can train.
-
-A source is a callable `(prompts, responses, metadata) -> one number or None per response`: None is a response that could
-not be scored. One row out per row in; nothing is reordered or removed.
-"""
+"""Several reward sources become one training reward per response; what cannot be scored is marked, never removed."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from raypo.config import FunctionReward, HttpReward, RewardSource, ScoringConfig
-from raypo.errors import ConfigError, RewardError
-from raypo.scoring.http import HttpClient
+from raypo.config import FunctionReward, HttpReward, ModelReward, ScoringConfig
+from raypo.errors import RewardError
+from raypo.records import SAMPLED, SCORED, conform
+from raypo.scoring.function import RewardFunction, Values, checked_values
 
-Values = list[float | None]
-Source = Callable[[list[str], list[str], list[dict[str, Any]]], Values]
+Source = Callable[[list[str], list[str], list[dict[str, Any]]], Sequence[float | None]]
 
+GIVEN = "given"
+"""Name of the source of rewards that came with the data."""
 
-def load_function(path: str) -> Callable[..., Any]:
-    """A function by its dotted path, `package.module:function`.
-
-    Raises:
-        ConfigError: it cannot be imported, or is not callable.
-    """
-    module, separator, name = path.partition(":")
-    if not separator:
-        raise ConfigError(f"reward path {path!r}", "package.module:function", "write e.g. my_rewards:brevity")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except ImportError as error:
-        raise ConfigError(f"reward module {module!r} cannot be imported: {error}", "an importable module", "run where it lies") from error
-    except AttributeError as error:
-        raise ConfigError(f"module {module!r} has no {name!r}", "a function of that module") from error
-    if not callable(found):
-        raise ConfigError(f"{path} is {type(found).__name__}", "a function")
-    return found  # type: ignore[no-any-return]
+RELATIVE_TIE = 1e-6
+"""Rewards closer than this, relative to the largest of the set, are equal in the fp32 that the objective sees."""
 
 
-class FunctionSource:
-    """A Python function as a source.
-
-    When a batch raises, its responses are scored one by one, so that only the offending ones are marked.
-
-    Args:
-        source: path and name.
+def make_source(config: FunctionReward | ModelReward | HttpReward) -> Source:
+    """The source of a config.
 
     Raises:
-        ConfigError: the function cannot be loaded.
+        RewardError: it cannot be made.
+        ModelError: its model cannot be read.
     """
+    if isinstance(config, FunctionReward):
+        return RewardFunction(config)
+    if isinstance(config, HttpReward):
+        from raypo.scoring.http import HttpReward as Client  # imported when used: functions need no network client
 
-    def __init__(self, source: FunctionReward) -> None:
-        self._function, self._name = load_function(source.path), source.name
+        return Client(config)
+    from raypo.scoring.reward_model import RewardModel  # as above: imports torch
 
-    def __call__(self, prompts: list[str], responses: list[str], metadata: list[dict[str, Any]]) -> Values:
-        """One number per response; None where the function raised or gave no finite number.
-
-        Raises:
-            RewardError: every response raised, or the answer is not one number per response.
-        """
-        try:
-            return self._checked(prompts, responses, metadata)
-        except RewardError:
-            raise
-        except Exception as error:  # a user's function may raise anything
-            first = error
-        values: Values = []
-        for row in zip(prompts, responses, metadata, strict=True):
-            try:
-                values += self._checked(*([item] for item in row))
-            except RewardError:
-                raise
-            except Exception:  # noqa: BLE001 - marked and counted; the first text is told if all raise
-                values.append(None)
-        if all(value is None for value in values):
-            raise RewardError(
-                f"reward {self._name!r} raised on every response: {type(first).__name__}: {first}",
-                "a number per response",
-                "mend the function; try it alone on one prompt and response",
-            ) from first
-        return values
-
-    def _checked(self, prompts: list[str], responses: list[str], metadata: list[dict[str, Any]]) -> Values:
-        given = self._function(prompts, responses, metadata)
-        try:
-            values = list(given)
-        except TypeError as error:
-            raise RewardError(f"reward {self._name!r} returned {type(given).__name__}", "a list of numbers") from error
-        if len(values) != len(responses):
-            raise RewardError(f"reward {self._name!r} returned {len(values)} values", f"{len(responses)}, one per response")
-        return [as_value(value, self._name) for value in values]
-
-
-def as_value(value: Any, name: str) -> float | None:
-    """A finite float; None for None, NaN and infinities.
-
-    Raises:
-        RewardError: not a number.
-    """
-    if value is None:
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError) as error:
-        raise RewardError(f"reward {name!r} returned {type(value).__name__} {value!r:.60}", "a number per response") from error
-    return number if math.isfinite(number) else None
+    return RewardModel(config)
 
 
 class Scorer:
-    """Adds the columns of records.SCORED to rows of records.SAMPLED.
+    """Scores the responses of sampled rows by every source; one row out per row in, in the same order.
 
     Args:
-        sources: of the run.
-        config: what becomes of rewards.
-        models: reward models by name, as callables; they live elsewhere.
+        sources: of the run; those of weight 0 are recorded and never enter the reward.
+        scoring: what becomes of truncated responses.
+        models: callables that take the place of sources by name: reward models that live in actors.
 
     Raises:
-        ConfigError: a function cannot be loaded.
+        RewardError: no source has a weight, or one cannot be made.
     """
 
-    def __init__(self, sources: Sequence[RewardSource], config: ScoringConfig, models: Mapping[str, Source]) -> None:
-        self._sources, self._config = list(sources), config
-        self._calls: dict[str, Source] = dict(models)
-        for source in sources:
-            if isinstance(source, FunctionReward):
-                self._calls[source.name] = FunctionSource(source)
-            elif isinstance(source, HttpReward):
-                self._calls[source.name] = HttpClient(source)
+    def __init__(
+        self,
+        sources: Sequence[FunctionReward | ModelReward | HttpReward],
+        scoring: ScoringConfig,
+        models: Mapping[str, Source] | None = None,
+    ) -> None:
+        if not any(source.weight for source in sources):
+            raise RewardError("no reward source has a weight", "at least one", "give one under `rewards` a weight")
+        made = dict(models or {})
+        self._sources = {source.name: made.get(source.name) or make_source(source) for source in sources}
+        self._weights = {source.name: source.weight / source.scale for source in sources}
+        self._scoring = scoring
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Score every response of every row, all responses of the table in one call per source."""
-        sizes = [len(row) for row in table["responses"].to_pylist()]
-        responses = [text for row in table["responses"].to_pylist() for text in row]
-        prompts = [text for text, size in zip(table["prompt"].to_pylist(), sizes, strict=True) for _ in range(size)]
-        metadata = [
-            item for text, size in zip(table["metadata"].to_pylist(), sizes, strict=True) for item in [json.loads(text)] * size
-        ]
-        values = {source.name: self._calls[source.name](prompts, responses, metadata) for source in self._sources}
-        return judge(table, values, self._sources, self._config)
+        """Rows of records.SAMPLED to rows of records.SCORED.
+
+        Raises:
+            RewardError: a source is broken.
+        """
+        rows = table.to_pylist()
+        prompts = [row["prompt"] for row in rows for _ in row["responses"]]
+        responses = [text for row in rows for text in row["responses"]]
+        metadata = [json.loads(row["metadata"]) for row in rows for _ in row["responses"]]
+        values: dict[str, Values] = {}
+        for name, source in self._sources.items():
+            answer = source(prompts, responses, metadata) if responses else []
+            values[name] = checked_values(answer, len(responses), f"reward {name!r}")
+        return finish_scores(table, values, self._weights, self._scoring)
 
 
-def judge(
-    table: pa.Table, values: Mapping[str, Values], sources: Sequence[RewardSource], config: ScoringConfig
+def score_given(table: pa.Table, scoring: ScoringConfig) -> pa.Table:
+    """Offline sets: rows of records.SAMPLED with a column `rewards` to rows of records.SCORED.
+
+    Args:
+        table: null, NaN and infinite rewards mean that a response was not scored.
+        scoring: as for sampled responses.
+    """
+    flat = [value for row in table["rewards"].to_pylist() for value in row]
+    values = {GIVEN: checked_values(flat, len(flat), "the given rewards")}
+    return finish_scores(conform(table, SAMPLED, what="the sets"), values, {GIVEN: 1.0}, scoring)
+
+
+def finish_scores(
+    table: pa.Table, values: Mapping[str, Values], weights: Mapping[str, float], scoring: ScoringConfig
 ) -> pa.Table:
-    """Weigh the sources' values and decide which responses are usable. Pure.
+    """Combine values and decide which responses may train.
 
     Args:
         table: rows of records.SAMPLED.
-        values: one number or None per response, by source, over all rows in order.
-        sources: their weights and scales; those of weight 0 are recorded and change nothing.
-        config: what becomes of truncated responses.
+        values: per source, one value per response over all rows, row after row.
+        weights: per source, its weight over its scale.
+        scoring: what becomes of truncated responses.
+
+    Returns:
+        rows of records.SCORED in the same order.
     """
-    total, usable, reasons, named, start = [], [], [], [], 0
-    for row in table.select(["response_token_ids", "finish_reasons"]).to_pylist():
-        stop = start + len(row["finish_reasons"])
-        mine = {name: column[start:stop] for name, column in values.items()}
-        rewards = [weigh({name: column[k] for name, column in mine.items()}, sources) for k in range(stop - start)]
-        if config.truncated == "penalty":
+    combined = combine(values, weights)
+    columns: dict[str, list[Any]] = {name: [] for name in ("reward_values", "rewards", "usable", "unusable_reason")}
+    start = 0
+    for ids, finished in zip(table["response_token_ids"].to_pylist(), table["finish_reasons"].to_pylist(), strict=True):
+        part = slice(start, start + len(ids))
+        start += len(ids)
+        rewards = combined[part]
+        if scoring.truncated == "penalty":
             rewards = [
-                value - config.truncation_penalty if reason == "length" else value
-                for value, reason in zip(rewards, row["finish_reasons"], strict=True)
+                value - scoring.truncation_penalty * (reason == "length")
+                for value, reason in zip(rewards, finished, strict=True)
             ]
-        why = unusable_reasons(rewards, row["response_token_ids"], row["finish_reasons"], config)
-        total.append(rewards)
-        usable.append([not reason for reason in why])
-        reasons.append(why)
-        named.append([{"name": name, "values": [math.nan if v is None else v for v in column]} for name, column in mine.items()])
-        start = stop
-    types = pa.list_(pa.struct([("name", pa.string()), ("values", pa.list_(pa.float64()))]))
-    added = {
-        "reward_values": pa.array(named, types),
-        "rewards": pa.array(total, pa.list_(pa.float64())),
-        "usable": pa.array(usable, pa.list_(pa.bool_())),
-        "unusable_reason": pa.array(reasons, pa.list_(pa.string())),
-    }
-    for name, column in added.items():
-        table = table.append_column(name, column)
-    return table
+        reasons = unusable_reasons(ids, finished, rewards, drop_truncated=scoring.truncated == "drop")
+        columns["reward_values"].append([{"name": name, "values": values[name][part]} for name in values])
+        columns["rewards"].append(rewards)
+        columns["usable"].append([not reason for reason in reasons])
+        columns["unusable_reason"].append(reasons)
+    for name, column in columns.items():
+        table = table.append_column(name, pa.array(column, SCORED.field(name).type))
+    return conform(table, SCORED, what="scoring")
 
 
-def weigh(values: Mapping[str, float | None], sources: Sequence[RewardSource]) -> float:
-    """Sum of weight * value / scale over the sources that train; NaN when one of them has no value."""
-    trained = [source for source in sources if source.weight]
-    if any(values[source.name] is None for source in trained):
-        return math.nan
-    return sum(source.weight * (values[source.name] or 0.0) / source.scale for source in trained)
+def combine(values: Mapping[str, Values], weights: Mapping[str, float]) -> list[float]:
+    """Weighted sum over the sources of non-zero weight; NaN where one of these has no value.
+
+    Args:
+        values: per source, one value per response; all equally many.
+        weights: per source.
+    """
+    total = np.zeros(len(next(iter(values.values()))), dtype=np.float64)
+    for name, weight in weights.items():
+        if weight:
+            total += weight * np.array(values[name], dtype=np.float64)  # None becomes NaN
+    return [value if math.isfinite(value) else math.nan for value in total.tolist()]
 
 
 def unusable_reasons(
-    rewards: Sequence[float], token_ids: Sequence[Sequence[int]], finish_reasons: Sequence[str], config: ScoringConfig
+    response_token_ids: Sequence[Sequence[int]],
+    finish_reasons: Sequence[str],
+    rewards: Sequence[float],
+    *,
+    drop_truncated: bool,
 ) -> list[str]:
-    """Why each response must not train: "" if it may. Of equal responses, by ids, the first may."""
-    reasons, seen = [], set()
-    for reward, ids, finish in zip(rewards, token_ids, finish_reasons, strict=True):
+    """Per response of a set why it must not train; "" where it may.
+
+    "empty": no token. "duplicate": the tokens of an earlier response. "reward_failed": no reward. "truncated": met the
+    limit, and such are dropped.
+    """
+    seen: set[tuple[int, ...]] = set()
+    reasons = []
+    for ids, finished, reward in zip(response_token_ids, finish_reasons, rewards, strict=True):
         key = tuple(ids)
-        if not ids:
+        if not key:
             reasons.append("empty")
-        elif not math.isfinite(reward):
-            reasons.append("reward_failed")
-        elif finish == "length" and config.truncated == "drop":
-            reasons.append("truncated")
         elif key in seen:
             reasons.append("duplicate")
+        elif not math.isfinite(reward):
+            reasons.append("reward_failed")
+        elif drop_truncated and finished == "length":
+            reasons.append("truncated")
         else:
             reasons.append("")
-            seen.add(key)
+        seen.add(key)
     return reasons
 
 
-def trainability(rewards: Sequence[float], usable: Sequence[bool], min_spread: float) -> tuple[bool, str]:
-    """Whether a set can train, and if not why: "too_few_usable" or "ties".
+@dataclass(frozen=True)
+class ScoreCounts:
+    """What became of scored rows: responses = usable + all unusable.
 
-    Two usable responses are needed whose rewards span more than min_spread; max - min, never a comparison with the mean,
-    whose rounding would make preferences of ties.
+    Args:
+        rows: sets.
+        responses: in all sets.
+        usable: responses that may train.
+        unusable: responses that may not, by reason.
+        failed: per source, responses to which it gave no value.
     """
-    kept = [reward for reward, ok in zip(rewards, usable, strict=True) if ok]
-    if len(kept) < 2:
+
+    rows: int
+    responses: int
+    usable: int
+    unusable: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, int] = field(default_factory=dict)
+
+
+def count_scores(table: pa.Table) -> ScoreCounts:
+    """Count a table of records.SCORED."""
+    reasons = Counter(reason for row in table["unusable_reason"].to_pylist() for reason in row)
+    failed: Counter[str] = Counter()
+    for row in table["reward_values"].to_pylist():
+        for source in row:
+            failed[source["name"]] += sum(value is None for value in source["values"])
+    usable = reasons.pop("", 0)
+    return ScoreCounts(table.num_rows, usable + reasons.total(), usable, dict(reasons), dict(failed))
+
+
+def trainability(rewards: Sequence[float | None], usable: Sequence[bool], min_reward_spread: float) -> tuple[bool, str]:
+    """Whether a set can train: two usable responses whose rewards differ by more than the spread that counts as a tie.
+
+    Args:
+        rewards: [K]; what unusable entries hold is not read.
+        usable: [K].
+        min_reward_spread: in units of the rewards; sets that span this much or less are ties. Rounding always is.
+
+    Returns:
+        True and ""; or False and "too_few_usable" or "ties".
+    """
+    values = [float(value) for value, ok in zip(rewards, usable, strict=True) if ok and value is not None]
+    if len(values) < 2:
         return False, "too_few_usable"
-    if not max(kept) - min(kept) > min_spread:
-        return False, "ties"
-    return True, ""
+    tie = max(min_reward_spread, RELATIVE_TIE * max(map(abs, values)))
+    return (True, "") if max(values) - min(values) > tie else (False, "ties")
 
 
 def reward_spread(table: pa.Table, trainable: Sequence[bool]) -> float:
-    """Root of the mean within-set variance of the usable rewards over the trainable sets: the unit of `run_std`."""
+    """Root mean over sets of the variance (over K) of usable rewards within a set: the unit of `reward_scale: run_std`.
+
+    Args:
+        table: rows of records.SCORED.
+        trainable: [rows]; others are not read.
+
+    Raises:
+        RewardError: no set can train, so that there is no spread.
+    """
     variances = []
-    for rewards, usable, trains in zip(table["rewards"].to_pylist(), table["usable"].to_pylist(), trainable, strict=True):
+    columns = table["rewards"].to_pylist(), table["usable"].to_pylist()
+    for rewards, usable, trains in zip(*columns, trainable, strict=True):
         if trains:
-            variances.append(np.var([reward for reward, ok in zip(rewards, usable, strict=True) if ok]))
+            variances.append(np.var([value for value, ok in zip(rewards, usable, strict=True) if ok]))
+    if not variances:
+        raise RewardError("no set can train", "rewards that tell the responses of a prompt apart", "check the reward")
     return float(np.sqrt(np.mean(variances)))
