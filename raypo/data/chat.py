@@ -124,7 +124,7 @@ def load_prompts(config: PromptsConfig, tokenizer: PreTrainedTokenizerBase) -> t
         "too_long", "empty"), `template` hash. read = train + heldout + all dropped.
 
     Raises:
-        DataError: they cannot be read, or none is left to train on.
+        DataError: they cannot be read, or none is left to train on or to hold out.
     """
     raw = read_prompts(config)
     heldout = None if config.heldout_path is None else read_prompts(config, config.heldout_path)
@@ -138,13 +138,13 @@ def load_prompts(config: PromptsConfig, tokenizer: PreTrainedTokenizerBase) -> t
         "dropped": dropped | more,
         "template": template_hash(tokenizer),
     }
-    if not sides["train"]:
-        raise DataError(
-            f"{config.path}: none of {facts['read']} prompts is left to train on; dropped {facts['dropped']}, "
-            f"held out {facts['heldout']}",
-            f"prompts of 1 to {config.max_prompt_tokens} tokens that are not all held out",
-            "raise prompts.max_prompt_tokens, or lower prompts.heldout_fraction",
-        )
+    for side, name in (("train", "training"), ("heldout", "held-out")):
+        if not sides[side]:
+            raise DataError(
+                f"{config.path}: of {facts['read']} prompts none is left as a {name} prompt; dropped {facts['dropped']}",
+                f"training and held-out prompts of 1 to {config.max_prompt_tokens} tokens",
+                "give more prompts, raise prompts.max_prompt_tokens, or change prompts.heldout_fraction",
+            )
     return conform(table, PROMPTS, what="the prompt table"), facts
 
 

@@ -13,16 +13,14 @@ from typing import Any
 import pyarrow as pa
 
 from raypo.config import PromptsConfig
+from raypo.data.files import Row, describe, read_rows
 from raypo.data.sources import (
     RAW,
     Prompt,
-    Row,
     cell,
     check_messages,
     check_text,
-    describe,
     raw_row,
-    read_rows,
     row_prompt,
 )
 from raypo.errors import DataError
@@ -74,13 +72,13 @@ def _read_set(row: Row, config: PromptsConfig) -> tuple[Prompt, list[str], list[
         return prompt, texts, [1.0, 0.0], (config.column, CHOSEN, REJECTED)
     prompt = row_prompt(row, config.column)
     values = _list(row, config.responses_column, "prompts.responses_column")
+    used: tuple[str, ...] = (config.column, config.responses_column)
     if any(isinstance(value, dict) for value in values):
         texts = [_key(row, value, config.response_text_key, "prompts.response_text_key") for value in values]
         rewards = [_key(row, value, config.response_score_key, "prompts.response_score_key") for value in values]
-        used = (config.column, config.responses_column)
     else:
         texts, rewards = values, _list(row, config.rewards_column, "prompts.rewards_column")
-        used = (config.column, config.responses_column, config.rewards_column)
+        used += (config.rewards_column,)
     if len(texts) != len(rewards):
         raise DataError(
             f"{row.place} has {len(texts)} responses and {len(rewards)} rewards",

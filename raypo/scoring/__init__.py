@@ -6,6 +6,6 @@
     http           a reward server
     reference      log-probs, entropies and exact KL of causal models over given responses
 
-A source is called as `source(prompts, responses, metadata)` and gives one value per response: a number, or None where it
-has none. Its value never depends on what else is in the batch.
+A source is called as `source(prompts, responses, metadata)` and gives one value per response: a number, or None where
+it has none. Its value never depends on what else is in the batch.
 """

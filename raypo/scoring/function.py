@@ -20,8 +20,8 @@ Values = list[float | None]
 class RewardFunction:
     """A Python function `f(prompts, responses, metadata) -> one number per response`.
 
-    A function that raises is asked again for each response alone, so that only those that make it raise are lost. Values
-    None, NaN and infinite mean that a response could not be scored.
+    A function that raises is asked again for each response alone, so that only those that make it raise are lost.
+    Values None, NaN and infinite mean that a response could not be scored.
 
     Args:
         config: name and dotted path, `package.module:function`.
@@ -93,7 +93,7 @@ def import_function(path: str) -> Callable[..., Any]:
         raise RewardError(f"reward path {path!r}", "package.module:function", "write e.g. my_rewards:politeness")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # noqa: BLE001 - importing runs the user's code, which may raise anything
+    except Exception as error:  # importing runs the user's code, which may raise anything
         raise RewardError(
             f"reward {path!r}: importing {module_name!r} raised {type(error).__name__}: {error}",
             "a module that can be imported where the run starts",

@@ -24,7 +24,7 @@ TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
 class HttpReward:
     """Asks a server: POST {"prompts", "responses", "metadata"} answers {"rewards": one number or null per response}.
 
-    A request that gets no answer after all attempts leaves its responses without a value; they are logged with the cause.
+    A request that gets no answer after all attempts leaves its responses without a value, and is logged with the cause.
     A wrong answer ends the run: trying again would not change it.
 
     Args:

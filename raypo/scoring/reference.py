@@ -180,7 +180,7 @@ class ReferenceScorer:
 
     def _read(self, folder: str) -> TokenScorer:
         revision = self._revision if folder == self._initial else None
-        scorer = TokenScorer(load_causal_lm(folder, revision=revision, dtype=self._dtype).to(self._device))
+        scorer = TokenScorer(load_causal_lm(folder, revision=revision, dtype=self._dtype)).to(self._device)
         check_head(scorer)
         return scorer.requires_grad_(False)
 

@@ -33,7 +33,8 @@ class RewardModel:
         self._config = config
         self._device = torch.device("cuda" if config.gpus > 0 else "cpu")
         self._tokenizer = load_tokenizer(config.path, config.revision)
-        self._model = load_classifier(config).to(self._device)
+        self._model = load_classifier(config)
+        self._model.to(device=self._device)
         self._own_pad: int | None = self._text_config.pad_token_id
         context = getattr(self._text_config, "max_position_embeddings", None) or config.max_tokens
         self._longest = min(config.max_tokens, self._tokenizer.model_max_length, context)
@@ -89,8 +90,10 @@ class RewardModel:
         return logits[:, 0].double().cpu()
 
     def _pad_token_id(self, rows: list[list[int]]) -> int:
-        """The model's own pad id. A decoder scores at its last token that is not the pad id, so one without a pad id gets
-        one that no row ends with: it then scores at the last token, as it does for a single row.
+        """The model's own pad id, or one that no row ends with.
+
+        A decoder scores at its last token that is not the pad id. One that has no pad id scores a single row at its
+        last token, and with such an id every row of a batch.
         """
         if self._own_pad is not None:
             return self._own_pad

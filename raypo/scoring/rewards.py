@@ -157,8 +157,8 @@ def unusable_reasons(
 ) -> list[str]:
     """Per response of a set why it must not train; "" where it may.
 
-    "empty": no token. "duplicate": the tokens of an earlier response. "reward_failed": no reward. "truncated": met the
-    limit, and such are dropped.
+    "empty": no token. "reward_failed": no reward. "truncated": met the limit, and such are dropped. "duplicate": the
+    tokens of an earlier response that may train.
     """
     seen: set[tuple[int, ...]] = set()
     reasons = []
@@ -166,15 +166,15 @@ def unusable_reasons(
         key = tuple(ids)
         if not key:
             reasons.append("empty")
-        elif key in seen:
-            reasons.append("duplicate")
         elif not math.isfinite(reward):
             reasons.append("reward_failed")
         elif drop_truncated and finished == "length":
             reasons.append("truncated")
+        elif key in seen:
+            reasons.append("duplicate")
         else:
             reasons.append("")
-        seen.add(key)
+            seen.add(key)
     return reasons
 
 
