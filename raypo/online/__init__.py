@@ -2,6 +2,7 @@
 
     decisions    stop and keep rules, as pure functions of what was measured
     folder       the layout of a run's folder, and what can be read back from it
+    source       the coordinator as the train workers see it
     coordinator  one round = evaluate, decide, sample, score, annotate; each step committed before the next
     progress     the terminal's view of a run
     run          the driver: checks, actors, one fit, summary and report
@@ -9,7 +10,3 @@
 The driver creates engines, scorers and the coordinator and hands plain handles to the train function, so training
 imports neither sampling nor this room. The coordinator holds no state that storage does not have.
 """
-
-from raypo.online.run import run
-
-__all__ = ["run"]

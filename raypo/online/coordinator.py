@@ -47,6 +47,7 @@ class Coordinator:
         self._gauge: dict[str, Any] = {}
         self._failure: str | None = None
         self._error: RaypoError | None = None
+        self._answers: dict[int, RoundTask | Stop] = {}  # of the newest version; another rank asks the same
 
     def ready(self) -> None:
         """Block until the source policy can be read.
@@ -77,12 +78,15 @@ class Coordinator:
         with self._lock:
             if self._error is not None:
                 return Stop("failed")
-            try:
-                return self._after(version)
-            except RaypoError as error:
-                # told by the driver: raised here it would only make Ray Train restart the workers and ask again
-                self._error = error
-                return Stop("failed")
+            if version not in self._answers:
+                try:
+                    self.ready()
+                    self._answers = {version: self._after(version)}
+                except RaypoError as error:
+                    # told by the driver: raised here it would only make Ray Train restart the workers and ask again
+                    self._error = error
+                    return Stop("failed")
+            return self._answers[version]
 
     def error(self) -> RaypoError | None:
         """Why the run failed, if it did."""

