@@ -16,7 +16,7 @@ two things that are independent of each other by construction:
 *Quality* of a sentence is the sum of its tones (a broken sentence: BROKEN). *Training reward* is the share of a panel
 of readers who like it; each likes it with probability sigma(psi quality), and psi depends on KIND alone. Of readers who
 like exactly one of two sentences, a share sigma(psi gap) likes the better one: psi is exactly raypo's scale of
-dispersion, and phi = exp(-psi) the dispersion in (0, 1). Where readers disagree, the panel's share says little about quality.
+dispersion, and phi = exp(-psi) the dispersion in (0, 1). Where readers disagree, the reward says little about quality.
 
 A panel's mean is what makes reward spread a sign of agreement here; a single noisy reader's grades would spread more
 where readers disagree. Nothing of this is known to the policy or to an estimator.
@@ -160,7 +160,11 @@ def draw(prompt: Prompt, rng: np.random.Generator) -> str:
     words.append(_word("look", uniform[2], uniform[3], weights))
     words.append(OBJECTS[prompt.subject][_choice(uniform[4], weights)])
     if uniform[5] < CLAUSE:
-        words += ["and", _word("close", uniform[6], uniform[7], weights), _word("manner", uniform[8], uniform[9], weights)]
+        words += [
+            "and",
+            _word("close", uniform[6], uniform[7], weights),
+            _word("manner", uniform[8], uniform[9], weights),
+        ]
     return " ".join([*words, "."])
 
 

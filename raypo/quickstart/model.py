@@ -1,8 +1,8 @@
 """The tiny model of the synthetic language: tokenizer, Llama, and its pretraining on one CPU thread.
 
 As a program (`python -m raypo.quickstart.model FOLDER SEED`) it pretrains in a process of its own, so that the rest of
-a run can start meanwhile, and prints one JSON object per line: `{"step": ..., "steps": ..., "loss": ...}`.
-The folder's tokenizer is written first and `config.json` last: a folder with a `config.json` is whole.
+a run can start meanwhile, and prints one JSON object per line: `{"step": ..., "steps": ..., "loss": ...}`, the first,
+with step 0 and no loss, when the tokenizer is written. A folder with a `config.json` is whole.
 """
 
 from __future__ import annotations
@@ -176,8 +176,14 @@ def save_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def make_policy(folder: Path, seed: int, setting: Pretraining, progress: Callable[[int, float], None]) -> float:
-    """Tokenizer and pretrained model as a Hugging Face folder; `config.json` appears last.
+def make_policy(
+    folder: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int,
+    setting: Pretraining,
+    progress: Callable[[int, float], None],
+) -> float:
+    """Add the pretrained model to the folder of its tokenizer; `config.json` appears last.
 
     Returns:
         the final loss, nats per response token.
@@ -185,7 +191,6 @@ def make_policy(folder: Path, seed: int, setting: Pretraining, progress: Callabl
     import torch
 
     torch.set_num_threads(1)
-    tokenizer = save_tokenizer(folder)
     model = build_model(tokenizer, seed)
     rows, labels = corpus(tokenizer, setting.sentences, seed)
     loss = pretrain(model, rows, labels, setting, seed, progress)
@@ -201,11 +206,14 @@ def main(arguments: list[str]) -> None:
     folder, seed = Path(arguments[0]), int(arguments[1])
     setting = Pretraining()
 
-    def say(step: int, loss: float) -> None:
-        if step == 1 or step % 20 == 0 or step == setting.steps:
-            print(json.dumps({"step": step, "steps": setting.steps, "loss": loss}), flush=True)
+    def say(step: int, loss: float | None) -> None:
+        if step <= 1 or step % 20 == 0 or step == setting.steps:
+            sys.stdout.write(json.dumps({"step": step, "steps": setting.steps, "loss": loss}) + "\n")
+            sys.stdout.flush()
 
-    make_policy(folder, seed, setting, say)
+    tokenizer = save_tokenizer(folder)
+    say(0, None)
+    make_policy(folder, tokenizer, seed, setting, say)
 
 
 if __name__ == "__main__":
