@@ -11,10 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
+from transformers import AutoModelForCausalLM as Auto
 from transformers import (
     CohereConfig,
     Gemma2Config,
@@ -26,15 +29,17 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
-from transformers import AutoModelForCausalLM as Auto
 
-from raypo.config import PolicyConfig, TrainingConfig
+from raypo.config import PolicyConfig, RunConfig, TrainingConfig, build
 from raypo.data.packing import ResponseSet
 from raypo.models.export import export_weights
 from raypo.models.load import DTYPES
 from raypo.models.shard import load_sharded
 from raypo.objective import Objective, preset
+from raypo.records import ANNOTATED
+from raypo.training import checkpoint
 from raypo.training.step import TrainingSet, make_optimizer, train_step
+from raypo.training.worker import Learner, RoundTask, Stop
 
 VOCABULARY = 64
 
@@ -143,23 +148,25 @@ def trajectory(
     steps: int,
     *,
     optimizer: Any = None,
-    objective: Objective | None = None,
+    first: int = 0,
+    last: int | None = None,
     **where: Any,
 ) -> list[dict[str, float]]:
-    """Metrics of some optimizer steps over 8 sets of 3 responses, other sets each step."""
+    """Metrics of steps first to last of some, each over its own 8 sets of 3 responses, with the default objective."""
     optimizer = optimizer or make_optimizer(scorer, config)
     return [
         train_step(
             scorer,
             optimizer,
             training_sets(8, responses=3, seed=step),
-            objective or w_mpo(),
+            w_mpo(),
             config,
             progress=(step + 0.5) / steps,
             pad_token_id=0,
+            step=step,
             **where,
         )
-        for step in range(steps)
+        for step in range(first, steps if last is None else last)
     ]
 
 
@@ -179,4 +186,105 @@ def train_sharded(
         scorer = load_sharded(chosen, mesh, activation_checkpointing=config.activation_checkpointing)
         metrics = trajectory(scorer, config, steps, rank=rank, world_size=world_size)
         found[name] = metrics, dict(export_weights(scorer, DTYPES[chosen.export_dtype]))
+    return found
+
+
+def annotated(count: int, *, responses: int, round_index: int) -> pa.Table:
+    """Rows of records.ANNOTATED over `response_sets`, of which the last is a tie."""
+    rows = []
+    for one in response_sets(count, responses=responses, seed=round_index):
+        tie = one.prompt_id == f"{count - 1:04d}"
+        rewards = [0.0 if tie else float(-k) for k in range(responses)]
+        rows.append(
+            {
+                "prompt_id": one.prompt_id,
+                "prompt": "",
+                "prompt_token_ids": one.prompt_token_ids,
+                "metadata": "{}",
+                "round": round_index,
+                "weight_version": round_index,
+                "seed": 0,
+                "sampling": "{}",
+                "responses": [""] * responses,
+                "response_token_ids": one.response_token_ids,
+                "finish_reasons": ["stop"] * responses,
+                "engine_logps": [-8.0] * responses,
+                "reward_values": [{"name": "r", "values": rewards}],
+                "rewards": rewards,
+                "usable": [True] * responses,
+                "unusable_reason": [""] * responses,
+                "reference_logps": [-8.0] * responses,
+                "response_lengths": [len(ids) for ids in one.response_token_ids],
+                "reference_entropies": [1.0] * responses,
+                "trainable": not tie,
+                "untrainable_reason": "ties" if tie else "",
+                "scaled_rewards": rewards,
+                "dispersion": 0.5,
+                "psi": 1.0,
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=ANNOTATED)
+
+
+class StoredTables:
+    """A table source over rounds that were made beforehand; picklable."""
+
+    def __init__(self, folder: Path, rounds: int) -> None:
+        self.rounds, self.paths = rounds, [str(folder / f"round-{r}.parquet") for r in range(rounds)]
+        for r, path in enumerate(self.paths):
+            pq.write_table(annotated(6, responses=3, round_index=r), path)
+
+    def ready(self) -> None:
+        """The policy is there."""
+
+    def next(self, version: int) -> RoundTask | Stop:
+        """The round after a version."""
+        if version >= self.rounds:
+            return Stop("all rounds are done")
+        start, end = version / self.rounds, (version + 1) / self.rounds
+        return RoundTask(version, (self.paths[version],), start, end, epochs=2, seed=0)
+
+    def note(self, gauge: dict[str, Any]) -> None:
+        """Nobody watches."""
+
+    def trained(self, fields: dict[str, Any]) -> None:
+        """Nobody listens."""
+
+
+def run_config(model: Path | str, output: Path | str, **sections: dict[str, Any]) -> RunConfig:
+    """A run over a tiny model: 2 workers, steps of 4 sets, fp32."""
+    tree: dict[str, Any] = {
+        "output": str(output),
+        "policy": {"path": str(model), "compute_dtype": "float32", "export_dtype": "float32"},
+        "prompts": {"path": "unused"},
+        "training": {"workers": 2, "sets_per_step": 4, "learning_rate": 1e-2},
+    }
+    return build(tree | {name: tree.get(name, {}) | section for name, section in sections.items()})
+
+
+def learn(rank: int, world_size: int, config: RunConfig, run_dir: str, source: StoredTables, until: int) -> int:
+    """On one rank: train and save rounds until a version, from whatever is there; returns the version it began at."""
+    learner = Learner(config, w_mpo(), run_dir, source)
+    found = learner.version
+    while learner.version < until and isinstance(task := source.next(learner.version), RoundTask):
+        metrics = learner.round(task)
+        learner.save(task.progress_end, {"metrics": metrics})
+    learner.close()
+    return found
+
+
+def learn_whole_and_interrupted(
+    rank: int, world_size: int, configs: dict[str, RunConfig], source: StoredTables
+) -> dict[str, list[int]]:
+    """Run each config without a break; and again in another folder, dying twice, the second time in a torn version."""
+    found = {}
+    for name, config in configs.items():
+        whole, broken = f"{config.output}/{name}/whole", f"{config.output}/{name}/broken"
+        starts = [learn(rank, world_size, config, whole, source, 3), learn(rank, world_size, config, broken, source, 1)]
+        starts.append(learn(rank, world_size, config, broken, source, 2))
+        if rank == 0:
+            (checkpoint.folder_of(broken, 2) / "manifest.json").unlink()  # killed just before the version existed
+        dist.barrier()
+        starts.append(learn(rank, world_size, config, broken, source, 3))
+        found[name] = starts
     return found

@@ -3,15 +3,16 @@
 Shapes: B sets, K the largest number of responses of a set, N responses in all, P response tokens in all, R rows of the
 batch, T row length.
 
-A batch does not say how responses were laid out, only where each response token's predictor is: `predictor_index` points
-into the flattened [R x T] hidden states. One row per response is one layout; a row that shares its prompt among K
-responses is another, and differs in `pack` alone.
+A batch does not say how responses were laid out, only where each response token's predictor is: `predictor_index`
+points into the flattened [R x T] hidden states. One row per response is one layout; a row that shares its prompt among
+K responses is another, and differs in `pack` alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +71,9 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
         return replace(self, **moved)
 
     def scatter(self, values: Tensor) -> Tensor:
@@ -88,7 +91,11 @@ def pack(sets: Sequence[ResponseSet], *, pad_token_id: int) -> Batch:
         sets: at least one, each with at least one response.
         pad_token_id: fills rows; attention never sees it.
     """
-    rows = [(s, k, list(one.prompt_token_ids), list(ids)) for s, one in enumerate(sets) for k, ids in enumerate(one.response_token_ids)]
+    rows = [
+        (s, k, list(one.prompt_token_ids), list(ids))
+        for s, one in enumerate(sets)
+        for k, ids in enumerate(one.response_token_ids)
+    ]
     width = max(len(prompt) + len(ids) for _, _, prompt, ids in rows)
     input_ids = torch.full((len(rows), width), pad_token_id, dtype=torch.long)
     attention_mask = torch.zeros(len(rows), width, dtype=torch.long)

@@ -62,7 +62,7 @@ def lora_delta(layer: Any) -> Tensor:
     """lora_alpha / rank * B A of an adapted layer, [out, in] (transposed where the layer stores it so), fp32."""
     down = full(layer.lora_A["default"].weight.detach()).float()
     up = full(layer.lora_B["default"].weight.detach()).float()
-    delta = layer.scaling["default"] * (up @ down)
+    delta: Tensor = layer.scaling["default"] * (up @ down)
     return delta.T if getattr(layer, "fan_in_fan_out", False) else delta
 
 

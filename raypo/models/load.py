@@ -104,7 +104,7 @@ def load_causal_lm(path: str, *, revision: str | None = None, dtype: torch.dtype
     check_folder(path)
     try:
         with _quiet():
-            model, report = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 path,
                 revision=revision,
                 dtype=dtype,
@@ -114,16 +114,19 @@ def load_causal_lm(path: str, *, revision: str | None = None, dtype: torch.dtype
             )
     except LOAD_FAULTS as error:
         raise ModelError(f"{path} cannot be loaded: {_first(error)}", "a Hugging Face causal language model") from error
+    model: PreTrainedModel = loaded[0]
+    report = loaded[1]
     # transformers would fill them with random numbers and go on
     if missing := sorted(report["missing_keys"]):
         named = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise ModelError(
-            f"{path} has no weights for {named}; its config says {', '.join(model.config.architectures or ['nothing'])}",
+            f"{path} has no weights for {named}; its config names {model.config.architectures}",
             f"the weights of a {type(model).__name__}",
             "give a causal language model, whole",
         )
     model.config.use_cache = False
-    return model.eval()
+    model.eval()
+    return model
 
 
 def empty_causal_lm(path: str, *, revision: str | None = None) -> PreTrainedModel:
@@ -144,7 +147,8 @@ def empty_causal_lm(path: str, *, revision: str | None = None) -> PreTrainedMode
         buffer.copy_(buffers[name])
     model.tie_weights()
     model.config.use_cache = False
-    return model.eval()
+    model.eval()
+    return model
 
 
 def load_config(path: str, revision: str | None = None) -> PretrainedConfig:
@@ -154,9 +158,10 @@ def load_config(path: str, revision: str | None = None) -> PretrainedConfig:
         ModelError: it cannot be read.
     """
     try:
-        return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+        config: PretrainedConfig = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except LOAD_FAULTS as error:
         raise ModelError(f"the config of {path} cannot be read: {_first(error)}", "a Hugging Face model") from error
+    return config
 
 
 def add_lora(model: PreTrainedModel, policy: PolicyConfig) -> Any:
@@ -170,7 +175,7 @@ def add_lora(model: PreTrainedModel, policy: PolicyConfig) -> Any:
     targets = policy.lora_target_modules
     config = LoraConfig(
         r=policy.lora_rank,
-        lora_alpha=policy.lora_alpha,
+        lora_alpha=policy.lora_alpha,  # type: ignore[arg-type]  # only ever divided by the rank
         target_modules=targets if isinstance(targets, str) else list(targets),
         lora_dropout=0.0,
         bias="none",
@@ -179,7 +184,7 @@ def add_lora(model: PreTrainedModel, policy: PolicyConfig) -> Any:
     outer = (model.get_input_embeddings(), model.get_output_embeddings())
     ends = {name for name, module in model.named_modules() if any(module is one for one in outer)}
     try:
-        adapted = get_peft_model(model, config)
+        adapted: Any = get_peft_model(model, config)
     except ValueError as error:
         raise ModelError(
             f"no adapter could be added: {_first(error)}", "names of linear layers in policy.lora_target_modules"
@@ -200,7 +205,7 @@ def _first(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers without progress bars and load reports: what matters of them becomes an error here."""
+    """Transformers without progress bars and load reports: what matters of them becomes an error here."""
     bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""A causal model as "log-probs of these response tokens": backbone once, head in chunks over predictor positions only."""
+"""A causal model as "log-probs of these response tokens": backbone once, head in chunks over predictor positions."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ HEAD_TOLERANCE = 1e-4
 class TokenScorer(nn.Module):
     """Wraps a Hugging Face causal model, or a peft model of one.
 
-    It is the root that FSDP2 shards: embeddings, final norm and head are gathered by its forward and stay gathered until
-    its backward, so that the head can be applied again there, chunk by chunk.
+    It is the root that FSDP2 shards: embeddings, final norm and head are gathered by its forward and stay gathered
+    until its backward, so that the head can be applied again there, chunk by chunk.
     """
 
     def __init__(self, model: Any) -> None:
@@ -32,7 +32,7 @@ class TokenScorer(nn.Module):
 
     def hidden(self, batch: Batch) -> Tensor:
         """Last hidden states at the predictor positions, [P, H]."""
-        states = self.causal.base_model(
+        states: Tensor = self.causal.base_model(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
             position_ids=batch.position_ids,
@@ -43,7 +43,7 @@ class TokenScorer(nn.Module):
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [p, V] of hidden states [p, H], with the architecture's own scaling and soft cap."""
         causal, config = self.causal, self.causal.config
-        logits = causal.get_output_embeddings()(hidden)
+        logits: Tensor = causal.get_output_embeddings()(hidden)
         if scale := getattr(config, "logit_scale", None):  # Cohere
             logits = logits * scale
         if scaling := getattr(config, "logits_scaling", None):  # Granite
@@ -73,7 +73,7 @@ def check_head(scorer: TokenScorer) -> None:
     """Compare the scorer's logits with the model's own on three tokens.
 
     Raises:
-        ModelError: they differ: the architecture does something between hidden states and logits that is not known here.
+        ModelError: they differ: the architecture does something between hidden states and logits that is unknown here.
     """
     causal = scorer.causal
     ids = torch.arange(3, device=next(causal.parameters()).device)[None] % causal.config.get_text_config().vocab_size

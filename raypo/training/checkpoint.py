@@ -1,12 +1,14 @@
 """Checkpoints of weight versions: `checkpoints/version-0001/`, complete when its manifest is there.
 
-    state/           sharded model and optimizer state, written by all ranks straight to storage
+    state/           sharded model and optimizer state, written by all ranks straight to storage; of the last two alone
     model/           the exported Hugging Face folder: what engines, evaluation and users load
     adapter/         the peft folder, with `adapter: lora`
     reference/       the moving-average reference, with `online.reference: ema`
     manifest.json    written last, by rank 0
 
 This registry and not Ray's is the truth for resume: Ray's snapshot is overwritten in place and can be torn.
+No random number is drawn after a model is loaded (orders are hashed from the seed, dropout is off), so no generator is
+stored.
 """
 
 from __future__ import annotations
@@ -14,14 +16,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from raypo.errors import IntegrityError
@@ -58,17 +63,23 @@ def folder_of(run_dir: str | Path, version: int) -> Path:
 
 
 def save_state(run_dir: str | Path, version: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Write this rank's shards; collective."""
+    """Write this rank's shards; collective where there are ranks."""
     model_state, optimizer_state = get_state_dict(model, optimizer)
-    dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=str(folder_of(run_dir, version) / "state"))
+    state = {"model": model_state, "optimizer": optimizer_state}
+    state_dict_saver.save(state, checkpoint_id=_state(run_dir, version), no_dist=not dist.is_initialized())
 
 
 def load_state(run_dir: str | Path, version: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Read this rank's shards into model and optimizer; collective."""
+    """Read this rank's shards into model and optimizer; collective where there are ranks."""
     model_state, optimizer_state = get_state_dict(model, optimizer)
-    state = {"model": model_state, "optimizer": optimizer_state}
-    dcp.load(state, checkpoint_id=str(folder_of(run_dir, version) / "state"))
+    state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state}
+    state_dict_loader.load(state, checkpoint_id=_state(run_dir, version), no_dist=not dist.is_initialized())
     set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+
+
+def _state(run_dir: str | Path, version: int) -> str:
+    """Folder of a version's sharded state."""
+    return str(folder_of(run_dir, version) / "state")
 
 
 def clear(run_dir: str | Path, version: int) -> None:
@@ -84,15 +95,41 @@ def commit(run_dir: str | Path, checkpoint: Checkpoint) -> Checkpoint:
         the checkpoint with its files and weight hash.
     """
     place = folder_of(run_dir, checkpoint.version)
-    files = {str(path.relative_to(place)): path.stat().st_size for path in sorted(place.rglob("*")) if path.is_file()}
-    tree = asdict(checkpoint) | {"files": files, "weights": weight_hash(place / "model")}
+    files = [path for path in sorted(place.rglob("*")) if path.is_file() and path.parent != place]
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())  # the manifest must not reach the disk before what it lists
+    sizes = {str(path.relative_to(place)): path.stat().st_size for path in files}
+    done = replace(checkpoint, files=sizes, weights=weight_hash(place / "model"))
+    _write(place, done)
+    return done
+
+
+def _write(place: Path, checkpoint: Checkpoint) -> None:
+    """Put a manifest in place, whole or not at all."""
     temporary = place / (MANIFEST + ".tmp")
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump(tree, file, indent=1, sort_keys=True)
+        json.dump(asdict(checkpoint), file, indent=1, sort_keys=True)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, place / MANIFEST)
-    return Checkpoint(**tree)
+
+
+def environment() -> dict[str, Any]:
+    """What bitwise repetition depends on beside the config: versions, threads, the kind of processor."""
+    versions = {name: package_version(name) for name in ("ray", "torch", "transformers", "peft")}
+    return versions | {
+        "threads": torch.get_num_threads(),
+        "processor": processor(),
+        "python": platform.python_version(),
+    }
+
+
+def processor() -> str:
+    """The model name of the CPU, as the kernel tells it; the architecture where it does not."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text(encoding="utf-8").splitlines() if told.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def weight_hash(folder: Path) -> str:
@@ -109,19 +146,23 @@ def read(run_dir: str | Path, version: int) -> Checkpoint | None:
     """A version's checkpoint; None where none is complete.
 
     Raises:
-        IntegrityError: a file that the manifest lists is missing or of another size.
+        IntegrityError: the manifest cannot be read, or a file that it lists is missing or of another size.
     """
     place = folder_of(run_dir, version)
     if not (place / MANIFEST).is_file():
         return None
-    found = Checkpoint(**json.loads((place / MANIFEST).read_text(encoding="utf-8")))
+    remedy = f"delete {place}; the run then continues from the version before"
+    try:
+        found = Checkpoint(**json.loads((place / MANIFEST).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise IntegrityError(f"{place / MANIFEST} cannot be read: {error}", "a whole manifest", remedy) from error
     for name, size in found.files.items():
         path = place / name
         if not path.is_file() or path.stat().st_size != size:
             raise IntegrityError(
                 f"{path} is {'torn' if path.is_file() else 'missing'}",
                 f"{size} bytes, as its manifest says",
-                f"delete {place}; the run then continues from the version before",
+                remedy,
             )
     return found
 
@@ -129,19 +170,30 @@ def read(run_dir: str | Path, version: int) -> Checkpoint | None:
 def newest(run_dir: str | Path) -> Checkpoint | None:
     """The newest complete checkpoint; None when there is none. Folders without a manifest are passed over."""
     place = Path(run_dir) / "checkpoints"
-    versions = sorted((int(path.parent.name.removeprefix("version-")) for path in place.glob(f"version-*/{MANIFEST}")))
+    versions = sorted(int(path.parent.name.removeprefix("version-")) for path in place.glob(f"version-*/{MANIFEST}"))
     return read(run_dir, versions[-1]) if versions else None
 
 
+def drop_states(run_dir: str | Path, older_than: int) -> None:
+    """Remove the resume state of complete versions older than one; their exported models stay."""
+    for version in range(1, older_than):
+        place = folder_of(run_dir, version)
+        if (place / "state").exists() and (found := read(run_dir, version)) is not None:
+            # the manifest first: it must never list what is gone
+            _write(place, replace(found, files={k: v for k, v in found.files.items() if not k.startswith("state/")}))
+            shutil.rmtree(place / "state")
+
+
 def prune(run_dir: str | Path, keep: set[int]) -> None:
-    """Remove the resume state of versions older than the newest, and whole folders of versions that are not kept.
+    """Remove the checkpoints of all versions that are neither kept nor the newest.
 
     Args:
         run_dir: of the run.
-        keep: versions whose exported model stays.
+        keep: versions that stay.
     """
     last = newest(run_dir)
     for place in (Path(run_dir) / "checkpoints").glob("version-*"):
         version = int(place.name.removeprefix("version-"))
         if last is not None and version < last.version and version not in keep:
+            (place / MANIFEST).unlink(missing_ok=True)  # first: a half-removed folder must not look whole
             shutil.rmtree(place)

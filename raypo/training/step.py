@@ -1,7 +1,7 @@
 """One optimizer step over sets of responses. No Ray here: torch alone, so that it runs and is measured anywhere.
 
-Shapes: B sets, K responses. Normalisation is global: the gradient is that of the mean loss over the sets of the step, on
-all ranks and in all micro-batches, so neither the micro-batch nor the world size changes the result.
+Shapes: B sets, K responses. Normalisation is global: the gradient is that of the mean loss over the sets of the step,
+on all ranks and in all micro-batches, so neither the micro-batch nor the world size changes the result.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def train_step(
     for part, real in rank_batches(sets, config.tokens_per_micro_batch, rank, world_size):
         loss, out = forward(scorer, part, objective, config, pad_token_id, device)
         # FSDP2 averages gradients over ranks; the sum over all of them is wanted, divided by the step's sets
-        (loss * (world_size / len(sets) if real else 0.0)).backward()
+        torch.autograd.backward(loss * (world_size / len(sets) if real else 0.0))
         if real:
             accumulate(sums, loss, out)
     norm = clip(scorer, config.max_grad_norm)
@@ -214,8 +214,8 @@ def forward(
     return out.loss.sum(), out
 
 
-def columns(sets: Sequence[TrainingSet], dtype: torch.dtype, device: torch.device | str) -> dict[str, Tensor]:
-    """What `set_loss` needs beside the policy's log-probs: [B, K] tensors, 0 and False where a set has no response; psi [B]."""
+def columns(sets: Sequence[TrainingSet], dtype: torch.dtype, device: torch.device | str) -> dict[str, Any]:
+    """What `set_loss` needs beside the policy's log-probs: psi [B], and [B, K] tensors, 0 where no response is."""
     width = max(len(one.rewards) for one in sets)
 
     def padded(rows: list[Sequence[Any]], kind: torch.dtype) -> Tensor:

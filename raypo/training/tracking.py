@@ -76,7 +76,9 @@ def optional(name: str, field: str) -> ModuleType:
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{field} is set and {name} is not installed", name, f"install {name}, or unset {field}") from error
+        raise ConfigError(
+            f"{field} is set and {name} is not installed", name, f"install {name}, or unset {field}"
+        ) from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

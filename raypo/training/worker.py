@@ -5,8 +5,8 @@
     checkpoint of version + 1       durable before anything is sampled with it
     sync.send(version + 1)          live transfer: the fast path, never the only copy
 
-Ray appears here as ray.train alone. Where tables come from and where weights go are protocols, wired in by the caller, so
-training imports neither sampling nor the round machine.
+Ray appears here as ray.train alone. Where tables come from and where weights go are protocols, wired in by the caller,
+so training imports neither sampling nor the round machine.
 """
 
 from __future__ import annotations
@@ -199,11 +199,16 @@ class Learner:
             if adapter:
                 save_adapter(place / "adapter", self.scorer, adapter)
             before = self._model_folder(self.version)
-            facts = facts | {"changed_fraction": changed_fraction(before, weights)}
+            facts = facts | {
+                "changed_fraction": changed_fraction(before, weights),
+                "objective": repr(self._objective),
+                "environment": checkpoint.environment(),
+            }
             if config.online.reference == "ema":
                 self._save_reference(version, weights)
             done = Checkpoint(version, progress, self._step, world_size=self.world_size, facts=facts)
             checkpoint.commit(self._run_dir, done)
+            checkpoint.drop_states(self._run_dir, older_than=version - 1)
             self._facts = facts
         dist.barrier()
         self.version = version
@@ -230,7 +235,7 @@ class Learner:
     def _generation(self) -> GenerationConfig | None:
         policy = self._config.policy
         try:
-            return GenerationConfig.from_pretrained(policy.path, revision=policy.revision)
+            return GenerationConfig.from_pretrained(policy.path, revision=policy.revision or "main")
         except LOAD_FAULTS:  # a folder need not have one; the model's own then serves
             return None
 
@@ -245,7 +250,9 @@ class Learner:
         place = folder_of(self._run_dir, version) / "reference"
         save_model(place, mixed, self.scorer, self._tokenizer, self._generation())
 
-    def report(self, round_index: int, metrics: dict[str, float], trained: float, saved: float, sent: dict[str, float]) -> None:
+    def report(
+        self, round_index: int, metrics: dict[str, float], trained: float, saved: float, sent: dict[str, float]
+    ) -> None:
         """Tell the coordinator that the version is trained, durable and live."""
         text = (
             f"version {self.version}: loss {metrics['loss']:.4f}, accuracy {metrics['rewards/accuracies']:.2f}, "

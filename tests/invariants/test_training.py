@@ -19,7 +19,7 @@ from raypo.training.step import rank_batches
 GOLDEN = [(1.307581, 1.50856), (1.128143, 1.786577), (1.574606, 1.6499), (1.087311, 1.151767)]
 
 ALL_AT_ONCE, ONE_BY_ONE = {"tokens_per_micro_batch": 10_000}, {"tokens_per_micro_batch": 1}
-UNEQUAL = {"tokens_per_micro_batch": 60}
+UNEQUAL = {"tokens_per_micro_batch": 40}
 
 
 def curve(metrics: list[dict[str, float]]) -> list[float]:
@@ -89,7 +89,7 @@ def test_two_gloo_ranks_follow_the_same_trajectory_and_hold_the_same_weights(two
 
 
 def test_ranks_with_unequal_shares_and_recomputed_layers_follow_it_too(two_ranks: list[dict[str, Any]]) -> None:
-    """With a budget of 60 tokens the ranks need 3 and 4 passes at the first step: one of them joins once for nothing."""
+    """With a budget of 40 tokens the ranks need 3 and 4 passes at the first step: one joins once for nothing."""
     budget = UNEQUAL["tokens_per_micro_batch"]
     plans = [list(rank_batches(training_sets(8, responses=3), budget, rank, 2)) for rank in (0, 1)]
     assert sorted(sum(counts for _, counts in plan) for plan in plans) == [3, 4]
@@ -127,7 +127,8 @@ def test_bfloat16_compute_keeps_fp32_masters_and_stays_near(two_ranks: list[dict
     assert metrics[0]["loss"] == pytest.approx(exact, abs=0.05)
     assert metrics[0]["loss"] != pytest.approx(exact, abs=1e-6)
     norm = weights["model.norm.weight"]
-    assert norm.dtype == torch.float32 and not torch.equal(norm, norm.bfloat16().float())
+    assert norm.dtype == torch.float32
+    assert not torch.equal(norm, norm.bfloat16().float())
 
 
 def test_one_step_at_a_tiny_rate_changes_fp32_weights_and_the_export_is_what_is_loaded(

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 import torch
-from tiny import causal_lm, trajectory, training_config, training_sets, w_mpo
+from tiny import causal_lm, training_config, training_sets, trajectory, w_mpo
 
 from raypo.data.packing import pack
 from raypo.errors import DataError, RunError
@@ -58,16 +58,21 @@ def test_the_first_loss_of_dpo_is_ln_2() -> None:
 
 
 def test_the_first_loss_of_mpo_is_log_of_responses_over_preferred() -> None:
-    """Rewards 0, -1, -2, -3 have mean -1.5: 2 of 4 preferred, -log(2/4) = ln 2. With 0, -1, -2: 1 of 3 above -1 (a response
-    at the mean counts as not preferred), -log(1/3) = ln 3."""
+    """Rewards 0, -1, -2, -3 have mean -1.5: 2 of 4 preferred, -log(2/4) = ln 2.
+
+    With 0, -1, -2: 1 of 3 above -1 (a response at the mean counts as not preferred), -log(1/3) = ln 3.
+    """
     objective = preset("mpo", beta=0.1)
     assert one_step(training_sets(4, responses=4), objective)["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert one_step(training_sets(4, responses=3), objective)["loss"] == pytest.approx(math.log(3), abs=1e-6)
 
 
 def test_the_schedule_warms_up_and_falls_to_zero() -> None:
-    """Warm-up over a tenth: at 0.05 half the peak. After it, at 0.55, half the rest is over: linear and cosine give 1/2; at
-    0.325 a quarter: linear 3/4, cosine (1 + cos(pi/4)) / 2 = 0.853553."""
+    """Warm-up over a tenth: at 0.05 half the peak.
+
+    After it, at 0.55, half the rest is over: linear and cosine give 1/2; at 0.325 a quarter: linear 3/4, cosine
+    (1 + cos(pi/4)) / 2 = 0.853553.
+    """
     at = {
         name: training_config(schedule=name, warmup_fraction=0.1, learning_rate=2.0)
         for name in ("constant", "linear", "cosine")

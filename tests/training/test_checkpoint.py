@@ -1,0 +1,200 @@
+"""raypo.training.checkpoint: what is complete, what is torn, what is kept; and that a resumed run is the same run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import (
+    StoredTables,
+    causal_lm,
+    learn_whole_and_interrupted,
+    run_config,
+    run_ranks,
+    training_config,
+    trajectory,
+)
+from transformers import AutoModelForCausalLM
+
+from raypo.errors import IntegrityError
+from raypo.models.export import export_weights, save_model
+from raypo.models.load import load_tokenizer
+from raypo.models.scorer import TokenScorer
+from raypo.training import checkpoint
+from raypo.training.checkpoint import Checkpoint, folder_of
+from raypo.training.step import make_optimizer
+from raypo.training.tracking import read_metrics
+
+
+def saved(run_dir: Path, version: int, tokenizer_of: Path) -> Checkpoint:
+    """A complete checkpoint of a fresh model that has done one step."""
+    scorer, config = TokenScorer(causal_lm(seed=version)), training_config()
+    optimizer = make_optimizer(scorer, config)
+    trajectory(scorer, config, 1, optimizer=optimizer)
+    checkpoint.save_state(run_dir, version, scorer, optimizer)
+    weights = dict(export_weights(scorer, torch.float32))
+    save_model(folder_of(run_dir, version) / "model", weights, scorer, load_tokenizer(str(tokenizer_of)), None)
+    return checkpoint.commit(run_dir, Checkpoint(version, progress=version / 4, step=version))
+
+
+def test_model_and_optimizer_come_back_bitwise(tiny_model: Path, tmp_path: Path) -> None:
+    config = training_config()
+    straight = TokenScorer(causal_lm())
+    expected = trajectory(straight, config, 4)
+    stopped = TokenScorer(causal_lm())
+    optimizer = make_optimizer(stopped, config)
+    trajectory(stopped, config, 4, optimizer=optimizer, last=2)
+    checkpoint.save_state(tmp_path, 1, stopped, optimizer)
+
+    again = TokenScorer(causal_lm(seed=99))
+    fresh = make_optimizer(again, config)
+    checkpoint.load_state(tmp_path, 1, again, fresh)
+    rest = trajectory(again, config, 4, optimizer=fresh, first=2)
+    assert [one["loss"] for one in rest] == [one["loss"] for one in expected[2:]]
+    assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), again.parameters(), strict=True))
+
+
+def test_the_manifest_lists_every_file_and_the_hash_of_the_weights(tiny_model: Path, tmp_path: Path) -> None:
+    import hashlib
+
+    found = saved(tmp_path, 1, tiny_model)
+    place = folder_of(tmp_path, 1)
+    assert checkpoint.newest(tmp_path) == found
+    assert set(found.files) == {str(p.relative_to(place)) for p in place.rglob("*") if p.is_file()} - {"manifest.json"}
+    whole = (place / "model" / "model.safetensors").read_bytes()
+    assert found.weights == hashlib.sha256(whole).hexdigest()
+
+
+def test_a_run_without_checkpoints_has_no_newest(tmp_path: Path) -> None:
+    assert checkpoint.newest(tmp_path) is None
+
+
+def test_a_version_without_a_manifest_is_passed_over_and_cleared(tiny_model: Path, tmp_path: Path) -> None:
+    first = saved(tmp_path, 1, tiny_model)
+    saved(tmp_path, 2, tiny_model)
+    (folder_of(tmp_path, 2) / "manifest.json").unlink()
+    assert checkpoint.newest(tmp_path) == first
+    checkpoint.clear(tmp_path, 2)
+    checkpoint.clear(tmp_path, 1)
+    assert not folder_of(tmp_path, 2).exists()
+    assert checkpoint.newest(tmp_path) == first
+
+
+@pytest.mark.parametrize("fault", ["cut", "gone", "manifest"])
+def test_a_torn_checkpoint_is_an_error_that_says_what_to_do(fault: str, tiny_model: Path, tmp_path: Path) -> None:
+    saved(tmp_path, 1, tiny_model)
+    weights = folder_of(tmp_path, 1) / "model" / "model.safetensors"
+    match fault:
+        case "cut":
+            weights.write_bytes(weights.read_bytes()[:-1])
+        case "gone":
+            weights.unlink()
+        case "manifest":
+            (folder_of(tmp_path, 1) / "manifest.json").write_text('{"version": 1', encoding="utf-8")
+    with pytest.raises(IntegrityError, match=r"what to do: delete .*version-0001"):
+        checkpoint.newest(tmp_path)
+
+
+def test_old_states_are_dropped_and_their_models_stay(tiny_model: Path, tmp_path: Path) -> None:
+    for version in (1, 2, 3):
+        saved(tmp_path, version, tiny_model)
+    checkpoint.drop_states(tmp_path, older_than=2)
+    assert [(folder_of(tmp_path, v) / "state").exists() for v in (1, 2, 3)] == [False, True, True]
+    old = checkpoint.read(tmp_path, 1)
+    assert old is not None
+    assert "model/model.safetensors" in old.files
+    assert AutoModelForCausalLM.from_pretrained(folder_of(tmp_path, 1) / "model").config.vocab_size == 64
+
+
+def test_pruning_keeps_the_named_versions_and_the_newest(tiny_model: Path, tmp_path: Path) -> None:
+    for version in (1, 2, 3):
+        saved(tmp_path, version, tiny_model)
+    checkpoint.prune(tmp_path, keep={1})
+    assert [folder_of(tmp_path, v).exists() for v in (1, 2, 3)] == [True, False, True]
+
+
+# ---- the learner of a worker, on two gloo ranks
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Any:
+    """Three rounds of two epochs, straight and interrupted, with full weights and with adapters."""
+    output = tmp_path_factory.mktemp("runs")
+    configs = {
+        "full": run_config(tiny_model, output, online={"reference": "ema", "ema_decay": 0.75}),
+        "lora": run_config(tiny_model, output, policy={"adapter": "lora", "lora_rank": 2}),
+    }
+    for name in configs:
+        for kind in ("whole", "broken"):
+            (output / name / kind).mkdir(parents=True)
+    answers = run_ranks(learn_whole_and_interrupted, 2, configs, StoredTables(output, 3))
+    return output, answers
+
+
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_an_interrupted_run_ends_bitwise_where_the_uninterrupted_one_does(name: str, runs: Any) -> None:
+    """The second try starts at version 1; the third too, since version 2 was torn away before its manifest."""
+    output, answers = runs
+    assert all(found[name] == [0, 0, 1, 1] for found in answers)
+    whole, broken = output / name / "whole", output / name / "broken"
+    for version in (1, 2, 3):
+        first, second = checkpoint.read(whole, version), checkpoint.read(broken, version)
+        assert first is not None
+        assert second is not None
+        assert (first.weights, first.step, first.progress) == (second.weights, second.step, second.progress)
+    assert first.weights != checkpoint.read(whole, 1).weights  # type: ignore[union-attr]
+
+
+def test_every_step_is_told_once_even_when_it_was_done_twice(runs: Any) -> None:
+    """5 trainable sets in steps of 4: 2 steps an epoch, 2 epochs, 3 rounds: 12 steps."""
+    output, _ = runs
+    whole, broken = (read_metrics(output / "full" / kind / "metrics.jsonl") for kind in ("whole", "broken"))
+    assert [line["step"] for line in broken] == list(range(1, 13))
+    assert [line["round"] for line in broken] == [0] * 4 + [1] * 4 + [2] * 4
+    timeless = [{k: v for k, v in line.items() if k not in ("time", "seconds", "tokens_per_s")} for line in whole]
+    assert timeless == [{k: v for k, v in line.items() if k in timeless[0]} for line in broken]
+    assert [line["sets"] for line in whole] == [4, 1] * 6
+
+
+def test_a_version_says_what_made_it(runs: Any) -> None:
+    output, _ = runs
+    manifest = json.loads((folder_of(output / "full" / "whole", 3) / "manifest.json").read_text(encoding="utf-8"))
+    assert (manifest["step"], manifest["progress"], manifest["world_size"]) == (12, 1.0, 2)
+    assert manifest["facts"]["environment"]["threads"] == 1
+    assert manifest["facts"]["environment"]["torch"].startswith("2.13")
+    assert 0.9 < manifest["facts"]["changed_fraction"] <= 1.0
+    assert "w-mpo" in manifest["facts"]["objective"]
+
+
+def test_only_the_last_two_versions_can_be_resumed(runs: Any) -> None:
+    output, _ = runs
+    states = [(folder_of(output / "full" / "whole", v) / "state").is_dir() for v in (1, 2, 3)]
+    assert states == [False, True, True]
+
+
+def test_the_moving_average_reference_is_three_quarters_old(runs: Any, tiny_model: Path) -> None:
+    """Decay 0.75: reference 1 = 0.75 start + 0.25 version 1; reference 2 = 0.75 reference 1 + 0.25 version 2."""
+    output, _ = runs
+    older = load_file(tiny_model / "model.safetensors")
+    for version in (1, 2):
+        place = folder_of(output / "full" / "whole", version)
+        new = load_file(place / "model" / "model.safetensors")
+        older = {name: 0.75 * tensor + 0.25 * new[name] for name, tensor in older.items()}
+        stored = load_file(place / "reference" / "model.safetensors")
+        assert all(torch.allclose(stored[name], tensor, atol=1e-6) for name, tensor in older.items())
+
+
+def test_the_adapter_folder_gives_the_merged_model(runs: Any, tiny_model: Path) -> None:
+    from peft import PeftModel
+
+    output, _ = runs
+    place = folder_of(output / "lora" / "whole", 3)
+    merged = AutoModelForCausalLM.from_pretrained(place / "model")
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), place / "adapter")
+    ids = torch.arange(3, 13)[None]
+    with torch.no_grad():
+        assert torch.allclose(merged(ids).logits, adapted(ids).logits, atol=1e-4)
