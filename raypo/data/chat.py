@@ -141,7 +141,7 @@ def load_prompts(config: PromptsConfig, tokenizer: PreTrainedTokenizerBase) -> t
     for side, name in (("train", "training"), ("heldout", "held-out")):
         if not sides[side]:
             raise DataError(
-                f"{config.path}: of {facts['read']} prompts none is left as a {name} prompt; dropped {facts['dropped']}",
+                f"{config.path}: of {facts['read']} prompts none is left as {name} prompt; dropped: {facts['dropped']}",
                 f"training and held-out prompts of 1 to {config.max_prompt_tokens} tokens",
                 "give more prompts, raise prompts.max_prompt_tokens, or change prompts.heldout_fraction",
             )

@@ -27,7 +27,7 @@ RAW = pa.schema(
 )
 
 MESSAGES_KEY = "prompt_messages"
-"""Under this key the metadata of a conversational prompt holds its messages, for rewards with a template of their own."""
+"""Key in the metadata of a conversational prompt: its messages, for reward models with a template of their own."""
 
 Prompt = str | list[dict[str, Any]]
 

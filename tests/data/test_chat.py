@@ -1,0 +1,203 @@
+"""raypo.data.chat: templates and special tokens once, nothing cut, responses as what follows their prompt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from raypo.config import PromptsConfig
+from raypo.data.chat import encode_responses, load_prompts, render, render_prompts, render_sets, template_hash
+from raypo.data.sets import RAW_SETS
+from raypo.data.sources import prompt_id, raw_table, split
+from raypo.errors import DataError, ModelError
+from raypo.records import PROMPTS, SAMPLED
+
+TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
+    "{{ '<s>' + m['content'] + '</s>' }}{% endfor %}{% if add_generation_prompt %}{{ '<s>' }}{% endif %}"
+)
+CHAT = [{"role": "user", "content": "ab"}]
+
+
+def make_tokenizer(*, frame: str = "<s> $A", space: bool = False, **changes: Any) -> PreTrainedTokenizerFast:
+    """Characters a to d with the merge "bc"; ids <s> 0, </s> 1, a 2, b 3, c 4, d 5, bc 6, space 7.
+
+    Args:
+        frame: special tokens around text, in the words of `tokenizers`.
+        space: put a space before text, as SentencePiece does.
+        changes: of the tokenizer's own arguments.
+    """
+    words = ["<s>", "</s>", "a", "b", "c", "d", "bc", "\u2581", "<unk>"]
+    tokenizer = Tokenizer(
+        models.BPE({word: i for i, word in enumerate(words)}, [("b", "c")], unk_token="<unk>", fuse_unk=False)
+    )
+    scheme = "always" if space else "never"
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme=scheme, split=False)
+    tokenizer.post_processor = processors.TemplateProcessing(single=frame, special_tokens=[("<s>", 0), ("</s>", 1)])
+    given = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "chat_template": TEMPLATE}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **given | changes)
+
+
+def test_plain_text_gets_the_tokenizers_beginning_once() -> None:
+    """<s> a d, also when the text brings its own <s>."""
+    assert render(make_tokenizer(), "ad") == ("ad", [0, 2, 5])
+    assert render(make_tokenizer(), "<s>ad") == ("<s>ad", [0, 2, 5])
+
+
+def test_a_tokenizer_that_adds_nothing_is_left_at_that() -> None:
+    """No beginning of its own; the text's own stays."""
+    assert render(make_tokenizer(frame="$A"), "ad")[1] == [2, 5]
+    assert render(make_tokenizer(frame="$A"), "<s>ad")[1] == [0, 2, 5]
+
+
+def test_an_end_that_the_tokenizer_adds_does_not_end_a_prompt() -> None:
+    """<s> a </s> loses its end; an end written in the text stays."""
+    assert render(make_tokenizer(frame="<s> $A </s>"), "a")[1] == [0, 2]
+    assert render(make_tokenizer(frame="<s> $A"), "a</s>")[1] == [0, 2, 1]
+
+
+def test_a_conversation_gets_the_special_tokens_of_its_template_and_no_others() -> None:
+    """<s> a b </s> and the opened turn <s>: the tokenizer's own <s> would be a second one."""
+    assert render(make_tokenizer(), CHAT) == ("<s>ab</s><s>", [0, 2, 3, 1, 0])
+
+
+def test_a_conversation_without_a_template_is_refused_with_the_remedy() -> None:
+    """The remedy names the setting."""
+    with pytest.raises(DataError, match=r"policy\.chat_template=FILE") as caught:
+        render(make_tokenizer(chat_template=None), CHAT)
+    assert "has no chat template" in str(caught.value)
+
+
+def test_a_conversation_that_the_template_refuses_names_its_roles() -> None:
+    """This template takes no system turn."""
+    with pytest.raises(DataError, match="refuses a conversation of system, user: no system here"):
+        render(make_tokenizer(), [{"role": "system", "content": "a"}, *CHAT])
+
+
+def test_another_template_has_another_hash() -> None:
+    """Equal templates agree."""
+    assert template_hash(make_tokenizer()) == template_hash(make_tokenizer(frame="$A"))
+    assert template_hash(make_tokenizer()) != template_hash(make_tokenizer(chat_template=TEMPLATE + " "))
+
+
+def raw_rows(texts: list[str]) -> list[dict[str, Any]]:
+    """Raw rows of text."""
+    return [{"prompt_id": prompt_id(t), "prompt": t, "conversational": False, "metadata": "{}"} for t in texts]
+
+
+@given(texts=st.lists(st.text("abcd ", max_size=8), max_size=20))
+def test_rendering_conserves_rows_in_order_and_never_cuts(texts: list[str]) -> None:
+    """In = kept + dropped by reason; of "bc" and the rest the number of tokens decides, <s> counted."""
+    tokenizer = make_tokenizer()
+    labelled, _ = split(raw_table(raw_rows(texts)), 0.0, heldout=None)
+    table, dropped = render_prompts(labelled, tokenizer, max_prompt_tokens=5)
+    kept = [t for t in labelled["prompt"].to_pylist() if t.strip() and len(tokenizer(t)["input_ids"]) <= 5]
+    assert table["prompt"].to_pylist() == kept
+    assert table["prompt_token_ids"].to_pylist() == [tokenizer(t)["input_ids"] for t in kept]
+    assert labelled.num_rows == table.num_rows + sum(dropped.values())
+
+
+def test_a_run_gets_prompts_and_the_count_of_everything(tmp_path: Path) -> None:
+    """7 read = 2 train + 1 held out + 1 duplicate + 1 overlap + 1 too long + 1 empty."""
+    texts = ["a", "ab", "ab", "d", "abcdabcd", " "]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps({"prompt": t, "n": 1}) + "\n" for t in texts))
+    (tmp_path / "held.jsonl").write_text('{"prompt": "d"}\n')
+    config = PromptsConfig(
+        path=str(tmp_path / "train.jsonl"), heldout_path=str(tmp_path / "held.jsonl"), max_prompt_tokens=4
+    )
+    table, facts = load_prompts(config, make_tokenizer())
+    assert table.schema == PROMPTS
+    assert list(zip(table["prompt"].to_pylist(), table["split"].to_pylist(), strict=True)) == [
+        ("a", "train"),
+        ("ab", "train"),
+        ("d", "heldout"),
+    ]
+    assert facts["dropped"] == {"duplicate": 1, "overlap": 1, "too_long": 1, "empty": 1}
+    assert facts["read"] == 7 == facts["train"] + facts["heldout"] + sum(facts["dropped"].values())
+
+
+def test_prompts_that_are_all_longer_than_the_limit_are_refused_with_the_counts(tmp_path: Path) -> None:
+    """Two prompts of 4 and 5 tokens, limit 3."""
+    (tmp_path / "p.jsonl").write_text('{"prompt": "aad"}\n{"prompt": "aaad"}\n')
+    with pytest.raises(DataError, match="of 2 prompts none is left as training prompt") as caught:
+        load_prompts(PromptsConfig(path=str(tmp_path / "p.jsonl"), max_prompt_tokens=3), make_tokenizer())
+    assert "'too_long': 2" in str(caught.value)
+    assert "raise prompts.max_prompt_tokens" in str(caught.value)
+
+
+def test_a_response_is_encoded_as_what_follows_its_prompt() -> None:
+    """SentencePiece puts a space (7) before "d" alone, and none between the prompt and it."""
+    tokenizer = make_tokenizer(space=True)
+    prompt, ids = render(tokenizer, "a")
+    assert ids == [0, 7, 2]
+    assert tokenizer("d", add_special_tokens=False)["input_ids"] == [7, 5]
+    assert encode_responses(tokenizer, prompt, ids, ["d", " d"]) == [[5, 1], [7, 5, 1]]
+
+
+def test_a_prompts_ids_stay_when_a_token_would_span_the_border() -> None:
+    """ "ab" + "cd" would merge to a bc d; the prompt stays a b, so the response is c d and the end."""
+    tokenizer = make_tokenizer()
+    assert tokenizer("abcd", add_special_tokens=False)["input_ids"] == [2, 6, 5]
+    assert encode_responses(tokenizer, "ab", [0, 2, 3], ["cd"]) == [[4, 5, 1]]
+
+
+def test_the_end_stands_once_also_where_the_text_brings_it_and_behind_no_text() -> None:
+    """A response of no text is the end alone."""
+    assert encode_responses(make_tokenizer(), "a", [0, 2], ["d</s>", ""]) == [[5, 1], [1]]
+
+
+@given(
+    prompt=st.text("abcd ", min_size=1, max_size=6),
+    responses=st.lists(st.text("abcd ", max_size=6), min_size=1, max_size=4),
+    space=st.booleans(),
+)
+def test_what_is_trained_reads_as_prompt_and_response(prompt: str, responses: list[str], space: bool) -> None:
+    """The ids of the prompt and then of the response decode to the two texts in a row, and to nothing in between.
+
+    A response that had to be encoded alone by a tokenizer that begins with a space gets that space: the only exception.
+    """
+    tokenizer = make_tokenizer(space=space)
+    text, ids = render(tokenizer, prompt)
+    for response, response_ids in zip(responses, encode_responses(tokenizer, text, ids, responses), strict=True):
+        assert response_ids[-1] == 1
+        assert response_ids.count(1) == 1
+        decoded = tokenizer.decode([*ids, *response_ids], skip_special_tokens=True).replace(" ", "")
+        assert decoded == (prompt + response).replace(" ", "")
+
+
+def raw_sets(responses: list[list[str]]) -> Any:
+    """Raw sets of prompts "a", "aa", ...; rewards 0, 1, ..."""
+    import pyarrow as pa
+
+    rows = [
+        row | {"responses": texts, "rewards": [float(k) for k in range(len(texts))], "split": "train"}
+        for row, texts in zip(raw_rows(["a" * (n + 1) for n in range(len(responses))]), responses, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, schema=pa.schema([*RAW_SETS, ("split", pa.string())]))
+
+
+def test_a_response_that_is_too_long_leaves_its_set_with_its_reward() -> None:
+    """Limit 3 tokens with the end: "ddd" (4) goes, and a set that is left with one response is dropped."""
+    table, dropped = render_sets(
+        raw_sets([["d", "ddd", "dd"], ["d", "ddd"]]), make_tokenizer(), max_prompt_tokens=9, max_response_tokens=3
+    )
+    assert dropped == {"too_long": 0, "empty": 0, "too_few_responses": 1}
+    row = table.to_pylist()[0]
+    assert (row["responses"], row["rewards"]) == (["d", "dd"], [0.0, 2.0])
+    assert row["response_token_ids"] == [[5, 1], [5, 5, 1]]
+    assert (row["prompt_token_ids"], row["finish_reasons"], row["weight_version"]) == ([0, 2], ["stop", "stop"], -1)
+    assert table.select(SAMPLED.names).schema == SAMPLED
+
+
+def test_sets_need_a_tokenizer_that_can_end_a_response() -> None:
+    """Without an end nothing could be trained to stop."""
+    with pytest.raises(ModelError, match="no end-of-sequence token"):
+        render_sets(raw_sets([["a", "b"]]), make_tokenizer(eos_token=None), max_prompt_tokens=9, max_response_tokens=9)
