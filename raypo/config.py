@@ -17,7 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from raypo.errors import ConfigError
 
-HYPERPARAMETER_DEFAULTS: dict[str, float] = {"beta": 0.1, "alpha": 1.0, "gamma": 0.05, "label_smoothing": 0.0, "tie_eps": 0.0}
+HYPERPARAMETER_DEFAULTS: dict[str, float] = {
+    "beta": 0.1,
+    "alpha": 1.0,
+    "gamma": 0.05,
+    "label_smoothing": 0.0,
+    "tie_eps": 0.0,
+}
 """Used for the hyperparameters that a preset takes and that `objective` does not give. gamma is half of beta, as SimPO's."""
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -459,7 +465,9 @@ def build(tree: Mapping[str, Any]) -> RunConfig:
         return RunConfig.model_validate(dict(tree))
     except ValidationError as error:
         lines = [_describe(fault) for fault in error.errors()]
-        raise ConfigError("\n  ".join(lines), remedy="see `raypo plan` and the docstrings of raypo/config.py") from error
+        raise ConfigError(
+            "\n  ".join(lines), remedy="see `raypo plan` and the docstrings of raypo/config.py"
+        ) from error
 
 
 def _describe(fault: Any) -> str:
@@ -482,5 +490,5 @@ def _known_keys(location: Sequence[Any]) -> list[str]:
             continue
         field = model.model_fields.get(str(part))
         if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            model = field.annotation
+            model = field.annotation  # type: ignore[assignment]  # narrowed above
     return list(model.model_fields)

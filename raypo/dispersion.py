@@ -96,7 +96,7 @@ def reward_spread_index(rewards: Tensor, mask: Tensor) -> Tensor:
 
 
 def fit_psi_scale(index: Tensor, trainable: Tensor) -> Tensor:
-    """c = 1 / mean(-ln d) over the sets that can train, so that their mean psi is 1.
+    """C = 1 / mean(-ln d) over the sets that can train, so that their mean psi is 1.
 
     Args:
         index: [B] clamped index.
@@ -127,7 +127,7 @@ def psi(index: Tensor, scale: float | Tensor) -> Tensor:
 
 
 def psi_of(phi: Tensor, *, model: str) -> Tensor:
-    """psi of a known Mallows dispersion phi in (0, 1): for bandits and Mallows fits. Never normalised afterwards.
+    """Psi of a known Mallows dispersion phi in (0, 1): for bandits and Mallows fits. Never normalised afterwards.
 
     Mallows-theta (Spearman): sigma(-2 ln phi s) at gap s, so psi = -2 ln phi. Mallows-phi (Kendall):
     g_phi(1) = 1 / (1 + phi) = sigma(-ln phi), so psi = -ln phi (arXiv 2405.14953; one convention for both).

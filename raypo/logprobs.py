@@ -23,7 +23,7 @@ def upcast(logits: Tensor) -> Tensor:
 
 
 def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
-    """log p(target) at each position, nats.
+    """Log p(target) at each position, nats.
 
     Args:
         logits: [P, V], any float type.

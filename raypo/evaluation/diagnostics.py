@@ -78,10 +78,10 @@ def evaluate(rows: pa.Table, initial: pa.Table, measured: pa.Table, config: RunC
         measured: per row and response kl, policy_logps, policy_entropies (sums, nats), sorted by prompt id.
         config: confidence and resamples.
     """
-    options = {"confidence": config.evaluation.confidence, "samples": config.evaluation.bootstrap_samples}
+    settings = config.evaluation
 
     def interval(values: Floats) -> Interval:
-        return mean_interval(values, **options)
+        return mean_interval(values, confidence=settings.confidence, samples=settings.bootstrap_samples)
 
     rewards, before = rows["rewards"].to_pylist(), initial["rewards"].to_pylist()
     gain = prompt_means(rewards) - prompt_means(before)

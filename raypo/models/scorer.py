@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from raypo.data.packing import Batch
 from raypo.errors import ModelError
 from raypo.logprobs import chunked_token_logps
 
 HEAD_TOLERANCE = 1e-4
+
+
+class Batch(Protocol):
+    """What the scorer reads of a `raypo.data.packing.Batch`, a room beside this one."""
+
+    @property
+    def input_ids(self) -> Tensor: ...  # noqa: D102 - described where they are made
+    @property
+    def attention_mask(self) -> Tensor: ...  # noqa: D102
+    @property
+    def position_ids(self) -> Tensor: ...  # noqa: D102
+    @property
+    def predictor_index(self) -> Tensor: ...  # noqa: D102
+    @property
+    def targets(self) -> Tensor: ...  # noqa: D102
 
 
 class TokenScorer(nn.Module):

@@ -1,11 +1,12 @@
 """What is optimized: prior, contrast and link composed by one kernel; presets are rows of one table.
 
     from raypo.objective import preset, set_loss
-    out = set_loss(preset("w-mpo", beta=0.1, alpha=1.0), policy_logps=..., reference_logps=..., lengths=..., rewards=...,
+    out = set_loss(preset("w-mpo", beta=0.1, alpha=1.0), policy_logps=..., reference_logps=..., lengths=...,
+    rewards=...,
                    mask=..., psi=...)
 
-Pure functions of tensors belong here. Nothing here knows a config, a device, a tokenizer or Ray. `choices` and `presets`
-are plain data and import no torch; the functions are loaded when first asked for.
+Pure functions of tensors belong here. Nothing here knows a config, a device, a tokenizer or Ray. `choices` and
+`presets` are plain data and import no torch; the functions are loaded when first asked for.
 
     choices    the four choices as values, and the combinations that mean nothing
     presets    named objectives: one table

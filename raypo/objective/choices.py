@@ -131,7 +131,9 @@ class Objective:
                 "pool 'logmeanexp' or a pair contrast: at policy == reference the margin of unequal sides is "
                 "log(|P|/|N|), a preference made of counting; only for the logistic link is that the set likelihood",
             )
-        if self.contrast.kind == "plackett-luce" and (self.contrast.deviation != "none" or self.contrast.pool != "logsumexp"):
+        if self.contrast.kind == "plackett-luce" and (
+            self.contrast.deviation != "none" or self.contrast.pool != "logsumexp"
+        ):
             raise ConfigError(
                 f"{self.name}: deviations or another pool in the Plackett-Luce chain",
                 "neither: the chain is a likelihood of the ranking, and weights that depend on the comparison undo it",

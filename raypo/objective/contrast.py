@@ -31,9 +31,12 @@ class Comparisons(Protocol):
     `weights` is [B, C], 0 where there is no such comparison; `chosen` and `rejected` are [B, K] masks for metrics.
     """
 
-    weights: Tensor
-    chosen: Tensor
-    rejected: Tensor
+    @property
+    def weights(self) -> Tensor: ...  # noqa: D102 - described above
+    @property
+    def chosen(self) -> Tensor: ...  # noqa: D102
+    @property
+    def rejected(self) -> Tensor: ...  # noqa: D102
 
     def margins(self, preferred: Tensor, other: Tensor, rewards: Tensor, contrast: Contrast, scale: Tensor) -> Tensor:
         """Margins [B, C] of scores u+ and u- [B, K]; `scale` [B, 1] multiplies the deviations. 0 where no comparison."""
@@ -78,7 +81,7 @@ class Sets:
     rejected: Tensor
 
     def margins(self, preferred: Tensor, other: Tensor, rewards: Tensor, contrast: Contrast, scale: Tensor) -> Tensor:
-        """pool over the positives of u+ minus pool over the negatives of u-."""
+        """Pool over the positives of u+ minus pool over the negatives of u-."""
         up, down = preferred[:, None, :], other[:, None, :]
         if contrast.deviation != "none":
             members = (self.positive | self.negative).to(rewards.dtype)
@@ -113,7 +116,7 @@ class Chain:
 
 
 def pool(scores: Tensor, members: Tensor, kind: str) -> Tensor:
-    """logsumexp over the members of the last axis, or logmeanexp."""
+    """Logsumexp over the members of the last axis, or logmeanexp."""
     pooled = torch.where(members, scores, torch.full_like(scores, LOWEST)).logsumexp(-1)
     if kind == "logmeanexp":
         pooled = pooled - members.sum(-1).clamp_min(1).to(pooled.dtype).log()

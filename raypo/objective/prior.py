@@ -3,7 +3,8 @@
 Shapes: B prompts, K responses; all sums over response tokens, the stop token included, nats.
 
 The function is the log-ratio and not zeta: for SimPO, LN-DPO and others zeta depends on the policy, and the gradient
-flows through it (arXiv 2501.01544; the general loss is -log sigmoid(alpha log pi/zeta (y_w) - alpha log pi/zeta (y_l))).
+flows through it (arXiv 2501.01544; the general loss is -log sigmoid(alpha log pi/zeta (y_w) - alpha log pi/zeta
+(y_l))).
 """
 
 from __future__ import annotations

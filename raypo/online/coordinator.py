@@ -244,7 +244,9 @@ class Coordinator:
         rounds = config.online.rounds
         return RoundTask(
             round=round_index,
-            tables=tuple(path for r in range(first, round_index + 1) for path in tables.files_of(folder.stage(r, "annotated"))),
+            tables=tuple(
+                path for r in range(first, round_index + 1) for path in tables.files_of(folder.stage(r, "annotated"))
+            ),
             progress_start=round_index / rounds,
             progress_end=(round_index + 1) / rounds,
             epochs=config.online.epochs_per_round,

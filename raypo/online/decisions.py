@@ -34,7 +34,9 @@ def stop_reason(history: Sequence[Measured], config: OnlineConfig) -> str | None
     if newest.version >= config.rounds:
         return f"all {config.rounds} rounds are done"
     if config.kl_bound is not None and newest.kl > config.kl_bound:
-        return f"KL of version {newest.version} is {newest.kl:.3g} nats per response, above the bound {config.kl_bound:g}"
+        return (
+            f"KL of version {newest.version} is {newest.kl:.3g} nats per response, above the bound {config.kl_bound:g}"
+        )
     if config.patience is not None:
         since = newest.version - max(history, key=lambda m: (m.reward, -m.version)).version
         if since >= config.patience:

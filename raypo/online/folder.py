@@ -1,12 +1,12 @@
 """The layout of a run's folder, and what can be read back from it.
 
-    run.json                          config, its hash, seed, versions, template hash
-    prompts/                          records.PROMPTS
-    rounds/round-0000/sampled|scored|annotated/
-    evaluations/version-0000/         held-out rows, records.SCORED, with the evaluation in the manifest's facts
-    checkpoints/version-0001/         state/ for resume, model/ as a Hugging Face folder
-    metrics.jsonl  tensorboard/       one line per optimizer step
-    stop.json  summary.json  report.html
+run.json                          config, its hash, seed, versions, template hash
+prompts/                          records.PROMPTS
+rounds/round-0000/sampled|scored|annotated/
+evaluations/version-0000/         held-out rows, records.SCORED, with the evaluation in the manifest's facts
+checkpoints/version-0001/         state/ for resume, model/ as a Hugging Face folder
+metrics.jsonl  tensorboard/       one line per optimizer step
+stop.json  summary.json  report.html
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class RunFolder:
 
     def evaluations(self) -> list[dict[str, Any]]:
         """Facts of every evaluated version, in order."""
-        found = []
+        found: list[dict[str, Any]] = []
         while (manifest := tables.manifest_of(self.evaluation(len(found)))) is not None:
             found.append(manifest.facts)
         return found
@@ -65,7 +65,9 @@ class RunFolder:
     def history(self) -> list[Measured]:
         """What the stop and keep rules need of every evaluated version."""
         return [
-            Measured(facts["version"], facts["evaluation"]["reward"]["mean"], facts["evaluation"]["kl_per_response"]["mean"])
+            Measured(
+                facts["version"], facts["evaluation"]["reward"]["mean"], facts["evaluation"]["kl_per_response"]["mean"]
+            )
             for facts in self.evaluations()
         ]
 

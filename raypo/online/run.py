@@ -30,7 +30,7 @@ from raypo.online.coordinator import Coordinator
 from raypo.online.folder import RunFolder
 from raypo.online.progress import Terminal
 from raypo.online.source import Tables
-from raypo.online.summary import keep_versions, lines, summarize
+from raypo.online.summary import keep_versions, lines, summarize, write
 from raypo.sampling.engine import Backend, environment
 from raypo.sampling.sync import HostSender, NcclSender
 from raypo.scoring.function import import_function
@@ -79,8 +79,8 @@ def run(
             ray.shutdown()
     keep_versions(config, folder)
     summary = summarize(config, folder) | {"engine_starts": starts, "wall_seconds": round(time.monotonic() - began, 1)}
-    tables.write_json(folder.path("summary.json"), summary)
-    for text in lines(summary, folder.path("report.html")):
+    report = write(config, folder, summary)
+    for text in lines(summary, report):
         console.print(text, highlight=False, soft_wrap=True, markup=False)
     return summary
 

@@ -6,9 +6,11 @@ Everything is read back from the run's folder, so `raypo report` makes the same 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
-from raypo.config import RunConfig
+from raypo.config import RunConfig, build
+from raypo.errors import DataError
 from raypo.online.decisions import best_version
 from raypo.online.folder import RunFolder
 from raypo.stages import tables
@@ -98,6 +100,12 @@ def dropped(prompts: dict[str, int], stages: list[dict[str, dict[str, Any]]]) ->
     return total
 
 
+def write(config: RunConfig, folder: RunFolder, summary: dict[str, Any]) -> str:
+    """Write summary.json and report.html; returns the report's path."""
+    tables.write_json(folder.path("summary.json"), summary)
+    return folder.path("report.html")
+
+
 def keep_versions(config: RunConfig, folder: RunFolder) -> None:
     """Remove the checkpoints that are neither the best under the KL bound nor the last."""
     history = folder.history()
@@ -136,3 +144,21 @@ def lines(summary: dict[str, Any], report: str) -> list[str]:
 def show(interval: dict[str, float]) -> str:
     """`0.412 [0.380, 0.441]`."""
     return f"{interval['mean']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
+
+
+def rewrite_report(path: str | Path) -> str:
+    """Write a run's summary and report again, from its folder; returns the report's path.
+
+    Raises:
+        DataError: the folder holds no run, or no evaluated version.
+    """
+    place = Path(path).absolute()
+    known = tables.read_json(str(place / "run.json"))
+    if known is None:
+        raise DataError(f"{path} has no run.json", "the folder of a run", "give output/name of the run")
+    config = build(known["config"] | {"output": str(place.parent), "name": place.name})
+    folder = RunFolder(config)
+    if not folder.evaluations():
+        raise DataError(f"{path} has no evaluated version yet", "a run whose start was evaluated", "let it run on")
+    older = tables.read_json(folder.path("summary.json")) or {}
+    return write(config, folder, older | summarize(config, folder))

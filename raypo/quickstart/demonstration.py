@@ -139,9 +139,9 @@ def make_config(out: Path, seed: int) -> RunConfig:
             "sampling": {"num_responses": 8, "max_response_tokens": RESPONSE_TOKENS + 4, "batch_prompts": 96},
             "engine": {"backend": "cpu", "max_model_tokens": CONTEXT},
             "rewards": [
-                {"name": "panel", "path": f"{here}:panel"},
-                {"name": "quality", "path": f"{here}:quality", "weight": 0.0},
-                {"name": "fluency", "path": f"{here}:fluency", "weight": 0.0},
+                {"type": "function", "name": "panel", "path": f"{here}:panel"},
+                {"type": "function", "name": "quality", "path": f"{here}:quality", "weight": 0.0},
+                {"type": "function", "name": "fluency", "path": f"{here}:fluency", "weight": 0.0},
             ],
             "dispersion": {"estimator": "reward_spread"},
             "objective": {"preset": "mallows-mpo", "beta": 0.1, "alpha": 1.0},

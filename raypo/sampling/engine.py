@@ -28,8 +28,8 @@ Backend = Literal["cpu", "gpu"]
 def environment(backend: Backend, *, threads: int, kv_cache_gib: int, tensor_parallel: int) -> dict[str, str]:
     """Environment variables of an engine's process, set before vLLM is imported.
 
-    On the CPU torch.compile is off (it would stall the first call for 15 s) and the engine runs in the process itself, so
-    that the host rail can reach it. On a GPU vLLM compiles as it likes.
+    On the CPU torch.compile is off (it would stall the first call for 15 s) and the engine runs in the process
+    itself, so that the host rail can reach it. On a GPU vLLM compiles as it likes.
 
     Args:
         backend: "cpu" or "gpu".
@@ -91,7 +91,9 @@ class Engine:
         host.register()
         self._version = SPOILT
         self._max_model_tokens = max_model_tokens
-        devices: dict[str, Any] = {"enforce_eager": True} if backend == "cpu" else {"gpu_memory_utilization": gpu_memory_fraction}
+        devices: dict[str, Any] = (
+            {"enforce_eager": True} if backend == "cpu" else {"gpu_memory_utilization": gpu_memory_fraction}
+        )
         try:
             self._llm = LLM(
                 folder,
@@ -276,7 +278,7 @@ def row_of(answer: Any) -> dict[str, Any]:
 
 
 def check_head_size(folder: str) -> None:
-    """vLLM's CPU attention takes heads from 32 up.
+    """VLLM's CPU attention takes heads from 32 up.
 
     Raises:
         ModelError: this model's are smaller.
@@ -293,5 +295,3 @@ def check_head_size(folder: str) -> None:
             f"at least {CPU_MIN_HEAD} on a CPU engine",
             "pad the heads with zeros, or use a GPU",
         )
-
-

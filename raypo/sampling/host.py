@@ -1,7 +1,7 @@
 """A weight-transfer backend of vLLM through host memory: the engine's side of the `host` rail.
 
-vLLM's own backends (nccl, ipc, ...) move tensors between devices; none runs on a CPU. This one is given the tensors in the
-update request itself, so it needs the engine in the caller's process.
+vLLM's own backends (nccl, ipc, ...) move tensors between devices; none runs on a CPU. This one is given the tensors
+in the update request itself, so it needs the engine in the caller's process.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class HostEngine(WeightTransferEngine[HostInit, HostUpdate]):
 def repack_tied_head(model: Any) -> None:
     """Pack a tied head anew.
 
-    On the CPU each linear layer keeps a packed copy of its weights. A reload repacks the layers that received weights; a tied
-    head receives none and would silently keep the old copy.
+    On the CPU each linear layer keeps a packed copy of its weights. A reload repacks the layers that received
+    weights; a tied head receives none and would silently keep the old copy.
     """
     head = getattr(model, "lm_head", None)
     method = getattr(head, "quant_method", None)

@@ -3,9 +3,9 @@
     send(version, weights, sender=...)      called on every trainer rank: the sender speaks to the engines, the others
                                             only exhaust the weights, because gathering them is collective
 
-`host` passes tensors through memory, in chunks; `nccl` broadcasts them between GPUs with vLLM's own backend. Engines are
-handles given by the caller: `start(method, *args)` begins a call, `wait(call)` ends it, `tensor_parallel` is their size.
-Neither Ray nor a model is known here; vLLM is imported in a trainer process by the nccl rail alone.
+`host` passes tensors through memory, in chunks; `nccl` broadcasts them between GPUs with vLLM's own backend. Engines
+are handles given by the caller: `start(method, *args)` begins a call, `wait(call)` ends it, `tensor_parallel` is their
+size. Neither Ray nor a model is known here; vLLM is imported in a trainer process by the nccl rail alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ CHUNK_BYTES = 256 * 2**20
 class EngineHandle(Protocol):
     """An engine in another process."""
 
-    tensor_parallel: int
+    @property
+    def tensor_parallel(self) -> int:
+        """GPUs of the engine."""
 
     def start(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Begin a call of an `Engine` method."""
@@ -63,7 +65,8 @@ class HostSender:
 
     Args:
         engines: handles of all engines.
-        put: stores a chunk once for all engines and returns what they can be given (an object reference); by default the
+        put: stores a chunk once for all engines and returns what they can be given (an object reference); by default
+        the
             chunk itself.
     """
 
@@ -104,7 +107,8 @@ class HostSender:
 
 
 class NcclSender:
-    """Weights between GPUs by vLLM's nccl backend, for any number of engines. Read from vLLM 0.32; not run without a GPU.
+    """Weights between GPUs by vLLM's nccl backend, for any number of engines. Read from vLLM 0.32; not run without a
+    GPU.
 
     The group is opened at the first send and again after a restart of the train workers, whose old group is closed.
 
@@ -136,7 +140,11 @@ class NcclSender:
 
     def _broadcast(self, name: str, tensor: Tensor) -> None:
         """Announce one tensor and send it; both sides meet in the same NCCL call."""
-        info = {"names": [name], "dtype_names": [str(tensor.dtype).removeprefix("torch.")], "shapes": [list(tensor.shape)]}
+        info = {
+            "names": [name],
+            "dtype_names": [str(tensor.dtype).removeprefix("torch.")],
+            "shapes": [list(tensor.shape)],
+        }
         calls = [engine.start("receive", info) for engine in self._engines]
         self._group.broadcast(tensor.contiguous(), src=0, stream=torch.cuda.current_stream())
         for engine, call in zip(self._engines, calls, strict=True):
@@ -154,7 +162,7 @@ class NcclSender:
             for engine, offset in zip(self._engines, offsets, strict=True)
         ]
         self._group = trainer_init(
-            NCCLTrainerInitInfo(master_address=address, master_port=port, world_size=world_size, packed=False)
+            NCCLTrainerInitInfo(rank=0, master_address=address, master_port=port, world_size=world_size, packed=False)
         )
         for engine, call in zip(self._engines, calls, strict=True):
             engine.wait(call)

@@ -5,6 +5,6 @@
     verbs     sample, score, annotate: one committed table per (round, stage)
     heldout   the same verbs on held-out prompts, ending in an evaluation
 
-Replicas, GPUs, timeouts and paths are mentioned here and in no room below. A folder and not one module, because storage,
-placement and the verbs change for different reasons.
+Replicas, GPUs, timeouts and paths are mentioned here and in no room below. A folder and not one module, because
+storage, placement and the verbs change for different reasons.
 """

@@ -32,7 +32,8 @@ class EngineActor:
     def __init__(self, options: dict[str, Any]) -> None:
         from raypo.sampling.engine import Engine  # imports vllm: only engine processes pay for it
 
-        self._make, self._options, self._engine = Engine, options, None
+        self._make, self._options = Engine, options
+        self._engine: Engine | None = None
         self._starts = 0
 
     def version(self) -> int:
@@ -70,7 +71,8 @@ class ReferenceActor:
     def __init__(self, options: dict[str, Any]) -> None:
         from raypo.scoring.reference import ReferenceScorer  # imports transformers
 
-        self._make, self._options, self._scorer, self._folder = ReferenceScorer, options, None, ""
+        self._make, self._options, self._folder = ReferenceScorer, options, ""
+        self._scorer: ReferenceScorer | None = None
 
     def call(self, folder: str, method: str, *args: Any, **kwargs: Any) -> Any:
         """A method of the scorer, with the reference of a folder."""
@@ -241,7 +243,9 @@ def create(config: RunConfig, engine_options: dict[str, Any], engine_environment
         ).remote(engine_options)
         for index in range(config.engine.count)
     ]
-    references = _replicas(ReferenceActor, config.annotation.replicas, config.annotation.gpus, _reference_options(config))
+    references = _replicas(
+        ReferenceActor, config.annotation.replicas, config.annotation.gpus, _reference_options(config)
+    )
     models = {
         source.name: _replicas(RewardModelActor, source.replicas, source.gpus, source)
         for source in config.rewards

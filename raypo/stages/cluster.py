@@ -53,9 +53,8 @@ def objective_of(config: RunConfig) -> Objective:
     Raises:
         ConfigError: unknown preset or hyperparameter, a value out of its domain, or psi that the run does not make.
     """
-    given, name = config.objective.hyperparameters, config.objective.preset
-    defaults = {key: HYPERPARAMETER_DEFAULTS[key] for key in hyperparameters(name) if key in HYPERPARAMETER_DEFAULTS}
-    objective = preset(name, **(defaults | given))
+    name = config.objective.preset
+    objective = preset(name, **hyperparameters_of(config))
     if objective.dispersion != "none" and config.dispersion.estimator == "none":
         raise ConfigError(
             f"objective.preset = {name} with dispersion.estimator = none",
@@ -63,6 +62,17 @@ def objective_of(config: RunConfig) -> Objective:
             "set dispersion.estimator=reference_entropy, or choose a preset without dispersion",
         )
     return objective
+
+
+def hyperparameters_of(config: RunConfig) -> dict[str, float]:
+    """The preset's hyperparameters: as given, else the config's defaults.
+
+    Raises:
+        ConfigError: unknown preset.
+    """
+    names = hyperparameters(config.objective.preset)
+    defaults = {key: HYPERPARAMETER_DEFAULTS[key] for key in names if key in HYPERPARAMETER_DEFAULTS}
+    return defaults | config.objective.hyperparameters
 
 
 def start(config: RunConfig, *, search_path: tuple[str, ...] = ()) -> bool:
@@ -137,5 +147,6 @@ def check_resources(config: RunConfig) -> None:
                 f"at least {need:g} free {kind}s: engines {config.engine.count}, train workers "
                 f"{config.training.workers}, annotation {config.annotation.replicas}, and {CPUS_PER_DATASET} "
                 "whole CPUs for Ray Data",
-                "ask for fewer engines, workers or scorers, or start Ray with more (CPUs are logical: cluster.ray_cpus)",
+                "ask for fewer engines, workers or scorers, or start Ray with more (CPUs are logical:
+                cluster.ray_cpus)",
             )

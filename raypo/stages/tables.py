@@ -113,7 +113,9 @@ def read(folder: str) -> tuple[pa.Table, Manifest] | None:
     table = conform(pa.concat_tables(parts), SCHEMAS[manifest.schema], what=folder)
     if content_hash(table) != manifest.content:
         raise IntegrityError(
-            f"{folder}: rows differ from those committed", manifest.content, "delete the folder; its stage is then redone"
+            f"{folder}: rows differ from those committed",
+            manifest.content,
+            "delete the folder; its stage is then redone",
         )
     return table, manifest
 

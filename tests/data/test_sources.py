@@ -122,7 +122,8 @@ def test_the_limit_is_for_training_prompts_and_not_for_the_heldout_file(tmp_path
         ("p.csv", "a,b", ["unknown kind of file", ".jsonl"]),
     ],
 )
-def test_what_cannot_be_read_is_refused_with_its_place(name: str, content: str, told: list[str], tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_refused_with_its_place(name: str, content: str, told: list[str], tmp_path: Path) ->
+None:
     """File, line or row, what was found, what was expected."""
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(DataError) as caught:

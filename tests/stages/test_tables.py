@@ -15,7 +15,10 @@ from raypo.stages import tables
 
 def prompts(*ids: str) -> pa.Table:
     """A table of records.PROMPTS with the given ids."""
-    rows = [{"prompt_id": i, "prompt": f"say {i}", "prompt_token_ids": [1, 2], "split": "train", "metadata": "{}"} for i in ids]
+    rows = [
+        {"prompt_id": i, "prompt": f"say {i}", "prompt_token_ids": [1, 2], "split": "train", "metadata": "{}"}
+        for i in ids
+    ]
     return pa.Table.from_pylist(rows, schema=PROMPTS)
 
 

@@ -10,11 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import (
-    StoredTables,
     causal_lm,
-    learn_whole_and_interrupted,
-    run_config,
-    run_ranks,
     training_config,
     trajectory,
 )
@@ -118,21 +114,6 @@ def test_pruning_keeps_the_named_versions_and_the_newest(tiny_model: Path, tmp_p
 
 
 # ---- the learner of a worker, on two gloo ranks
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Any:
-    """Three rounds of two epochs, straight and interrupted, with full weights and with adapters."""
-    output = tmp_path_factory.mktemp("runs")
-    configs = {
-        "full": run_config(tiny_model, output, online={"reference": "ema", "ema_decay": 0.75}),
-        "lora": run_config(tiny_model, output, policy={"adapter": "lora", "lora_rank": 2}),
-    }
-    for name in configs:
-        for kind in ("whole", "broken"):
-            (output / name / kind).mkdir(parents=True)
-    answers = run_ranks(learn_whole_and_interrupted, 2, configs, StoredTables(output, 3))
-    return output, answers
 
 
 @pytest.mark.parametrize("name", ["full", "lora"])

@@ -1,0 +1,131 @@
+"""The command line: parses, calls one function, and tells a failure in one message.
+
+`raypo --help` and `raypo plan` import neither torch nor ray: what is heavy is imported inside the commands that need
+it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from raypo import __version__, config
+from raypo.errors import RaypoError
+
+app = typer.Typer(
+    name="raypo",
+    help="Align language models on a Ray cluster by preference optimization over sets of responses.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a run.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. training.learning_rate=1e-6")
+]
+
+
+@app.command()
+def run(path: ConfigFile, overrides: Overrides = None) -> None:
+    """Align a policy online; the same command again continues where it stopped."""
+    loaded = config.load(path, overrides or [])
+    from raypo.online.run import run as align
+
+    align(loaded)
+
+
+@app.command()
+def plan(path: ConfigFile, overrides: Overrides = None) -> None:
+    """Print a run as it would be: every value with its source, and the memory per device."""
+    from raypo.doctor import plan_table
+
+    given = config.apply_overrides(config.read_yaml(path), overrides or [])
+    console = Console()
+    for table in plan_table(config.build(given), given, overrides or []):
+        console.print(table)
+
+
+@app.command()
+def presets() -> None:
+    """Print the named objectives."""
+    from raypo.objective.presets import TABLE, hyperparameters
+
+    table = Table("preset", "dispersion", "contrast", "link", "hyperparameters", "source", "meaning", box=None)
+    for name, row in TABLE.items():
+        given = dict.fromkeys(hyperparameters(name), 1.0)
+        table.add_row(
+            name,
+            row.dispersion,
+            row.contrast.kind,
+            row.link(given).kind,
+            " ".join(key for key in given if key != "tie_eps"),
+            f"arXiv {row.paper}, {row.equation}",
+            row.meaning,
+        )
+    Console().print(table)
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder for the model, the data and the run.")] = Path("quickstart-run"),
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+) -> None:
+    """Make a tiny model of a synthetic language and align it: the whole loop on a laptop, in minutes."""
+    from raypo.quickstart.demonstration import quickstart as demonstrate
+
+    demonstrate(out, seed)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]) -> None:
+    """Write a run's report.html again, from its folder."""
+    from raypo.online.summary import rewrite_report
+
+    Console().print(rewrite_report(folder), soft_wrap=True, highlight=False)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        Console().print(f"raypo {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """End as after SIGKILL, but with a word: everything durable is whole at any moment."""
+    raise SystemExit(128 + number)
+
+
+def main() -> None:
+    """Run the command line; failures end in one message and an exit code: 2 for what the user can mend, else 1."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app()
+    except RaypoError as error:
+        if os.environ.get("RAYPO_TRACEBACK"):
+            raise
+        Console(stderr=True).print(f"raypo: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""raypo.training.worker under a real Ray Train worker group."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import DyingSync, StoredTables, run_config, w_mpo
+
+from raypo.training import checkpoint
+from raypo.training.checkpoint import folder_of
+from raypo.training.tracking import read_metrics
+from raypo.training.worker import train
+
+
+@pytest.mark.slow
+def test_a_worker_group_that_loses_a_rank_ends_with_the_weights_of_an_uninterrupted_run(
+    ray_cluster: None, runs: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Rank 1 is killed when version 2 is durable and unsent: the group restarts at version 2, and only trains round 2."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    expected, _ = runs
+    here = Path(__file__).parents[2]
+    trainer = TorchTrainer(
+        train,
+        train_loop_config={
+            "config": run_config(tiny_model, tmp_path, online={"reference": "ema", "ema_decay": 0.75}),
+            "objective": w_mpo(),
+            "run_dir": str(tmp_path),
+            "tables": StoredTables(tmp_path, 3),
+            "sync": DyingSync(tmp_path),
+        },
+        scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
+        torch_config=TorchConfig(backend="gloo"),
+        run_config=RunConfig(
+            storage_path=str(tmp_path / "ray"),
+            failure_config=FailureConfig(max_failures=1),
+            worker_runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([str(here), str(here / "tests")])}},
+        ),
+    )
+    trainer.fit()
+    assert (tmp_path / "died").exists()
+    for version in (1, 2, 3):
+        ours, theirs = checkpoint.read(tmp_path, version), checkpoint.read(expected / "full" / "whole", version)
+        assert ours is not None
+        assert theirs is not None
+        assert ours.weights == theirs.weights
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == list(range(1, 13))
+    assert not (tmp_path / "sent-2.safetensors").exists()
+    for version in (1, 3):
+        sent = load_file(tmp_path / f"sent-{version}.safetensors")
+        exported = load_file(folder_of(tmp_path, version) / "model" / "model.safetensors")
+        assert set(sent) == set(exported)
+        assert all(torch.equal(tensor, exported[name]) for name, tensor in sent.items())
