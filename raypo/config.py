@@ -24,7 +24,7 @@ HYPERPARAMETER_DEFAULTS: dict[str, float] = {
     "label_smoothing": 0.0,
     "tie_eps": 0.0,
 }
-"""Used for the hyperparameters that a preset takes and that `objective` does not give. gamma is half of beta, as SimPO's."""
+"""For the hyperparameters that a preset takes and `objective` does not give. gamma is half of beta, as SimPO's."""
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -77,7 +77,7 @@ class PromptsConfig(Section):
     heldout_fraction: Fraction = 0.1
     """Share of prompts kept for evaluation, chosen by content hash, so that the split never depends on order."""
     heldout_path: str | None = None
-    """Separate prompts for evaluation, same format. Overlap with training prompts is removed from training and counted."""
+    """Separate prompts for evaluation, same format. Overlap is removed from training and counted."""
     max_prompt_tokens: Positive = 1024
     """Longer prompts are dropped and counted, never cut."""
     responses_column: str = "responses"
@@ -87,7 +87,7 @@ class PromptsConfig(Section):
     response_score_key: str = "score"
     """Offline sets: where responses are objects, the key of a response's reward."""
     rewards_column: str = "rewards"
-    """Offline sets: column with the list of rewards (numbers), one per response. Not read where responses are objects."""
+    """Offline sets: column with the list of rewards, one number per response. Not read where responses are objects."""
 
 
 class SamplingConfig(Section):
@@ -216,7 +216,7 @@ class DispersionConfig(Section):
     """How far each prompt's preferences are believed."""
 
     estimator: Literal["reference_entropy", "likelihood", "reward_spread", "none"] = "reference_entropy"
-    """`reference_entropy` is the published one (arXiv 2405.14953); the other two use the K responses. `none`: psi = 1."""
+    """`reference_entropy` is the published one (arXiv 2405.14953); two others use the K responses. `none`: psi = 1."""
     scale: Annotated[float, Field(gt=0)] | Literal["fit"] = "fit"
     """c of psi = -c ln d. `fit`: mean psi is 1 over the trainable sets of the first round, then frozen."""
     shuffle: bool = False
@@ -307,7 +307,7 @@ class OnlineConfig(Section):
     sync: Literal["auto", "host", "nccl"] = "auto"
     """Rail for new weights: `host` through memory, `nccl` between GPUs. `auto`: host on CPU, nccl on GPU."""
     kl_bound: Annotated[float, Field(gt=0)] | None = None
-    """Stop when the KL to the initial policy passes this, nats per response; `best` is chosen below it. None: no bound."""
+    """Stop when the KL to the start passes this, nats per response; `best` is chosen below it. None: no bound."""
     patience: Positive | None = None
     """Stop after so many rounds without a better held-out reward. None: never."""
     min_trainable_fraction: Fraction = 0.05

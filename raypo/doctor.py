@@ -89,7 +89,7 @@ def work_table(config: RunConfig) -> Table:
 
 
 def memory_table(config: RunConfig) -> Table:
-    """Memory per process, from the parameter count; activations are bounded by one micro-batch of 16 fp32 layers' width."""
+    """Memory per process, from the parameter count and the bounds on a micro-batch."""
     table = Table("process", "GiB", "of which", title="memory per device (estimate)", box=None, title_justify="left")
     shape = model_shape(config.policy.path)
     if shape is None:

@@ -129,7 +129,7 @@ def engine_gap(engine: list[list[float | None]], trainer: list[list[float]], tok
 
 
 def distinct_2(rows: Sequence[Sequence[Sequence[int]]]) -> float:
-    """Distinct token pairs over all token pairs of all responses; it falls when responses become alike. NaN without a pair."""
+    """Distinct token pairs over all token pairs; it falls when responses become alike. NaN without a pair."""
     pairs = [pair for row in rows for ids in row for pair in pairwise(ids)]
     return len(set(pairs)) / len(pairs) if pairs else math.nan
 

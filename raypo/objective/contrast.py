@@ -39,7 +39,7 @@ class Comparisons(Protocol):
     def rejected(self) -> Tensor: ...  # noqa: D102
 
     def margins(self, preferred: Tensor, other: Tensor, rewards: Tensor, contrast: Contrast, scale: Tensor) -> Tensor:
-        """Margins [B, C] of scores u+ and u- [B, K]; `scale` [B, 1] multiplies the deviations. 0 where no comparison."""
+        """Margins [B, C] of scores u+ and u- [B, K]; `scale` [B, 1] multiplies deviations. 0 where no comparison."""
         ...
 
 

@@ -107,8 +107,9 @@ class HostSender:
 
 
 class NcclSender:
-    """Weights between GPUs by vLLM's nccl backend, for any number of engines. Read from vLLM 0.32; not run without a
-    GPU.
+    """Weights between GPUs by vLLM's nccl backend, for any number of engines.
+
+    Written from the source of vLLM 0.32; it has not been run on a GPU.
 
     The group is opened at the first send and again after a restart of the train workers, whose old group is closed.
 

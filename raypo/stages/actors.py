@@ -66,7 +66,7 @@ class EngineActor:
 
 
 class ReferenceActor:
-    """One reference scorer in its own process, made when first asked, so that it can be placed before a policy exists."""
+    """One reference scorer in its own process, made when first asked: it is placed before a policy exists."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         from raypo.scoring.reference import ReferenceScorer  # imports transformers

@@ -147,6 +147,6 @@ def check_resources(config: RunConfig) -> None:
                 f"at least {need:g} free {kind}s: engines {config.engine.count}, train workers "
                 f"{config.training.workers}, annotation {config.annotation.replicas}, and {CPUS_PER_DATASET} "
                 "whole CPUs for Ray Data",
-                "ask for fewer engines, workers or scorers, or start Ray with more (CPUs are logical:
-                cluster.ray_cpus)",
+                "ask for fewer engines, workers or scorers, or start Ray with more CPUs: they are logical "
+                "(cluster.ray_cpus)",
             )
