@@ -16,6 +16,7 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from raypo.config import PromptsConfig
+from raypo.data.sets import read_sets
 from raypo.data.sources import Prompt, read_prompts, split
 from raypo.errors import DataError, ModelError
 from raypo.records import PROMPTS, SAMPLED, conform
@@ -146,6 +147,44 @@ def load_prompts(config: PromptsConfig, tokenizer: PreTrainedTokenizerBase) -> t
                 "give more prompts, raise prompts.max_prompt_tokens, or change prompts.heldout_fraction",
             )
     return conform(table, PROMPTS, what="the prompt table"), facts
+
+
+def load_sets(
+    config: PromptsConfig, tokenizer: PreTrainedTokenizerBase, *, max_response_tokens: int
+) -> tuple[pa.Table, dict[str, Any]]:
+    """Read, split and render offline sets: prompts with responses and rewards that are there already.
+
+    Args:
+        config: where they are and how they are split.
+        tokenizer: of the policy.
+        max_response_tokens: longer responses leave their set.
+
+    Returns:
+        as `render_sets`; facts as of `load_prompts`, with "too_few_responses" among the reasons. read = train + heldout +
+        all dropped.
+
+    Raises:
+        DataError: they cannot be read, or no set is left to train on.
+    """
+    raw, dropped = read_sets(config)
+    heldout, more = (None, {}) if config.heldout_path is None else read_sets(config, config.heldout_path)
+    counts = Counter(dropped) + Counter(more)
+    read = raw.num_rows + (0 if heldout is None else heldout.num_rows) + counts.total()
+    labelled, dropped = split(raw, config.heldout_fraction, heldout=heldout)
+    table, more = render_sets(
+        labelled, tokenizer, max_prompt_tokens=config.max_prompt_tokens, max_response_tokens=max_response_tokens
+    )
+    counts.update(dropped)
+    counts.update(more)
+    sides = Counter(table["split"].to_pylist())
+    facts = {"read": read, "train": sides["train"], "heldout": sides["heldout"], "dropped": dict(counts)}
+    if not sides["train"]:
+        raise DataError(
+            f"{config.path}: of {read} sets none is left to train on; dropped: {dict(counts)}",
+            f"prompts of 1 to {config.max_prompt_tokens} tokens with two responses of at most {max_response_tokens}",
+            "raise prompts.max_prompt_tokens or sampling.max_response_tokens",
+        )
+    return table, facts | {"template": template_hash(tokenizer)}
 
 
 def render_sets(

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
 from raypo import config
 from raypo.errors import RewardError
@@ -71,7 +71,7 @@ class HttpReward:
     def _ask(self, client: httpx.Client, batch: dict[str, list[Any]]) -> Values:
         retrying = Retrying(
             stop=stop_after_attempt(self._source.attempts),
-            wait=wait_exponential_jitter(initial=FIRST_WAIT_S, max=LONGEST_WAIT_S, jitter=FIRST_WAIT_S),
+            wait=wait_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S) + wait_random(0, FIRST_WAIT_S),
             retry=retry_if_exception(_may_pass),
             reraise=True,
         )

@@ -32,8 +32,8 @@ class RewardModel:
     def __init__(self, config: ModelReward) -> None:
         self._config = config
         self._device = torch.device("cuda" if config.gpus > 0 else "cpu")
-        self._tokenizer = load_tokenizer(config.path, config.revision)
         self._model: Any = load_classifier(config)
+        self._tokenizer = load_tokenizer(config.path, config.revision)
         self._model.to(device=self._device)
         self._own_pad: int | None = self._text_config.pad_token_id
         context = getattr(self._text_config, "max_position_embeddings", None) or config.max_tokens

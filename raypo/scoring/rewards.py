@@ -142,9 +142,10 @@ def combine(values: Mapping[str, Values], weights: Mapping[str, float]) -> list[
         weights: per source.
     """
     total = np.zeros(len(next(iter(values.values()))), dtype=np.float64)
-    for name, weight in weights.items():
-        if weight:
-            total += weight * np.array(values[name], dtype=np.float64)  # None becomes NaN
+    with np.errstate(over="ignore"):  # a sum beyond the largest float is no value either
+        for name, weight in weights.items():
+            if weight:
+                total += weight * np.array(values[name], dtype=np.float64)  # None becomes NaN
     return [value if math.isfinite(value) else math.nan for value in total.tolist()]
 
 

@@ -13,7 +13,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from raypo.config import PromptsConfig
-from raypo.data.chat import encode_responses, load_prompts, render, render_prompts, render_sets, template_hash
+from raypo.data.chat import (
+    encode_responses,
+    load_prompts,
+    load_sets,
+    render,
+    render_prompts,
+    render_sets,
+    template_hash,
+)
 from raypo.data.sets import RAW_SETS
 from raypo.data.sources import prompt_id, raw_table, split
 from raypo.errors import DataError, ModelError
@@ -143,7 +151,7 @@ def test_a_response_is_encoded_as_what_follows_its_prompt() -> None:
 
 
 def test_a_prompts_ids_stay_when_a_token_would_span_the_border() -> None:
-    """ "ab" + "cd" would merge to a bc d; the prompt stays a b, so the response is c d and the end."""
+    """The texts "ab" + "cd" would merge to a bc d; the prompt stays a b, so the response is c d and the end."""
     tokenizer = make_tokenizer()
     assert tokenizer("abcd", add_special_tokens=False)["input_ids"] == [2, 6, 5]
     assert encode_responses(tokenizer, "ab", [0, 2, 3], ["cd"]) == [[4, 5, 1]]
@@ -201,3 +209,22 @@ def test_sets_need_a_tokenizer_that_can_end_a_response() -> None:
     """Without an end nothing could be trained to stop."""
     with pytest.raises(ModelError, match="no end-of-sequence token"):
         render_sets(raw_sets([["a", "b"]]), make_tokenizer(eos_token=None), max_prompt_tokens=9, max_response_tokens=9)
+
+
+def test_offline_sets_are_read_split_and_rendered_with_the_count_of_everything(tmp_path: Path) -> None:
+    """6 read = 2 train + 1 held out + 1 duplicate + 1 of one response + 1 left with one response."""
+    rows = [
+        {"prompt": "a", "chosen": "b", "rejected": "d"},
+        {"prompt": "a", "chosen": "d", "rejected": "b"},
+        {"prompt": "b", "responses": ["b", "d"], "rewards": [0.5, None]},
+        {"prompt": "c", "responses": ["b"], "rewards": [0.5]},
+        {"prompt": "d", "responses": ["b", "dddddd"], "rewards": [0.5, 1]},
+    ]
+    (tmp_path / "sets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "held.jsonl").write_text('{"prompt": "e", "chosen": "b", "rejected": "d"}\n')
+    config = PromptsConfig(path=str(tmp_path / "sets.jsonl"), heldout_path=str(tmp_path / "held.jsonl"))
+    table, facts = load_sets(config, make_tokenizer(), max_response_tokens=4)
+    kept = [(row["prompt"], row["split"], row["rewards"]) for row in table.to_pylist()]
+    assert kept == [("a", "train", [1.0, 0.0]), ("b", "train", [0.5, None]), ("e", "heldout", [1.0, 0.0])]
+    assert {reason: n for reason, n in facts["dropped"].items() if n} == {"duplicate": 1, "too_few_responses": 2}
+    assert facts["read"] == 6 == facts["train"] + facts["heldout"] + sum(facts["dropped"].values())

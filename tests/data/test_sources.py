@@ -70,7 +70,7 @@ def test_every_format_gives_the_same_raw_rows(kind: str, tmp_path: Path) -> None
 
 
 def test_a_prompt_id_is_a_hash_of_the_content_and_stays_what_it_is() -> None:
-    """First 16 hex digits of sha256 of "text", NUL, the prompt: printf 'text\\0hello' | sha256sum."""
+    r"""First 16 hex digits of sha256 of "text", NUL, the prompt: printf 'text\0hello' | sha256sum."""
     assert prompt_id("hello") == "306f89347195cc05"
 
 
@@ -122,8 +122,9 @@ def test_the_limit_is_for_training_prompts_and_not_for_the_heldout_file(tmp_path
         ("p.csv", "a,b", ["unknown kind of file", ".jsonl"]),
     ],
 )
-def test_what_cannot_be_read_is_refused_with_its_place(name: str, content: str, told: list[str], tmp_path: Path) ->
-None:
+def test_what_cannot_be_read_is_refused_with_its_place(
+    name: str, content: str, told: list[str], tmp_path: Path
+) -> None:
     """File, line or row, what was found, what was expected."""
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(DataError) as caught:

@@ -85,8 +85,7 @@ def test_a_function_that_raises_on_everything_is_an_error_with_its_message(
     source: Callable[[str], RewardFunction],
 ) -> None:
     """Two prompts, all raise: it is the function. One prompt: it may be the prompt, so its responses are marked."""
-    with pytest.raises(RewardError, match="raised on every one of 2 responses; the first time: ValueError: cannot
-    parse"):
+    with pytest.raises(RewardError, match="on every one of 2 responses; the first time: ValueError: cannot parse"):
         ask(source("picky"), ["bad", "bad"])
     assert ask(source("picky"), ["bad", "bad"], ["p", "p"]) == [None, None]
 
@@ -148,7 +147,7 @@ def test_a_missing_name_is_told_with_those_there_are(source: Callable[[str], Rew
 
 
 def test_numbers_of_every_library_are_numbers_and_what_is_not_finite_is_none() -> None:
-    """numpy and torch scalars, booleans; None, NaN and both infinities mean "not scored"."""
+    """Scalars of numpy and torch, booleans; None, NaN and both infinities mean "not scored"."""
     given_values = [1, 2.5, True, np.float32(0.5), torch.tensor(4.0), None, math.nan, math.inf, -math.inf]
     assert checked_values(given_values, 9, "x") == [1.0, 2.5, 1.0, 0.5, 4.0, None, None, None, None]
     assert checked_values(np.array([1.0, np.nan]), 2, "x") == [1.0, None]

@@ -211,8 +211,9 @@ def test_sources_are_made_from_their_configs_unless_they_live_elsewhere(monkeypa
     from raypo.scoring.function import RewardFunction
     from raypo.scoring.http import HttpReward as Client
 
-    sources = [by_path("len"), HttpReward(type="http", name="h", url="http://x"), ModelReward(type="model", name="m",
-    path="x")] made = Scorer(sources, KEEP, models={"m": length})._sources
+    server = HttpReward(type="http", name="h", url="http://x")
+    sources = [by_path("len"), server, ModelReward(type="model", name="m", path="x")]
+    made = Scorer(sources, KEEP, models={"m": length})._sources
     assert [type(made["len"]), type(made["h"]), made["m"]] == [RewardFunction, Client, length]
 
 
