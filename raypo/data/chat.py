@@ -160,8 +160,8 @@ def load_sets(
         max_response_tokens: longer responses leave their set.
 
     Returns:
-        as `render_sets`; facts as of `load_prompts`, with "too_few_responses" among the reasons. read = train + heldout +
-        all dropped.
+        as `render_sets`; facts as of `load_prompts`, with "too_few_responses" among the reasons.
+        read = train + heldout + all dropped.
 
     Raises:
         DataError: they cannot be read, or no set is left to train on.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -101,6 +101,7 @@ def raw_rows(texts: list[str]) -> list[dict[str, Any]]:
     return [{"prompt_id": prompt_id(t), "prompt": t, "conversational": False, "metadata": "{}"} for t in texts]
 
 
+@settings(deadline=None)  # other work on the machine must not fail a test
 @given(texts=st.lists(st.text("abcd ", max_size=8), max_size=20))
 def test_rendering_conserves_rows_in_order_and_never_cuts(texts: list[str]) -> None:
     """In = kept + dropped by reason; of "bc" and the rest the number of tokens decides, <s> counted."""
@@ -162,6 +163,7 @@ def test_the_end_stands_once_also_where_the_text_brings_it_and_behind_no_text() 
     assert encode_responses(make_tokenizer(), "a", [0, 2], ["d</s>", ""]) == [[5, 1], [1]]
 
 
+@settings(deadline=None)  # other work on the machine must not fail a test
 @given(
     prompt=st.text("abcd ", min_size=1, max_size=6),
     responses=st.lists(st.text("abcd ", max_size=6), min_size=1, max_size=4),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raypo.config import FunctionReward, HttpReward, ModelReward, ScoringConfig
@@ -73,7 +73,7 @@ def column(table: pa.Table, name: str) -> list[Any]:
 
 
 def test_sources_are_divided_by_their_scale_and_weighted() -> None:
-    """ "abcd": 0.5 * 4 / 8 + 2 * 5 / 10 = 1.25; "ab": 0.5 * 2 / 8 + 1 = 1.125. The watched source changes nothing."""
+    """The text "abcd": 0.5 * 4 / 8 + 2 * 5 / 10 = 1.25; "ab": 0.5 * 2 / 8 + 1 = 1.125. Weight 0 adds nothing."""
     sources = [
         by_path("len", weight=0.5, scale=8.0),
         by_path("sum", weight=2.0, scale=10.0),
@@ -173,6 +173,7 @@ VALUES = st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True), st
 TEXTS = st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=5), min_size=1, max_size=6)
 
 
+@settings(deadline=None)  # other work on the machine must not fail a test
 @given(rows=TEXTS, data=st.data())
 def test_rows_and_responses_are_conserved_in_any_order(rows: list[list[str]], data: st.DataObject) -> None:
     """Invariants 7 and 11: one row out per row in; usable + unusable = all; a permuted table gives permuted rows."""
@@ -236,10 +237,11 @@ def test_sources_are_made_from_their_configs_unless_they_live_elsewhere(monkeypa
 def test_a_set_trains_when_two_usable_rewards_differ(
     rewards: list[float | None], usable: list[bool], least: float, expected: tuple[bool, str]
 ) -> None:
-    """max - min of the usable rewards against the spread that counts as a tie."""
+    """The max - min of the usable rewards against the spread that counts as a tie."""
     assert trainability(rewards, usable, least) == expected
 
 
+@settings(deadline=None)  # other work on the machine must not fail a test
 @given(
     st.lists(st.tuples(st.floats(-1e3, 1e3, width=32), st.booleans()), max_size=8),
     st.floats(0, 10),
