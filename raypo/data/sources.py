@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,15 +56,26 @@ def raw_table(rows: list[dict[str, Any]]) -> pa.Table:
 def raw_row(row: Row, prompt: Prompt, *, without: Sequence[str]) -> dict[str, Any]:
     """One row of RAW; the metadata holds every column but those of `without`."""
     conversational = not isinstance(prompt, str)
-    metadata = {name: value for name, value in row.values.items() if name not in without}
+    metadata = {name: _plain(value) for name, value in row.values.items() if name not in without}
     if conversational:
         metadata[MESSAGES_KEY] = prompt
     return {
         "prompt_id": prompt_id(prompt),
         "prompt": json.dumps(prompt) if conversational else prompt,
         "conversational": conversational,
-        "metadata": json.dumps(metadata, default=str),
+        "metadata": json.dumps(metadata),
     }
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON can hold: what is not finite becomes null, dates and bytes their text."""
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, (str, int, float)) else str(value)
 
 
 def prompt_id(prompt: Prompt) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +41,7 @@ class HttpReward:
             raise RewardError(
                 f"reward {source.name!r}: url {source.url!r}", "http://... or https://...", "mend the url"
             )
-        self._headers = {}
+        self._headers = {"Content-Type": "application/json"}
         if source.token_env is not None:
             if not os.environ.get(source.token_env):
                 raise RewardError(
@@ -79,7 +80,7 @@ class HttpReward:
         try:
             for attempt in retrying:
                 with attempt:
-                    answer = client.post(self._source.url, json=batch)
+                    answer = client.post(self._source.url, content=json.dumps(batch))
                     answer.raise_for_status()
         except httpx.HTTPStatusError as error:
             if error.response.status_code not in TRY_AGAIN:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import json
 from pathlib import Path
@@ -89,6 +90,14 @@ def test_messages_stay_messages_and_are_kept_for_rewards(tmp_path: Path) -> None
     assert row["conversational"] is True
     assert json.loads(row["prompt"]) == turns
     assert json.loads(row["metadata"]) == {MESSAGES_KEY: turns}
+
+
+def test_metadata_is_json_whatever_the_columns_hold(tmp_path: Path) -> None:
+    """NaN is no JSON and becomes null, also inside lists; dates become text."""
+    columns = {"prompt": ["a"], "x": [float("nan")], "y": [[1.5, float("inf")]], "day": [datetime.date(2026, 1, 2)]}
+    pq.write_table(pa.table(columns), tmp_path / "p.parquet")
+    text = read_prompts(PromptsConfig(path=str(tmp_path / "p.parquet")))["metadata"][0].as_py()
+    assert json.loads(text, parse_constant=pytest.fail) == {"x": None, "y": [1.5, None], "day": "2026-01-02"}
 
 
 def test_the_limit_is_for_training_prompts_and_not_for_the_heldout_file(tmp_path: Path) -> None:
