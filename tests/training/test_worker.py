@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from safetensors.torch import load_file
 from tiny import DyingSync, StoredTables, run_config, w_mpo
@@ -21,12 +21,13 @@ from raypo.training.worker import train
 def test_a_worker_group_that_loses_a_rank_ends_with_the_weights_of_an_uninterrupted_run(
     ray_cluster: None, runs: Any, tiny_model: Path, tmp_path: Path
 ) -> None:
-    """Rank 1 is killed when version 2 is durable and unsent: the group restarts at version 2, and only trains round 2."""
+    """Rank 1 is killed when version 2 is durable and unsent: the group restarts there, and trains the last round."""
+    from ray import cloudpickle
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    cloudpickle.register_pickle_by_value(tiny)  # Ray's processes cannot import from the folder of the tests
     expected, _ = runs
-    here = Path(__file__).parents[2]
     trainer = TorchTrainer(
         train,
         train_loop_config={
@@ -41,7 +42,6 @@ def test_a_worker_group_that_loses_a_rank_ends_with_the_weights_of_an_uninterrup
         run_config=RunConfig(
             storage_path=str(tmp_path / "ray"),
             failure_config=FailureConfig(max_failures=1),
-            worker_runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([str(here), str(here / "tests")])}},
         ),
     )
     trainer.fit()
