@@ -483,12 +483,12 @@ def _describe(fault: Any) -> str:
 
 def _known_keys(location: Sequence[Any]) -> list[str]:
     """Names of the fields of the section at a location of the tree."""
-    model: type[BaseModel] = RunConfig
+    model: Any = RunConfig
     for part in location:
         if part in ("function", "model", "http") and model is RunConfig:
             model = {"function": FunctionReward, "model": ModelReward, "http": HttpReward}[part]
             continue
         field = model.model_fields.get(str(part))
         if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            model = field.annotation  # type: ignore[assignment]  # narrowed above
+            model = field.annotation
     return list(model.model_fields)

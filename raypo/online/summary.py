@@ -5,17 +5,24 @@ Everything is read back from the run's folder, so `raypo report` makes the same 
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from raypo.config import RunConfig, build
 from raypo.errors import DataError
 from raypo.online.decisions import best_version
 from raypo.online.folder import RunFolder
+from raypo.report.page import write_report
+from raypo.report.record import RunRecord, Sample
 from raypo.stages import tables
 from raypo.training import checkpoint
+from raypo.training.tracking import read_metrics
 
+SAMPLES = 6
 STAGES = ("sample", "score", "annotate", "train", "save", "sync", "evaluate")
 
 
@@ -103,7 +110,40 @@ def dropped(prompts: dict[str, int], stages: list[dict[str, dict[str, Any]]]) ->
 def write(config: RunConfig, folder: RunFolder, summary: dict[str, Any]) -> str:
     """Write summary.json and report.html; returns the report's path."""
     tables.write_json(folder.path("summary.json"), summary)
-    return folder.path("report.html")
+    path = folder.path("report.html")
+    untrained = [source.name for source in config.rewards if source.weight == 0]
+    write_report(record_of(config, folder, summary), path, confidence=config.evaluation.confidence, untrained=untrained)
+    return path
+
+
+def record_of(config: RunConfig, folder: RunFolder, summary: dict[str, Any]) -> RunRecord:
+    """What the page shows, read back from the run's folder."""
+    evaluations, stages, trained = folder.evaluations(), folder.stage_facts(), folder.trained()
+    rounds = [
+        seconds_by_stage(evaluations[i + 1 : i + 2], stages[i : i + 1], trained[i : i + 1]) for i in range(len(trained))
+    ]
+    return RunRecord(
+        summary=summary,
+        headline=headline(summary),
+        evaluations=[one["evaluation"] for one in evaluations],
+        seconds=rounds,
+        steps=read_metrics(Path(folder.path("metrics.jsonl"))),
+        samples=samples(folder, len(evaluations) - 1),
+        dispersion=tables.read_json(folder.path("dispersion.json")),
+        config=yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False),
+    )
+
+
+def samples(folder: RunFolder, version: int) -> list[Sample]:
+    """The first held-out prompts, each with its first response at the start and at a version: same seeds."""
+    before, after = tables.read(folder.evaluation(0)), tables.read(folder.evaluation(version))
+    if before is None or after is None:
+        return []
+    rows = zip(before[0].slice(0, SAMPLES).to_pylist(), after[0].slice(0, SAMPLES).to_pylist(), strict=True)
+    return [
+        Sample(old["prompt"], old["responses"][0], new["responses"][0], old["rewards"][0], new["rewards"][0])
+        for old, new in rows
+    ]
 
 
 def keep_versions(config: RunConfig, folder: RunFolder) -> None:
@@ -114,24 +154,9 @@ def keep_versions(config: RunConfig, folder: RunFolder) -> None:
 
 def lines(summary: dict[str, Any], report: str) -> list[str]:
     """The end of a run in plain words."""
-    gain, after, before = summary["reward_gain"], summary["reward_after"], summary["reward_before"]
-    low, high = gain["low"], gain["high"]
-    verdict = "the policy got better" if low > 0 else "the policy got worse" if high < 0 else "no clear change"
-    if math.isnan(low):
-        verdict = "one held-out prompt: no interval can be told"
-    told = [
-        f"{verdict}: held-out reward {show(before)} -> {show(after)}",
-        f"  gain per prompt {gain['mean']:+.3f} [{low:+.3f}, {high:+.3f}], p = {gain['p']:.2g}",
-    ]
-    if summary["untrained_reward_before"]:
-        name = summary["untrained_reward_before"]["name"]
-        told.append(
-            f"  {name} (never trained on) {show(summary['untrained_reward_before'])} -> "
-            f"{show(summary['untrained_reward_after'])}"
-        )
+    first, *rest = headline(summary)
+    told = [first, *(f"  {text}" for text in rest)]
     told += [
-        f"  win rate against the start {show(summary['reward_win_rate'])} by the training reward",
-        f"  KL to the start {show(summary['kl_per_response'])} nats per response",
         f"  {summary['sets_trained']} of {summary['sets_in']} sets trained in {summary['rounds']} rounds of "
         f"{summary['num_responses']} responses per prompt; stopped: {summary['stopped']}",
         "  seconds: " + ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in summary["seconds"].items()),
@@ -139,6 +164,30 @@ def lines(summary: dict[str, Any], report: str) -> list[str]:
         f"  report {report}",
     ]
     return told + [f"  warning: {text}" for text in summary["warnings"]]
+
+
+def headline(summary: dict[str, Any]) -> list[str]:
+    """What happened, in sentences that need no other page."""
+    gain, after, before = summary["reward_gain"], summary["reward_after"], summary["reward_before"]
+    low, high = gain["low"], gain["high"]
+    verdict = "the policy got better" if low > 0 else "the policy got worse" if high < 0 else "no clear change"
+    if math.isnan(low):
+        verdict = "one held-out prompt: no interval can be told"
+    told = [
+        f"{verdict}: held-out reward {show(before)} -> {show(after)}",
+        f"gain per prompt {gain['mean']:+.3f} [{low:+.3f}, {high:+.3f}], p = {gain['p']:.2g}",
+    ]
+    if summary["untrained_reward_before"]:
+        name = summary["untrained_reward_before"]["name"]
+        told.append(
+            f"{name} (never trained on) {show(summary['untrained_reward_before'])} -> "
+            f"{show(summary['untrained_reward_after'])}"
+        )
+    return [
+        *told,
+        f"win rate against the start {show(summary['reward_win_rate'])} by the training reward",
+        f"KL to the start {show(summary['kl_per_response'])} nats per response",
+    ]
 
 
 def show(interval: dict[str, float]) -> str:

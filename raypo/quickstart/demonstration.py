@@ -72,6 +72,7 @@ def quickstart(out: Path, seed: int = 0, console: Console | None = None) -> dict
 def finish(config: RunConfig, summary: dict[str, Any], pretrain_seconds: float, console: Console) -> dict[str, Any]:
     """Add what only a synthetic language can tell, the comparison with the truth, to the run's summary."""
     from raypo.online.folder import RunFolder
+    from raypo.online.summary import write
     from raypo.quickstart import truth
     from raypo.stages import tables
 
@@ -86,7 +87,7 @@ def finish(config: RunConfig, summary: dict[str, Any], pretrain_seconds: float, 
         seconds = {"pretrain": round(pretrain_seconds, 2), **summary["seconds"]}
         told = {name: value for name, value in comparison.items() if name != "points"}
         summary = summary | {"seconds": seconds, "dispersion": told}
-        tables.write_json(folder.path("summary.json"), summary)
+        write(config, folder, summary)
     for line in truth.lines(summary["dispersion"]):
         _say(console, line)
     return summary

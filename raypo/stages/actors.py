@@ -261,6 +261,7 @@ def _replicas(kind: Callable[..., Any], count: int, gpus: float, argument: Any) 
 
 def _reference_options(config: RunConfig) -> dict[str, Any]:
     return {
+        "revision": config.policy.revision,
         "compute_dtype": config.policy.compute_dtype,
         "tokens_per_batch": config.annotation.tokens_per_batch,
         "chunk_tokens": config.training.logprob_chunk_tokens,

@@ -1,0 +1,42 @@
+"""What a page is made from: plain data that a run's folder holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One held-out prompt with a response before and one after, and their training rewards."""
+
+    prompt: str
+    before: str
+    after: str
+    reward_before: float
+    reward_after: float
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run, as its page shows it. Parts that are empty leave their section out.
+
+    Args:
+        summary: as in summary.json.
+        headline: sentences in plain words.
+        evaluations: per weight version, as from `Evaluation.to_dict`.
+        seconds: per round, seconds by stage.
+        steps: step metrics, in order.
+        samples: of held-out prompts.
+        dispersion: comparison of estimators with a known truth; only synthetic languages have one.
+        config: the resolved config as YAML.
+    """
+
+    summary: dict[str, Any]
+    headline: list[str]
+    evaluations: list[dict[str, Any]]
+    seconds: list[dict[str, float]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    dispersion: dict[str, Any] | None = None
+    config: str = ""
