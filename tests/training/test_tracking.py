@@ -1,0 +1,52 @@
+"""raypo.training.tracking: one line per step, whatever happened before."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from tiny import run_config
+
+from raypo.errors import ConfigError
+from raypo.training.tracking import Tracker, read_metrics
+
+
+def test_steps_after_the_last_checkpoint_and_a_torn_line_are_dropped(tmp_path: Path) -> None:
+    """Steps 1 to 3 were told, and half of 4; the newest checkpoint is of step 2: 3 is done, and told, again."""
+    first = Tracker(run_config("m", tmp_path), tmp_path, 0)
+    for step in (1, 2, 3):
+        first.step({"step": step, "loss": step / 2})
+    first.close()
+    with (tmp_path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 4, "lo')
+    again = Tracker(run_config("m", tmp_path), tmp_path, 2)
+    again.step({"step": 3, "loss": 7.0})
+    again.close()
+    told = read_metrics(tmp_path / "metrics.jsonl")
+    assert told == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 1.0}, {"step": 3, "loss": 7.0}]
+
+
+def test_numbers_reach_tensorboard_under_their_names(tmp_path: Path) -> None:
+    tracker = Tracker(run_config("m", tmp_path), tmp_path, 0)
+    tracker.step({"step": 1, "rewards/margins": 0.25})
+    tracker.close()
+    events = [path.read_bytes() for path in (tmp_path / "tensorboard").iterdir()]
+    assert any(b"rewards/margins" in event for event in events)
+
+
+def test_tensorboard_can_be_left_out(tmp_path: Path) -> None:
+    tracker = Tracker(run_config("m", tmp_path, tracking={"tensorboard": False}), tmp_path, 0)
+    tracker.step({"step": 1, "loss": 0.25})
+    tracker.close()
+    assert not (tmp_path / "tensorboard").exists()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text(encoding="utf-8")) == {"step": 1, "loss": 0.25}
+
+
+@pytest.mark.parametrize(("field", "package"), [("mlflow_uri", "mlflow"), ("wandb_project", "wandb")])
+def test_a_tracker_that_is_not_installed_is_refused_with_the_remedy(field: str, package: str, tmp_path: Path) -> None:
+    if importlib.util.find_spec(package) is not None:
+        pytest.skip(f"{package} is installed here")
+    with pytest.raises(ConfigError, match=rf"tracking\.{field} is set and {package} is not installed(.|\n)*install"):
+        Tracker(run_config("m", tmp_path, tracking={field: "x"}), tmp_path, 0)
