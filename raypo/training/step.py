@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -68,7 +68,17 @@ def training_sets(table: pa.Table, objective: Objective) -> list[TrainingSet]:
         return []
     given = columns(found, torch.float64, "cpu")
     used = set_loss(objective, policy_logps=torch.zeros_like(given["rewards"]), **given).used
-    return [one for one, trains in zip(found, used.tolist(), strict=True) if trains]
+    return [_from_the_best(one) for one, trains in zip(found, used.tolist(), strict=True) if trains]
+
+
+def _from_the_best(one: TrainingSet) -> TrainingSet:
+    """Rewards counted down from the set's best: only differences matter.
+
+    A micro-batch whose scores happen to be 0 and 1 is then not taken for labels; whether all are labels was asked of
+    the whole round.
+    """
+    best = max(one.rewards)
+    return replace(one, rewards=[value - best for value in one.rewards])
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:

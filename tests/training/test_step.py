@@ -177,9 +177,9 @@ def test_rows_are_read_by_prompt_id_without_ties_and_unusable_responses() -> Non
     )
     sets = read_sets(table, w_mpo())
     assert [(one.tokens.prompt_id, one.rewards) for one in sets] == [
-        ("a", [0.0, 3.0]),
-        ("a", [0.5, 0.0]),
-        ("c", [1.0, 2.5]),
+        ("a", [-3.0, 0.0]),
+        ("a", [0.0, -0.5]),
+        ("c", [-1.5, 0.0]),
     ]
     assert sets[2].tokens.response_token_ids == [[5, 2], [7, 2]]
     assert sets[2].reference_logps == [-4.0, -6.0]
@@ -196,6 +196,18 @@ def test_an_objective_that_needs_scalars_refuses_a_round_of_labels() -> None:
     table = pa.Table.from_pylist([row("a", [0.0, 1.0]), row("b", [1.0, 0.0])])
     with pytest.raises(DataError, match="every reward is 0 or 1"):
         read_sets(table, w_mpo())
+
+
+def test_scores_that_look_like_labels_train_in_a_micro_batch_of_their_own() -> None:
+    """Of the scores 0, 1 and 0, 3 only the second set shows that they are no labels."""
+    table = pa.Table.from_pylist([row("a", [0.0, 1.0]), row("b", [0.0, 3.0])])
+    losses = []
+    for budget in (1, 1000):
+        scorer, config = TokenScorer(causal_lm()), training_config(tokens_per_micro_batch=budget)
+        sets = read_sets(table, w_mpo())
+        optimizer = make_optimizer(scorer, config)
+        losses.append(train_step(scorer, optimizer, sets, w_mpo(), config, progress=0.5, pad_token_id=0)["loss"])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
 def test_a_round_without_trainable_rows_has_no_sets() -> None:
