@@ -161,8 +161,9 @@ def _check(
     if missing:
         raise ConfigError(f"{name}: terms without {', '.join(missing)}", f"terms {', '.join(objective.prior.terms)}")
     if objective.needs_scalar_rewards:
-        ordinal = ~mask | (rewards == 0) | (rewards == 1) | ~torch.isfinite(rewards)
-        if bool(ordinal.all()) and bool(mask.any()):
+        known = mask & torch.isfinite(rewards)
+        low, high = known & (rewards == 0), known & (rewards == 1)
+        if bool(((low | high) == known).all()) and bool(low.any()) and bool(high.any()):
             raise DataError(
                 f"{name}: every reward is 0 or 1",
                 "scalar rewards: deviations from the mean weigh responses by how much better they are, "

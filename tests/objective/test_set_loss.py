@@ -1,0 +1,242 @@
+"""The kernel: oracles as literals, invariances as properties, and what must never pass."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raypo.errors import ConfigError, DataError
+from raypo.objective import preset, set_loss
+from raypo.objective.presets import TABLE, hyperparameters
+
+EXTRA = {"alpha": 0.6, "gamma": 0.5, "label_smoothing": 0.0}
+REWARDS = [9.0, 1.0, 7.0, 4.0, 2.0]
+
+
+def objective(name: str, **given: float) -> Any:
+    """A preset with values for what it needs."""
+    names = [key for key in hyperparameters(name) if key not in ("beta", "tie_eps")]
+    return preset(name, **({"beta": 0.1} | {key: EXTRA[key] for key in names} | given))
+
+
+def inputs(policy: list[list[float]], rewards: list[list[float]], **given: Any) -> dict[str, Any]:
+    """Keyword arguments of set_loss in float64, with a reference of -5 for every response."""
+    lp = torch.tensor(policy, dtype=torch.float64)
+    filled = {
+        "policy_logps": lp,
+        "reference_logps": torch.full_like(lp, -5.0),
+        "lengths": torch.full(lp.shape, 4),
+        "rewards": torch.tensor(rewards, dtype=torch.float64),
+        "mask": torch.ones(lp.shape, dtype=torch.bool),
+        "psi": torch.ones(len(policy), dtype=torch.float64),
+    }
+    return filled | given
+
+
+@pytest.mark.parametrize("beta", [0.01, 0.1, 1.0, 10.0])
+def test_dpo_starts_at_ln_2_with_gradient_half_beta(beta: float) -> None:
+    """Policy == reference: margin 0, loss ln 2, d loss / d lp = -beta/2 on the best and +beta/2 on the worst."""
+    given = inputs([[-5.0, -5.0, -5.0]], [[3.0, 1.0, 2.0]])
+    given["policy_logps"].requires_grad_()
+    out = set_loss(objective("dpo", beta=beta), **given)
+    out.loss.sum().backward()
+    assert out.loss.tolist() == [pytest.approx(math.log(2), abs=1e-15)]
+    assert given["policy_logps"].grad.tolist() == [[pytest.approx(-beta / 2), pytest.approx(beta / 2), 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("dpo", math.log(2)),
+        ("ipo", 25.0),  # 1/(4 beta^2), beta .1
+        ("simpo", math.log1p(math.exp(0.5))),  # equal length-normalised log-probs: margin -gamma = -.5
+        ("mallows-theta", math.log(2)),
+        ("mallows-phi", math.log(2)),
+        ("mpo", math.log(5 / 2)),  # mean 4.6: 9 and 7 above it, ln(n / |Y+|)
+        # deviations 4.4 3.6 2.4 .6 2.6 times .6: ln(1 + sum of the rejected exponentials / sum of the chosen)
+        (
+            "w-mpo",
+            math.log1p((math.exp(2.16) + math.exp(0.36) + math.exp(1.56)) / (math.exp(2.64) + math.exp(1.44))),
+        ),
+        ("plackett-luce", math.log(120)),  # ln K!
+    ],
+)
+def test_first_step_value_of_every_preset(name: str, expected: float) -> None:
+    """Rewards 9 1 7 4 2, policy == reference."""
+    out = set_loss(objective(name), **inputs([[-5.0] * 5], [REWARDS]))
+    assert out.loss.tolist() == [pytest.approx(expected, abs=1e-12)]
+
+
+def test_mallows_mpo_with_psi_one_is_w_mpo() -> None:
+    given = inputs([[-4.0, -6.0, -5.5, -3.0, -5.0]], [REWARDS])
+    assert torch.equal(set_loss(objective("mallows-mpo"), **given).loss, set_loss(objective("w-mpo"), **given).loss)
+
+
+@pytest.mark.parametrize("name", ["mpo", "w-mpo", "mallows-mpo", "plackett-luce", "mallows-theta"])
+@pytest.mark.parametrize("alpha", [0.0, 0.7, 5.0])
+def test_two_responses_are_dpo_for_every_alpha(name: str, alpha: float) -> None:
+    """|r_w - mean| = |r_l - mean|: absolute deviations cancel. -ln sigma(.1 (1.3 - (-.4))) = 0.6117553."""
+    given = inputs([[-3.7, -5.4]], [[7.0, 3.0]])
+    extra = {"alpha": alpha} if "alpha" in hyperparameters(name) else {}
+    assert set_loss(objective(name, **extra), **given).loss.tolist() == [pytest.approx(0.6117553389, abs=1e-9)]
+
+
+def test_one_chosen_response_is_the_softmax_of_the_best() -> None:
+    """Rewards 9 1 1 1: only 9 lies above the mean; -ln softmax of beta s."""
+    s = np.array([0.8, -0.3, 1.1, 0.2])
+    expected = -math.log(np.exp(0.1 * s[0]) / np.exp(0.1 * s).sum())
+    out = set_loss(objective("mpo"), **inputs([(s - 5).tolist()], [[9.0, 1.0, 1.0, 1.0]]))
+    assert out.loss.tolist() == [pytest.approx(expected, abs=1e-13)]
+
+
+def naive_w_mpo(lp: np.ndarray, r: np.ndarray, psi: float, beta: float, alpha: float) -> float:
+    """ArXiv 2412.04628 by its fraction: -ln [sum over Y+ of e^u / sum over Y of e^u]."""
+    u = psi * beta * (lp + 5) + alpha * np.abs(r - r.mean())
+    return float(-np.log(np.exp(u[r > r.mean()]).sum() / np.exp(u).sum()))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000))
+def test_w_mpo_is_its_fraction(seed: int) -> None:
+    """Random sets against the direct formula."""
+    rng = np.random.default_rng(seed)
+    lp, r, psi = rng.normal(-5, 3, 6), rng.normal(0, 2, 6), float(rng.uniform(0.1, 3))
+    given = inputs([lp.tolist()], [r.tolist()], psi=torch.tensor([psi], dtype=torch.float64))
+    found = set_loss(objective("mallows-mpo"), **given).loss.item()
+    assert found == pytest.approx(naive_w_mpo(lp, r, psi, 0.1, 0.6), abs=1e-11)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000))
+def test_plackett_luce_is_its_product(seed: int) -> None:
+    """-sum_k [u_(k) - ln sum_(j >= k) e^u_(j)] over the ranking, without ties."""
+    rng = np.random.default_rng(seed)
+    lp, r = rng.normal(-5, 3, 5), rng.permutation(5).astype(float)
+    u = 0.1 * (lp + 5)[np.argsort(-r)]
+    expected = -sum(u[k] - np.log(np.exp(u[k:]).sum()) for k in range(4))
+    found = set_loss(objective("plackett-luce"), **inputs([lp.tolist()], [r.tolist()])).loss.item()
+    assert found == pytest.approx(expected, abs=1e-11)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from(sorted(TABLE)))
+def test_order_and_padding_change_nothing(seed: int, name: str) -> None:
+    """Permuted responses, and two masked columns of NaN, infinities and huge numbers."""
+    rng = np.random.default_rng(seed)
+    lp, r = rng.normal(-5, 2, 5), rng.permutation(5).astype(float) * 1.5
+    plain = set_loss(objective(name), **inputs([lp.tolist()], [r.tolist()])).loss
+    order = rng.permutation(5)
+    permuted = set_loss(objective(name), **inputs([lp[order].tolist()], [r[order].tolist()])).loss
+    assert permuted.item() == pytest.approx(plain.item(), abs=1e-12)
+    padded = inputs([[*lp, math.nan, 1e30]], [[*r, math.inf, math.nan]])
+    padded["mask"] = torch.tensor([[True] * 5 + [False] * 2])
+    padded["policy_logps"].requires_grad_()
+    out = set_loss(objective(name), **padded)
+    out.loss.sum().backward()
+    assert out.loss.item() == pytest.approx(plain.item(), abs=1e-12)
+    assert padded["policy_logps"].grad[0, 5:].tolist() == [0.0, 0.0]
+    assert bool(torch.isfinite(padded["policy_logps"].grad).all())
+
+
+@pytest.mark.parametrize("name", ["dpo", "ipo", "mpo", "w-mpo", "mallows-theta", "mallows-phi", "plackett-luce"])
+def test_a_constant_added_to_all_log_probs_changes_nothing(name: str) -> None:
+    lp = [-3.0, -6.0, -5.5, -4.0, -5.0]
+    before = set_loss(objective(name), **inputs([lp], [REWARDS])).loss
+    after = set_loss(objective(name), **inputs([[v + 7 for v in lp]], [REWARDS])).loss
+    assert after.item() == pytest.approx(before.item(), abs=1e-11)
+
+
+def test_duplicating_every_response_leaves_mpo_unchanged() -> None:
+    lp = [-3.0, -6.0, -5.5, -4.0, -5.0]
+    once = set_loss(objective("w-mpo"), **inputs([lp], [REWARDS])).loss
+    twice = set_loss(objective("w-mpo"), **inputs([lp * 2], [REWARDS * 2])).loss
+    assert twice.item() == pytest.approx(once.item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(TABLE))
+def test_gradients_of_every_preset_are_those_of_finite_differences(name: str) -> None:
+    lp = torch.tensor([[-4.1, -6.3, -5.2, -3.9]], dtype=torch.float64, requires_grad=True)
+    given = inputs([[0.0] * 4], [[3.0, 1.0, 4.0, 1.5]], psi=torch.tensor([0.8], dtype=torch.float64))
+    assert torch.autograd.gradcheck(lambda x: set_loss(objective(name), **(given | {"policy_logps": x})).loss, (lp,))
+
+
+@pytest.mark.parametrize("name", sorted(TABLE))
+@settings(max_examples=20, deadline=None)
+@given(st.floats(-1e6, 1e6), st.integers(2, 6))
+def test_a_tie_is_never_a_preference(name: str, reward: float, size: int) -> None:
+    """All rewards equal, whatever rounding a mean would have: not used, loss 0, gradient 0."""
+    given = inputs([[-5.0 + k for k in range(size)]], [[reward] * size])
+    given["policy_logps"].requires_grad_()
+    out = set_loss(objective(name), **given)
+    out.loss.sum().backward()
+    assert out.used.tolist() == [False]
+    assert out.loss.tolist() == [0.0]
+    assert given["policy_logps"].grad.abs().sum().item() == 0.0
+
+
+@pytest.mark.parametrize("rewards", [[math.nan, 2.0, math.nan], [math.nan] * 3])
+def test_a_set_without_two_rewards_does_not_train(rewards: list[float]) -> None:
+    out = set_loss(objective("w-mpo"), **inputs([[-5.0, -4.0, -6.0]], [rewards]))
+    assert (out.used.tolist(), out.loss.tolist()) == ([False], [0.0])
+
+
+@pytest.mark.parametrize("name", sorted(TABLE))
+@pytest.mark.parametrize("size", [1e4, -1e4])
+def test_every_preset_is_finite_in_fp32_at_huge_log_ratios(name: str, size: float) -> None:
+    """Scores beyond +-1e3 with beta .1, +-1e4 with beta 1."""
+    given = inputs([[-5.0 + size, -5.0, -5.0 - size]], [[3.0, 1.0, 2.0]])
+    given = {key: v.float() if v.is_floating_point() else v for key, v in given.items()}
+    given["policy_logps"].requires_grad_()
+    out = set_loss(objective(name, beta=1.0), **given)
+    out.loss.sum().backward()
+    assert math.isfinite(out.loss.item())
+    assert bool(torch.isfinite(given["policy_logps"].grad).all())
+
+
+def test_metrics_are_unscaled_by_psi() -> None:
+    """Beta .1, log-ratios 1 and -1: rewards .1 and -.1, margin .2; psi 3 makes the scaled margin .6."""
+    given = inputs([[-4.0, -6.0]], [[1.5, 0.5]], psi=torch.tensor([3.0], dtype=torch.float64))
+    metrics = set_loss(objective("mallows-theta"), **given).metrics
+    assert metrics["rewards/chosen"].item() == pytest.approx(0.1)
+    assert metrics["rewards/margins"].item() == pytest.approx(0.2)
+    assert metrics["margins/scaled"].item() == pytest.approx(0.6)
+    assert metrics["rewards/accuracies"].item() == 1.0
+
+
+def test_ordinal_rewards_train_mpo_and_are_refused_by_w_mpo() -> None:
+    given = inputs([[-4.0, -6.0, -5.0]], [[1.0, 0.0, 0.0]])
+    assert set_loss(objective("mpo"), **given).used.tolist() == [True]
+    with pytest.raises(DataError, match="every reward is 0 or 1"):
+        set_loss(objective("w-mpo"), **given)
+
+
+def test_what_is_missing_is_named() -> None:
+    given = inputs([[-4.0, -6.0]], [[2.0, 0.0]])
+    with pytest.raises(ConfigError, match="psi is None"):
+        set_loss(objective("mallows-phi"), **(given | {"psi": None}))
+    with pytest.raises(ConfigError, match="reference_logps is None"):
+        set_loss(objective("dpo"), **(given | {"reference_logps": None}))
+    assert set_loss(objective("simpo"), **(given | {"reference_logps": None})).used.tolist() == [True]
+    with pytest.raises(DataError, match=r"\[B, K\]"):
+        set_loss(objective("dpo"), **(given | {"rewards": torch.zeros(1, 3)}))
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "told"),
+    [
+        ("w-mop", {"beta": 0.1}, "did you mean 'w-mpo'"),
+        ("w-mpo", {"beta": 0.1}, "needs alpha"),
+        ("w-mpo", {"beta": 0.1, "alhpa": 1.0}, "did you mean 'alpha'"),
+        ("dpo", {"beta": 0.0, "label_smoothing": 0.0}, "beta > 0"),
+        ("dpo", {"beta": True, "label_smoothing": 0.0}, "a number"),
+    ],
+)
+def test_a_preset_refuses_what_it_does_not_know(name: str, given: dict[str, float], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        preset(name, **given)
