@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from raypo.errors import ConfigError
 
@@ -194,7 +194,17 @@ class HttpReward(Section):
     """The source's values are divided by this before weighting."""
 
 
-RewardSource = Annotated[FunctionReward | ModelReward | HttpReward, Field(discriminator="type")]
+def _kind(source: Any) -> str:
+    """Which kind of reward source a mapping or a section is; a function when nothing is said."""
+    return str(source.get("type", "function") if isinstance(source, Mapping) else getattr(source, "type", ""))
+
+
+RewardSource = Annotated[
+    Annotated[FunctionReward, Tag("function")]
+    | Annotated[ModelReward, Tag("model")]
+    | Annotated[HttpReward, Tag("http")],
+    Discriminator(_kind),
+]
 
 
 class ScoringConfig(Section):
@@ -302,8 +312,6 @@ class OnlineConfig(Section):
     """Weight of the old average each round. Read only with `reference: ema`."""
     data: Literal["fresh", "accumulate"] = "fresh"
     """Train on this round's sets, or on those of all rounds so far."""
-    max_staleness: Literal[0] = 0
-    """Rounds by which sampling may run ahead of training. 0: strictly alternating."""
     sync: Literal["auto", "host", "nccl"] = "auto"
     """Rail for new weights: `host` through memory, `nccl` between GPUs. `auto`: host on CPU, nccl on GPU."""
     kl_bound: Annotated[float, Field(gt=0)] | None = None

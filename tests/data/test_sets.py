@@ -12,7 +12,7 @@ from raypo.config import PromptsConfig
 from raypo.data.sets import read_sets
 from raypo.errors import DataError
 
-REAL = Path("/work/shared/data/alpaca_eval_16x805.jsonl.gz")
+REAL = Path(__file__).parents[3] / "shared" / "data" / "alpaca_eval_16x805.jsonl.gz"
 
 
 def config(folder: Path, rows: list[Any], **changes: Any) -> PromptsConfig:
