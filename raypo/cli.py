@@ -44,6 +44,15 @@ def run(path: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def train(path: ConfigFile, overrides: Overrides = None) -> None:
+    """Train offline on sets that have responses and rewards: annotate once, then train."""
+    loaded = config.load(path, overrides or [])
+    from raypo.online.offline import train_offline
+
+    train_offline(loaded)
+
+
+@app.command()
 def plan(path: ConfigFile, overrides: Overrides = None) -> None:
     """Print a run as it would be: every value with its source, and the memory per device."""
     from raypo.doctor import plan_table

@@ -5,6 +5,7 @@
     source       the coordinator as the train workers see it
     coordinator  one round = evaluate, decide, sample, score, annotate; each step committed before the next
     progress     the terminal's view of a run
+    offline      the same without sampling: given sets, annotated once and trained on
     run          the driver: checks, actors, one fit, summary and report
 
 The driver creates engines, scorers and the coordinator and hands plain handles to the train function, so training

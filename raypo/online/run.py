@@ -92,7 +92,6 @@ def check(config: RunConfig, *, policy_exists: bool) -> None:
         ConfigError: a preset, a hyperparameter or a combination.
         ModelError: the policy cannot be read.
     """
-    cluster.objective_of(config)
     if config.sampling.num_responses < 2:
         raise ConfigError(
             f"sampling.num_responses = {config.sampling.num_responses}",
@@ -101,12 +100,30 @@ def check(config: RunConfig, *, policy_exists: bool) -> None:
         )
     if not any(source.weight for source in config.rewards):
         raise ConfigError("no reward source with a weight", "at least one under `rewards`", "see jobs/*.yaml")
+    if config.cluster.placement == "shared":
+        raise ConfigError(
+            "cluster.placement: shared",
+            "split: engines and trainers on their own devices; sharing a GPU has not been measured yet",
+            "set cluster.placement=split",
+        )
     if config.online.data == "accumulate" and config.online.reference != "initial":
         raise ConfigError(
             f"online.data: accumulate with online.reference: {config.online.reference}",
             "reference: initial, since old sets hold log-probs under older references",
             "set online.reference=initial or online.data=fresh",
         )
+    check_sources(config, policy_exists=policy_exists)
+
+
+def check_sources(config: RunConfig, *, policy_exists: bool) -> None:
+    """Refuse a preset without a meaning, and a policy or reward source that cannot be read.
+
+    Raises:
+        ConfigError: a preset, a hyperparameter or a combination.
+        ModelError: the policy or a reward model cannot be read.
+        RewardError: a reward function cannot be imported.
+    """
+    cluster.objective_of(config)
     if policy_exists:
         check_folder(config.policy.path)
     for source in config.rewards:
@@ -228,7 +245,7 @@ def fit(
         found = checkpoint.newest(folder.root)
         coordinator.next.remote(found.version if found else 0)
         with Terminal(status, console):
-            train(config, folder, actors, coordinator)
+            fit_workers(config, folder, Tables(coordinator), sender(config, actors))
         if (error := ray.get(coordinator.error.remote())) is not None:
             raise error
         return int(ray.get(coordinator.engine_starts.remote()))
@@ -236,7 +253,7 @@ def fit(
         actors.shutdown()
 
 
-def train(config: RunConfig, folder: RunFolder, actors: Actors, coordinator: Any) -> None:
+def fit_workers(config: RunConfig, folder: RunFolder, source: worker.TableSource, sync: worker.SyncSender) -> None:
     """One `TorchTrainer.fit` over all rounds.
 
     Raises:
@@ -250,8 +267,8 @@ def train(config: RunConfig, folder: RunFolder, actors: Actors, coordinator: Any
             "config": config,
             "objective": cluster.objective_of(config),
             "run_dir": folder.root,
-            "tables": Tables(coordinator),
-            "sync": sender(config, actors),
+            "tables": source,
+            "sync": sync,
         },
         scaling_config=ScalingConfig(
             num_workers=config.training.workers,

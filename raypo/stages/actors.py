@@ -243,6 +243,12 @@ def create(config: RunConfig, engine_options: dict[str, Any], engine_environment
         ).remote(engine_options)
         for index in range(config.engine.count)
     ]
+    scorers = create_scorers(config)
+    return Actors(Engines(engines, config), scorers.references, scorers.reward_models, group)
+
+
+def create_scorers(config: RunConfig) -> Actors:
+    """The actors of a run without engines: reference scorers and reward models."""
     references = _replicas(
         ReferenceActor, config.annotation.replicas, config.annotation.gpus, _reference_options(config)
     )
@@ -251,7 +257,7 @@ def create(config: RunConfig, engine_options: dict[str, Any], engine_environment
         for source in config.rewards
         if isinstance(source, ModelReward)
     }
-    return Actors(Engines(engines, config), references, models, group)
+    return Actors(Engines([], config), references, models)
 
 
 def _replicas(kind: Callable[..., Any], count: int, gpus: float, argument: Any) -> list[Any]:

@@ -34,16 +34,17 @@ class Asked:
     gpus: float
 
     @staticmethod
-    def by(config: RunConfig, *, on_gpu: bool) -> Asked:
+    def by(config: RunConfig, *, on_gpu: bool, engines: bool = True) -> Asked:
         """What a run asks for, by the rule of the design: train + engines + scorers + 2 x datasets at once."""
+        count = config.engine.count if engines else 0
         models = [source for source in config.rewards if isinstance(source, ModelReward)]
         scorers = config.annotation.replicas + sum(source.replicas for source in models)
-        cpus = config.training.workers + config.engine.count + scorers + CPUS_PER_DATASET
+        cpus = config.training.workers + count + scorers + CPUS_PER_DATASET
         gpus = float(config.training.workers * config.training.gpus_per_worker)
         gpus += config.annotation.replicas * config.annotation.gpus
         gpus += sum(source.replicas * source.gpus for source in models)
         if on_gpu:
-            gpus += config.engine.count * config.engine.tensor_parallel
+            gpus += count * config.engine.tensor_parallel
         return Asked(cpus, gpus)
 
 
@@ -128,15 +129,19 @@ def on_gpu(config: RunConfig) -> bool:
     return ray.cluster_resources().get("GPU", 0) > 0
 
 
-def check_resources(config: RunConfig) -> None:
+def check_resources(config: RunConfig, *, engines: bool = True) -> None:
     """Refuse a run that would wait for ever.
+
+    Args:
+        config: of the run.
+        engines: whether it samples.
 
     Raises:
         ResourceError: fewer logical CPUs or GPUs are free than the run asks for.
     """
     import ray
 
-    asked = Asked.by(config, on_gpu=on_gpu(config))
+    asked = Asked.by(config, on_gpu=on_gpu(config), engines=engines)
     free = ray.available_resources()
     for kind, need in (("CPU", asked.cpus), ("GPU", asked.gpus)):
         have = free.get(kind, 0.0)

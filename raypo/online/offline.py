@@ -1,0 +1,207 @@
+"""Offline training: sets that somebody already has, annotated once and trained on. No engine, one weight version.
+
+The stages are those of a round without sampling; the held-out sets tell how often the policy's implicit reward ranks
+two responses as the given rewards do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from rich.console import Console
+from torch import Tensor
+
+from raypo.config import RunConfig
+from raypo.data.chat import load_sets
+from raypo.errors import RewardError
+from raypo.evaluation.statistics import Floats, mean_interval
+from raypo.models.load import load_tokenizer
+from raypo.online.folder import RunFolder
+from raypo.online.progress import Terminal
+from raypo.online.run import check_sources, fit_workers, open_folder, same_config
+from raypo.scoring.rewards import score_given
+from raypo.stages import cluster, tables, verbs
+from raypo.stages.actors import Actors, create_scorers, get
+from raypo.training.tracking import read_metrics
+from raypo.training.worker import RoundTask, Stop
+
+
+class GivenTables:
+    """A table source with one round, known beforehand. Picklable."""
+
+    def __init__(self, task: RoundTask) -> None:
+        self._task = task
+
+    def ready(self) -> None:
+        """The source policy is there."""
+
+    def next(self, version: int) -> RoundTask | Stop:
+        """The round for version 0, and nothing after it."""
+        return self._task if version == 0 else Stop("the given sets are trained on")
+
+    def note(self, gauge: dict[str, Any]) -> None:
+        """The terminal reads the metrics file."""
+
+    def trained(self, fields: dict[str, Any]) -> None:
+        """The checkpoint's manifest says it."""
+
+
+class NoEngines:
+    """A sync without engines: the weights are gathered, because that is collective, and go nowhere."""
+
+    def send(self, version: int, weights: Iterable[tuple[str, Tensor]], *, sender: bool) -> dict[str, float]:
+        """Exhaust the weights."""
+        for _ in weights:
+            pass
+        return {"seconds": 0.0, "bytes": 0.0}
+
+
+def train_offline(config: RunConfig, console: Console | None = None) -> dict[str, Any]:
+    """Annotate given sets, train on them, and measure held-out ranking accuracy. Returns the summary.
+
+    Args:
+        config: of the run; `prompts` names the sets. Their rewards are used, or the run's reward sources if it has any.
+        console: where progress goes.
+
+    Raises:
+        UserError: the input cannot be run; nothing was started.
+        RunError: the run broke; what was committed stays, and the same command continues.
+    """
+    console, folder = console or Console(), RunFolder(config)
+    check_sources(config, policy_exists=True)
+    began = time.monotonic()
+    if (done := tables.read_json(folder.path("summary.json"))) is not None and same_config(folder, config):
+        console.print(f"run {config.name} is finished: {folder.path('summary.json')}", highlight=False, soft_wrap=True)
+        return dict(done)
+    open_folder(folder, config)
+    policy = config.policy
+    tokenizer = load_tokenizer(policy.path, policy.revision, policy.chat_template)
+    given, facts = load_sets(config.prompts, tokenizer, max_response_tokens=config.sampling.max_response_tokens)
+    console.print(
+        f"sets: {facts['train']} train, {facts['heldout']} held out; dropped: {facts['dropped']}", highlight=False
+    )
+    owned = cluster.start(config, search_path=cluster.search_path())
+    try:
+        cluster.check_resources(config, engines=False)
+        actors = create_scorers(config)
+        try:
+            annotated = annotate(given, actors, config, folder, console)
+            with Terminal(status_of(folder), console):
+                fit_workers(config, folder, GivenTables(task_of(config, folder)), NoEngines())
+            accuracy = ranking_accuracy(annotated["heldout"], actors, config, folder)
+        finally:
+            actors.shutdown()
+    finally:
+        if owned:
+            ray.shutdown()
+    last = read_metrics(Path(folder.path("metrics.jsonl")))[-1]
+    summary = {
+        "name": config.name,
+        "preset": config.objective.preset,
+        "sets_in": facts["read"],
+        "dropped": facts["dropped"],
+        "sets_trained": tables.manifest_of(folder.path("train", "annotated")).facts["trainable"],  # type: ignore[union-attr]
+        "loss": last["loss"],
+        "steps": last["step"],
+        "heldout_accuracy": accuracy.to_dict(),
+        "wall_seconds": round(time.monotonic() - began, 1),
+        "model": folder.model(1),
+        "seed": config.seed,
+    }
+    tables.write_json(folder.path("summary.json"), summary)
+    console.print(
+        f"trained on {summary['sets_trained']} sets in {last['step']} steps, last loss {last['loss']:.4f}\n"
+        f"  held-out pairs ranked as the rewards rank them: {accuracy.mean:.3f} "
+        f"[{accuracy.low:.3f}, {accuracy.high:.3f}] over {accuracy.n} prompts (0.5 is a coin)\n"
+        f"  model {summary['model']}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
+    return summary
+
+
+def annotate(
+    given: pa.Table, actors: Actors, config: RunConfig, folder: RunFolder, console: Console
+) -> dict[str, pa.Table]:
+    """Score and annotate both splits; scales are fitted on the training sets. Returns the tables by split."""
+    found: dict[str, pa.Table] = {}
+    scales = None
+    for split in ("train", "heldout"):
+        place = folder.path(split, "annotated")
+        if (known := tables.read(place)) is None:
+            rows = given.filter(pc.equal(given["split"], split))
+            if rows.num_rows == 0:
+                continue
+            scored = scored_sets(rows, actors, config)
+            table, facts = verbs.annotate(
+                scored, actors, config, reference=config.policy.path, scales=scales, progress=lambda chunk: None
+            )
+            tables.commit(place, table, "annotated", facts)
+            text = f"annotate {split}: {facts['trainable']} of {facts['sets']} sets can train, {facts['seconds']:.1f} s"
+            console.print(text, highlight=False)
+        else:
+            table, facts = known[0], known[1].facts
+        scales, found[split] = facts["scales"], table
+        if split == "train" and not facts["trainable"]:
+            raise RewardError(
+                f"none of {facts['sets']} sets can train: {facts['untrainable']}",
+                "rewards that differ within a set",
+                "check prompts.rewards_column",
+            )
+    return found
+
+
+def scored_sets(rows: pa.Table, actors: Actors, config: RunConfig) -> pa.Table:
+    """Given rewards, or those of the run's sources where it has any."""
+    if not config.rewards:
+        return score_given(rows, config.scoring)
+    sampled = rows.drop_columns([name for name in ("rewards", "split") if name in rows.column_names])
+    return verbs.score(sampled, actors, config, progress=lambda chunk: None)[0]
+
+
+def task_of(config: RunConfig, folder: RunFolder) -> RoundTask:
+    """The only round."""
+    files = tuple(tables.files_of(folder.path("train", "annotated")))
+    return RoundTask(0, files, 0.0, 1.0, config.online.epochs_per_round, config.seed)
+
+
+def status_of(folder: RunFolder) -> Any:
+    """What the terminal shows: the last line of the metrics."""
+
+    def status(since: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        lines = read_metrics(Path(folder.path("metrics.jsonl")))
+        return [], ({"stage": "train", **lines[-1]} if lines else {"stage": "train workers start"})
+
+    return status
+
+
+def ranking_accuracy(heldout: pa.Table | None, actors: Actors, config: RunConfig, folder: RunFolder) -> Any:
+    """Share of held-out pairs that the implicit reward ranks as the given rewards do, with an interval over prompts."""
+    if heldout is None:
+        return mean_interval(np.array([]), confidence=config.evaluation.confidence, samples=100)
+    call = actors.references[0].call.remote(config.policy.path, "exact_kl", heldout, folder.model(1))
+    measured = get(call, config.cluster.no_progress_timeout_s, "the reference")
+    shares = pair_shares(
+        measured["policy_logps"].to_pylist(), measured["reference_logps"].to_pylist(), heldout["rewards"].to_pylist()
+    )
+    options = config.evaluation
+    return mean_interval(shares, confidence=options.confidence, samples=options.bootstrap_samples)
+
+
+def pair_shares(policy: list[list[float]], reference: list[list[float]], rewards: list[list[float | None]]) -> Floats:
+    """Per prompt, of pairs whose rewards differ, the share with log-ratios in the same order; NaN without a pair."""
+    found = []
+    for lp, lr, row in zip(policy, reference, rewards, strict=True):
+        ratio, reward = np.array(lp) - np.array(lr), np.array(row, dtype=np.float64)
+        better = reward[:, None] > reward[None, :]
+        right = (ratio[:, None] > ratio[None, :]) + 0.5 * (ratio[:, None] == ratio[None, :])
+        found.append(float(right[better].mean()) if better.any() else np.nan)
+    return np.array(found)
