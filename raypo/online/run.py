@@ -232,7 +232,9 @@ def fit(
     try:
         coordinator = (
             ray.remote(Coordinator)
-            .options(num_cpus=0, max_concurrency=8 + config.training.workers, max_restarts=-1)
+            # never restarted: its arguments hold actor handles, which Ray cannot promise to keep for a restart;
+            # it has no state of its own, so the same command goes on where it stopped
+            .options(num_cpus=0, max_concurrency=8 + config.training.workers)
             .remote(config, actors, policy_timeout_s)
         )
 
