@@ -34,10 +34,18 @@ Overrides = Annotated[
 ]
 
 
+def load(path: Path, overrides: list[str] | None) -> config.RunConfig:
+    """Read a config; reward functions that lie beside it, or in the working folder, can then be imported."""
+    for folder in (str(path.parent.absolute()), os.getcwd()):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+    return config.load(path, overrides or [])
+
+
 @app.command()
 def run(path: ConfigFile, overrides: Overrides = None) -> None:
     """Align a policy online; the same command again continues where it stopped."""
-    loaded = config.load(path, overrides or [])
+    loaded = load(path, overrides)
     from raypo.online.run import run as align
 
     align(loaded)
@@ -46,7 +54,7 @@ def run(path: ConfigFile, overrides: Overrides = None) -> None:
 @app.command()
 def train(path: ConfigFile, overrides: Overrides = None) -> None:
     """Train offline on sets that have responses and rewards: annotate once, then train."""
-    loaded = config.load(path, overrides or [])
+    loaded = load(path, overrides)
     from raypo.online.offline import train_offline
 
     train_offline(loaded)
