@@ -61,13 +61,21 @@ def train(path: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def plan(path: ConfigFile, overrides: Overrides = None) -> None:
+def plan(
+    path: ConfigFile,
+    overrides: Overrides = None,
+    as_yaml: Annotated[bool, typer.Option("--yaml", help="Print YAML that `raypo run` takes as it is.")] = False,
+) -> None:
     """Print a run as it would be: every value with its source, and the memory per device."""
     from raypo.doctor import plan_table
 
     given = config.apply_overrides(config.read_yaml(path), overrides or [])
-    console = Console()
-    for table in plan_table(config.build(given), given, overrides or []):
+    console, resolved = Console(), config.build(given)
+    tables = plan_table(resolved, given, overrides or [])
+    if as_yaml:
+        console.print(config.as_yaml(resolved), markup=False, highlight=False, soft_wrap=True, end="")
+        return
+    for table in tables:
         console.print(table)
 
 

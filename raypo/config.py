@@ -8,6 +8,7 @@ default must be given. The tree is read from one YAML file plus dotted overrides
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -403,6 +404,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: the file cannot be read, a key is unknown (with the nearest known one) or a value does not fit.
     """
     return build(apply_overrides(read_yaml(path), overrides))
+
+
+def as_yaml(config: RunConfig) -> str:
+    """The whole tree as YAML that `load` reads back as an equal tree."""
+    return yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

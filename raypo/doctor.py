@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
-from rich.table import Table
+from rich.table import Column, Table
 
 from raypo.config import RunConfig
 from raypo.stages.cluster import CPUS_PER_DATASET, Asked, hyperparameters_of, objective_of
@@ -34,14 +34,15 @@ def plan_table(config: RunConfig, given: Mapping[str, Any], overrides: Sequence[
         ConfigError: the preset or a hyperparameter is unknown, or the combination means nothing.
     """
     objective_of(config)
-    values = Table("key", "value", "from", title="plan", box=None, title_justify="left")
+    key_column = Column("key", no_wrap=True)
+    values = Table(key_column, "value", "from", title="plan", box=None, title_justify="left")
     named = {override.partition("=")[0] for override in overrides}
     for key, value in leaves(config).items():
         source = "override" if key in named else "file" if holds(given, key) else "default"
         values.add_row(key, str(value), source)
     for name, value in hyperparameters_of(config).items():
         if f"objective.{name}" not in leaves(config):
-            values.add_row(f"objective.{name}", str(value), "default of the preset's hyperparameter")
+            values.add_row(f"objective.{name}", str(value), "default")
     return [values, work_table(config), memory_table(config)]
 
 

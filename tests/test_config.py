@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from raypo.config import apply_overrides, build, load
+from raypo.config import apply_overrides, as_yaml, build, load
 from raypo.errors import ConfigError
 from raypo.stages.cluster import Asked, objective_of
 
@@ -101,3 +101,9 @@ def test_resources_are_counted_by_the_rule() -> None:
     config = build(LEAST | {"training": {"workers": 2}, "engine": {"tensor_parallel": 4}})
     assert Asked.by(config, on_gpu=False) == Asked(6, 0.0)
     assert Asked.by(config, on_gpu=True) == Asked(6, 4.0)
+
+
+def test_a_resolved_tree_is_read_back_as_itself() -> None:
+    tree = LEAST | {"rewards": [{"name": "a", "path": "m:f"}], "objective": {"preset": "mpo", "beta": 0.3}}
+    config = build(tree)
+    assert build(yaml.safe_load(as_yaml(config))) == config

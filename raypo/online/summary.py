@@ -5,14 +5,11 @@ Everything is read back from the run's folder, so `raypo report` makes the same 
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from raypo.config import RunConfig, build
+from raypo.config import RunConfig, as_yaml, build
 from raypo.errors import DataError
 from raypo.online.decisions import best_version
 from raypo.online.folder import RunFolder
@@ -130,7 +127,7 @@ def record_of(config: RunConfig, folder: RunFolder, summary: dict[str, Any]) -> 
         steps=read_metrics(Path(folder.path("metrics.jsonl"))),
         samples=samples(folder, len(evaluations) - 1),
         dispersion=tables.read_json(folder.path("dispersion.json")),
-        config=yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False),
+        config=as_yaml(config),
     )
 
 
