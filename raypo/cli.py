@@ -134,13 +134,21 @@ def options(
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
-    """End as after SIGKILL, but with a word: everything durable is whole at any moment."""
+    """End as safely as SIGKILL does: what is committed is whole at any moment."""
+    reason = signal.Signals(number).name
+    Console(stderr=True).print(
+        f"raypo: ended by {reason}; what was committed stays, and the same command continues", style="red"
+    )
     raise SystemExit(128 + number)
 
 
 def main() -> None:
     """Run the command line; failures end in one message and an exit code: 2 for what the user can mend, else 1."""
     signal.signal(signal.SIGTERM, _terminated)
+    if not os.environ.get("RAY_ADDRESS"):
+        # Ray reads this once, when it is imported. Without it, under `uv run` every worker would resolve and build an
+        # environment of its own; on a cluster that somebody else started the choice is theirs.
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
         app()
     except RaypoError as error:
