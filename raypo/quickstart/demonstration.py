@@ -57,9 +57,10 @@ def quickstart(out: Path, seed: int = 0, console: Console | None = None) -> dict
     except OSError as error:
         raise OutputError(f"cannot write to {out}: {error}", "a writable folder", "choose another --out") from error
     with pretraining:
-        from raypo.online.run import run  # imports torch and ray: some seconds in which the model already trains
+        with console.status("starting"):
+            from raypo.online.run import run  # imports torch and ray: some seconds in which the model already trains
 
-        pretraining.wait_for_tokenizer()
+            pretraining.wait_for_tokenizer()
         summary = run(
             config,
             policy_timeout_s=PRETRAINING_TIMEOUT_S if pretraining.running else 0.0,

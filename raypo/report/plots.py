@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,10 +32,12 @@ STYLE = {
 def svg(figure: Figure) -> str:
     """A figure as an SVG element, the same bytes for the same data."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    with plt.rc_context(STYLE):  # the salt of its ids is read when it is written
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     plt.close(figure)
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    # the picture alone: the metadata names vocabularies by address, and a page names nothing outside itself
+    return re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
 
 
 def axes(width: float = 4.6, height: float = 3.0) -> tuple[Figure, Axes]:

@@ -1,0 +1,66 @@
+"""The page of a run: escaped, self-contained, the same for the same record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raypo.report.page import interval, render
+from raypo.report.record import RunRecord, Sample
+
+
+def figures(mean: float) -> dict[str, float]:
+    return {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "n": 10}
+
+
+def evaluation(reward: float) -> dict[str, Any]:
+    names = ("reward_win_rate", "kl_per_response", "length")
+    return {
+        "reward": figures(reward),
+        "reward_gain": figures(reward),
+        "reward_by_source": {"other": figures(0.3)},
+        "distinct_2": 0.5,
+        "truncated": 0.25,
+        **{name: figures(0.6) for name in names},
+    }
+
+
+def record(text: str) -> RunRecord:
+    summary = {
+        "name": "a run", "preset": "w-mpo", "num_responses": 8, "rounds": 1, "seed": 0, "warnings": [text],
+        "sets_in": 10, "sets_trained": 9, "dropped": {"set: ties": 1}, "versions": {"raypo": "0"},
+    }  # fmt: skip
+    step = {"step": 1, "loss": 0.7, "rewards/accuracies": 0.5, "rewards/margins": 0.1, "grad_norm": 1.0}
+    return RunRecord(
+        summary=summary,
+        headline=[text],
+        evaluations=[evaluation(0.1), evaluation(0.4)],
+        seconds=[{"sample": 1.0, "train": 2.0}],
+        steps=[step, step | {"step": 2}],
+        samples=[Sample(text, text, text, 0.0, 1.0)],
+        config=text,
+    )
+
+
+def test_model_text_is_data_and_never_markup() -> None:
+    page = render(record("<script>alert(1)</script>"), confidence=0.95, untrained=["other"])
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 6
+
+
+def test_a_page_names_nothing_outside_itself() -> None:
+    """XML namespaces are names and not addresses."""
+    page = render(record("plain"), confidence=0.95, untrained=["other"])
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "").replace(
+        "http://www.w3.org/1999/xlink", ""
+    ).replace("http-equiv", "")
+    assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
+
+
+def test_the_same_record_gives_the_same_page() -> None:
+    pages = [render(record("plain"), confidence=0.95, untrained=["other"]) for _ in range(2)]
+    assert pages[0] == pages[1]
+
+
+def test_an_interval_is_shown_with_its_bounds_where_it_has_any() -> None:
+    assert interval({"mean": 0.5, "low": 0.25, "high": 0.75}) == "0.500 [0.250, 0.750]"
+    assert interval({"mean": 0.5, "low": float("nan"), "high": float("nan")}) == "0.500"
