@@ -9,16 +9,21 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from raypo import __version__, config
 from raypo.errors import RaypoError
+
+if TYPE_CHECKING:
+    from raypo.doctor import Value
 
 app = typer.Typer(
     name="raypo",
@@ -67,16 +72,46 @@ def plan(
     as_yaml: Annotated[bool, typer.Option("--yaml", help="Print YAML that `raypo run` takes as it is.")] = False,
 ) -> None:
     """Print a run as it would be: every value with its source, and the memory per device."""
-    from raypo.doctor import plan_table
-
     given = config.apply_overrides(config.read_yaml(path), overrides or [])
-    console, resolved = Console(), config.build(given)
-    tables = plan_table(resolved, given, overrides or [])
+    resolved = config.build(given)
+    if any(source.weight for source in resolved.rewards):  # without one it is a plan of `raypo train`
+        config.refuse_online(resolved)
+    from raypo import doctor
+
+    values = doctor.resolve(resolved, given, overrides or [])
+    console = Console()
     if as_yaml:
         console.print(config.as_yaml(resolved), markup=False, highlight=False, soft_wrap=True, end="")
         return
-    for table in tables:
-        console.print(table)
+    console.print(_values(values), _rows("work", doctor.work(resolved)), _memory(resolved))
+
+
+def _values(values: list[Value]) -> Table:
+    table = Table(Column("key", no_wrap=True), Column("value", overflow="fold"), Column("from", no_wrap=True), box=None)
+    for one in values:
+        table.add_row(one.key, Text(str(one.value)), one.source)
+    return table
+
+
+def _rows(title: str, rows: Mapping[str, str]) -> Table:
+    table = Table(Column(title, no_wrap=True), Column("", overflow="fold"), box=None, title_justify="left")
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    return table
+
+
+def _memory(resolved: config.RunConfig) -> Table:
+    from raypo import doctor
+
+    shape = doctor.model_shape(resolved.policy.path)
+    title = "memory per process (estimate)"
+    if shape is None:
+        return _rows(title, {"unknown": f"{resolved.policy.path} is no folder on this machine"})
+    rows = {"parameters": f"{shape.parameters:,}"}
+    for one in doctor.memory(resolved, shape):
+        parts = ", ".join(f"{name} {doctor.size(count)}" for name, count in one.parts.items() if count)
+        rows[one.process] = f"{doctor.size(one.total)}: {parts}" + (f"; {one.note}" if one.note else "")
+    return _rows(title, rows)
 
 
 @app.command()
@@ -84,19 +119,17 @@ def presets() -> None:
     """Print the named objectives."""
     from raypo.objective.presets import TABLE, hyperparameters
 
-    table = Table("preset", "dispersion", "contrast", "link", "hyperparameters", "source", "meaning", box=None)
+    console = Console()
     for name, row in TABLE.items():
         given = dict.fromkeys(hyperparameters(name), 1.0)
-        table.add_row(
-            name,
-            row.dispersion,
-            row.contrast.kind,
-            row.link(given).kind,
-            " ".join(key for key in given if key != "tie_eps"),
-            f"arXiv {row.paper}, {row.equation}",
-            row.meaning,
+        taken = ", ".join(f"{key} ({config.HYPERPARAMETER_DEFAULTS[key]:g})" for key in given)
+        choices = f"contrast {row.contrast.kind}, link {row.link(given).kind}, dispersion on {row.dispersion}"
+        console.print(
+            f"{name}\n    {row.meaning}\n    {choices}\n    {taken}\n    arXiv {row.paper}, {row.equation}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
-    Console().print(table)
 
 
 @app.command()

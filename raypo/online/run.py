@@ -22,7 +22,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 from rich.console import Console
 
-from raypo.config import FunctionReward, ModelReward, RunConfig
+from raypo.config import FunctionReward, ModelReward, RunConfig, refuse_online
 from raypo.data.chat import load_prompts
 from raypo.errors import ConfigError, OutputError, RaypoError, RunError
 from raypo.models.load import check_folder, load_tokenizer
@@ -92,26 +92,7 @@ def check(config: RunConfig, *, policy_exists: bool) -> None:
         ConfigError: a preset, a hyperparameter or a combination.
         ModelError: the policy cannot be read.
     """
-    if config.sampling.num_responses < 2:
-        raise ConfigError(
-            f"sampling.num_responses = {config.sampling.num_responses}",
-            "at least 2: a set of one response has no preference in it",
-            "raise sampling.num_responses",
-        )
-    if not any(source.weight for source in config.rewards):
-        raise ConfigError("no reward source with a weight", "at least one under `rewards`", "see jobs/*.yaml")
-    if config.cluster.placement == "shared":
-        raise ConfigError(
-            "cluster.placement: shared",
-            "split: engines and trainers on their own devices; sharing a GPU has not been measured yet",
-            "set cluster.placement=split",
-        )
-    if config.online.data == "accumulate" and config.online.reference != "initial":
-        raise ConfigError(
-            f"online.data: accumulate with online.reference: {config.online.reference}",
-            "reference: initial, since old sets hold log-probs under older references",
-            "set online.reference=initial or online.data=fresh",
-        )
+    refuse_online(config)
     check_sources(config, policy_exists=policy_exists)
 
 

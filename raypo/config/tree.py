@@ -1,22 +1,11 @@
-"""What a run is: one frozen tree. Every choice of a run is a field here, with its meaning, unit and default.
-
-Imports neither torch nor ray, so that a plan can be read anywhere. Defaults are the vetted setting; a field without a
-default must be given. The tree is read from one YAML file plus dotted overrides (`load`), and knows no algorithm:
-`objective` carries the name of a preset and its hyperparameters, which `raypo.objective.presets` checks.
-"""
+"""The sections of a run and their fields. A field's docstring is its documentation: meaning, unit, what None does."""
 
 from __future__ import annotations
 
-import difflib
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
-
-from raypo.errors import ConfigError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 HYPERPARAMETER_DEFAULTS: dict[str, float] = {
     "beta": 0.1,
@@ -34,7 +23,9 @@ Positive = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """A frozen part of the tree that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class PolicyConfig(Section):
@@ -237,7 +228,7 @@ class DispersionConfig(Section):
 class ObjectiveConfig(Section):
     """The loss: a preset and its hyperparameters, as further keys (`beta`, `alpha`, ...)."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="allow")
 
     preset: str = "w-mpo"
     """A row of `raypo presets`."""
@@ -263,9 +254,9 @@ class TrainingConfig(Section):
     """Shape after warm-up, over the planned steps of all rounds."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW's decoupled decay."""
-    adam_beta1: Fraction = 0.9
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay of the first moment."""
-    adam_beta2: Fraction = 0.95
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
     """Decay of the second moment."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradients are clipped to this global norm."""
@@ -384,125 +375,3 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     cluster: ClusterConfig = ClusterConfig()
     tracking: TrackingConfig = TrackingConfig()
-
-    @model_validator(mode="after")
-    def _refuse_contradictions(self) -> RunConfig:
-        names = [source.name for source in self.rewards]
-        if len(set(names)) != len(names):
-            raise ValueError(f"two reward sources share a name: {', '.join(names)}")
-        return self
-
-
-def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a YAML file and dotted overrides into a frozen tree.
-
-    Args:
-        path: YAML file with one mapping.
-        overrides: `section.key=value` strings; the value is YAML.
-
-    Raises:
-        ConfigError: the file cannot be read, a key is unknown (with the nearest known one) or a value does not fit.
-    """
-    return build(apply_overrides(read_yaml(path), overrides))
-
-
-def as_yaml(config: RunConfig) -> str:
-    """The whole tree as YAML that `load` reads back as an equal tree."""
-    return yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False)
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read one YAML mapping, safely.
-
-    Raises:
-        ConfigError: the file is missing, unreadable, not YAML, or not a mapping.
-    """
-    try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", "a YAML file", "check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}", "one YAML mapping", "mend the file") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path} holds {type(tree).__name__}", "one YAML mapping of sections", "see jobs/*.yaml")
-    return tree
-
-
-def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return a copy of the tree in which each `a.b.c=value` is set. List items are addressed by number."""
-    copied: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(tree)))
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not key:
-            raise ConfigError(f"override {override!r}", "key.subkey=value", "write e.g. training.learning_rate=1e-6")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"override {override!r}: not YAML: {error}", "key.subkey=value") from error
-        _set(copied, key.split("."), _as_number(value), override)
-    return copied
-
-
-def _as_number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-6 as a string; a number is meant."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _set(node: Any, keys: list[str], value: Any, override: str) -> None:
-    for depth, key in enumerate(keys):
-        last = depth == len(keys) - 1
-        index: Any = int(key) if isinstance(node, list) and key.isdigit() else key
-        if isinstance(node, list) and not (isinstance(index, int) and index < len(node)):
-            raise ConfigError(f"override {override!r}: no item {key!r}", f"a number below {len(node)}")
-        if not isinstance(node, (dict, list)):
-            raise ConfigError(f"override {override!r}: {'.'.join(keys[:depth])} is a value", "a section")
-        if last:
-            node[index] = value
-        else:
-            if isinstance(node, dict) and node.get(index) is None:
-                node[index] = {}
-            node = node[index]
-
-
-def build(tree: Mapping[str, Any]) -> RunConfig:
-    """Validate a plain mapping into a frozen tree.
-
-    Raises:
-        ConfigError: every fault in one message.
-    """
-    try:
-        return RunConfig.model_validate(dict(tree))
-    except ValidationError as error:
-        lines = [_describe(fault) for fault in error.errors()]
-        raise ConfigError(
-            "\n  ".join(lines), remedy="see `raypo plan` and the docstrings of raypo/config.py"
-        ) from error
-
-
-def _describe(fault: Any) -> str:
-    where = ".".join(str(part) for part in fault["loc"]) or "config"
-    if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(fault["loc"][-1]), _known_keys(fault["loc"][:-1]), n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"unknown key {where!r}{hint}"
-    if fault["type"] == "missing":
-        return f"{where} must be given"
-    return f"{where} = {fault.get('input')!r}: {fault['msg'].removeprefix('Value error, ')}"
-
-
-def _known_keys(location: Sequence[Any]) -> list[str]:
-    """Names of the fields of the section at a location of the tree."""
-    model: Any = RunConfig
-    for part in location:
-        if part in ("function", "model", "http") and model is RunConfig:
-            model = {"function": FunctionReward, "model": ModelReward, "http": HttpReward}[part]
-            continue
-        field = model.model_fields.get(str(part))
-        if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            model = field.annotation
-    return list(model.model_fields)

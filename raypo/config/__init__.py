@@ -1,0 +1,67 @@
+"""What a run is: one frozen tree. Every choice of a run is a field here, with its meaning, unit and default.
+
+    tree      the sections and their fields
+    refusals  combinations that mean nothing, each with its reason
+    load      one YAML file plus dotted overrides -> a tree, or every fault in one message
+
+Imports neither torch nor ray, so that a plan can be read anywhere. Defaults are the vetted setting; a field without a
+default must be given. The tree knows no algorithm: `objective` carries the name of a preset and its hyperparameters,
+which `raypo.objective.presets` checks.
+"""
+
+from __future__ import annotations
+
+from raypo.config.load import apply_overrides, as_yaml, build, key_of, load, read_yaml
+from raypo.config.refusals import refuse_online
+from raypo.config.tree import (
+    HYPERPARAMETER_DEFAULTS,
+    AnnotationConfig,
+    ClusterConfig,
+    DispersionConfig,
+    EngineConfig,
+    EvaluationConfig,
+    FunctionReward,
+    HttpReward,
+    ModelReward,
+    ObjectiveConfig,
+    OnlineConfig,
+    PolicyConfig,
+    PromptsConfig,
+    RewardSource,
+    RunConfig,
+    SamplingConfig,
+    ScoringConfig,
+    Section,
+    TrackingConfig,
+    TrainingConfig,
+)
+
+__all__ = [
+    "HYPERPARAMETER_DEFAULTS",
+    "AnnotationConfig",
+    "ClusterConfig",
+    "DispersionConfig",
+    "EngineConfig",
+    "EvaluationConfig",
+    "FunctionReward",
+    "HttpReward",
+    "ModelReward",
+    "ObjectiveConfig",
+    "OnlineConfig",
+    "PolicyConfig",
+    "PromptsConfig",
+    "RewardSource",
+    "RunConfig",
+    "SamplingConfig",
+    "ScoringConfig",
+    "Section",
+    "TrackingConfig",
+    "TrainingConfig",
+    "apply_overrides",
+    "as_yaml",
+    "build",
+    "key_of",
+    "load",
+    "read_yaml",
+    "refuse_online",
+]

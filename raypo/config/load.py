@@ -1,0 +1,170 @@
+"""One YAML file plus dotted overrides -> a frozen tree, or every fault in one message."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from raypo.config.refusals import refuse_contradictions
+from raypo.config.tree import FunctionReward, HttpReward, ModelReward, RunConfig
+from raypo.errors import ConfigError
+
+REWARDS: dict[str, type[BaseModel]] = {"function": FunctionReward, "model": ModelReward, "http": HttpReward}
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file and dotted overrides into a frozen tree.
+
+    Args:
+        path: YAML file with one mapping.
+        overrides: `section.key=value` strings; the value is YAML.
+
+    Raises:
+        ConfigError: the file cannot be read, a key is unknown (with the nearest known one) or a value does not fit.
+    """
+    return build(apply_overrides(read_yaml(path), overrides))
+
+
+def as_yaml(config: RunConfig) -> str:
+    """The whole tree as YAML that `load` reads back as an equal tree."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read one YAML mapping, safely.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, not YAML, or not a mapping, or gives a key twice.
+    """
+    try:
+        tree = parse_yaml(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", "a YAML file", "check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}", "one YAML mapping", "mend the file") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds {type(tree).__name__}", "one YAML mapping of sections", "see jobs/*.yaml")
+    return tree
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only. A key given twice is refused, and 1e-6 is a number, as in YAML 1.2."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice[0]!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """One YAML value.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, or a mapping gives a key twice.
+    """
+    return yaml.load(text, Loader=_Loader)
+
+
+def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return a copy of the tree in which each `a.b.c=value` is set. List items are addressed by number.
+
+    Raises:
+        ConfigError: an override is not `key=value`, its value is not YAML, or its key leads nowhere.
+    """
+    copied = copy.deepcopy(dict(tree))
+    for override in overrides:
+        key, text = key_of(override), override.partition("=")[2]
+        try:
+            value = parse_yaml(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override {override!r}: not YAML: {error}", "key.subkey=value") from error
+        _set(copied, key.split("."), value, override)
+    return copied
+
+
+def key_of(override: str) -> str:
+    """The dotted key of a `key=value` override.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
+    key, separator, _ = override.partition("=")
+    if not separator or not all(key.split(".")):
+        raise ConfigError(f"override {override!r}", "key.subkey=value", "write e.g. training.learning_rate=1e-6")
+    return key
+
+
+def _set(node: Any, keys: list[str], value: Any, override: str) -> None:
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        index: Any = int(key) if isinstance(node, list) and key.isdigit() else key
+        if isinstance(node, list) and not (isinstance(index, int) and index < len(node)):
+            raise ConfigError(f"override {override!r}: no item {key!r}", f"a number below {len(node)}")
+        if not isinstance(node, (dict, list)):
+            raise ConfigError(f"override {override!r}: {'.'.join(keys[:depth])} is a value", "a section")
+        if last:
+            node[index] = value
+        else:
+            if isinstance(node, dict) and node.get(index) is None:
+                node[index] = {}
+            node = node[index]
+
+
+def build(tree: Mapping[str, Any]) -> RunConfig:
+    """Validate a plain mapping into a frozen tree.
+
+    Raises:
+        ConfigError: every fault of keys and values in one message, or the first combination that means nothing.
+    """
+    try:
+        config = RunConfig.model_validate(dict(tree))
+    except ValidationError as error:
+        lines = [_describe(fault) for fault in error.errors()]
+        raise ConfigError("\n  ".join(lines), remedy="see `raypo plan` and the docstrings of raypo/config") from error
+    refuse_contradictions(config)
+    return config
+
+
+def _describe(fault: Any) -> str:
+    location = [part for part in fault["loc"] if part not in REWARDS]
+    where = ".".join(map(str, location)) or "config"
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(location[-1]), _known_keys(fault["loc"][:-1]), n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"unknown key {where!r}{hint}"
+    if fault["type"] == "missing":
+        return f"{where} must be given"
+    given = fault.get("input")
+    if fault["type"] == "union_tag_invalid" and isinstance(given, Mapping):
+        return f"{where}: no reward source of type {fault['ctx']['tag']!r}; one of {', '.join(REWARDS)}"
+    if fault["type"] in ("model_type", "union_tag_invalid"):
+        return f"{where} = {given!r}: a section with keys of its own is expected"
+    if fault["type"] == "tuple_type":
+        return f"{where} = {given!r}: a list is expected"
+    return f"{where} = {given!r}: {fault['msg']}"
+
+
+def _known_keys(location: Sequence[Any]) -> list[str]:
+    """Names of the fields of the section at a location of the tree."""
+    model: Any = RunConfig
+    for part in location:
+        if part in REWARDS:
+            model = REWARDS[part]
+            continue
+        field = model.model_fields.get(str(part))
+        if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            model = field.annotation
+    return list(model.model_fields)
