@@ -21,6 +21,7 @@ from raypo.errors import DataError, EngineError, ModelError, StaleEngine
 SPOILT = -1
 CHUNK_BYTES = 256 * 2**20
 CPU_MIN_HEAD = 32
+CPU_BATCH_TOKENS = 4096
 
 Backend = Literal["cpu", "gpu"]
 
@@ -91,9 +92,12 @@ class Engine:
         host.register()
         self._version = SPOILT
         self._max_model_tokens = max_model_tokens
-        devices: dict[str, Any] = (
-            {"enforce_eager": True} if backend == "cpu" else {"gpu_memory_utilization": gpu_memory_fraction}
-        )
+        devices: dict[str, Any] = {"gpu_memory_utilization": gpu_memory_fraction}
+        if backend == "cpu":
+            # vLLM rewinds the generator of a seeded request whose prompt it prefills in parts, which CPU generators
+            # cannot do ("CPU Generator does not use offset"): prompts are prefilled whole
+            whole = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_model_tokens, CPU_BATCH_TOKENS)}
+            devices = {"enforce_eager": True, **whole}
         try:
             self._llm = LLM(
                 folder,

@@ -52,6 +52,9 @@ def live_then_durable(a: str, b: str) -> dict[str, Any]:
     told: dict[str, Any] = {"a": engine.generate(0, PROMPTS, [1, 2, 3], **GREEDY).to_pylist()}
     told["alone"] = engine.generate(0, PROMPTS[:1], [11], **DRAWN).to_pylist()
     told["batched"] = engine.generate(0, PROMPTS, [11, 2**61, 12], **DRAWN).to_pylist()
+    # 96 prompts of 60 tokens, more than one batch holds: prefilled in parts, seeded requests would break
+    many = [[1, *range(3, 62)] for _ in range(96)]
+    told["many"] = engine.generate(0, many, list(range(96)), **(DRAWN | {"max_response_tokens": 4})).num_rows
     every_stop = {**DRAWN, "stop_token_ids": list(range(10, 100)), "num_responses": 8}
     told["stopped"] = engine.generate(0, PROMPTS[:1], [5], **every_stop).to_pylist()
     engine.start_update()
@@ -105,6 +108,7 @@ def test_a_synced_engine_is_a_fresh_engine_on_the_new_weights(tied: bool, tmp_pa
         found = [row["engine_logps"][0] for row in told[way]]
         assert found == pytest.approx(model_logps(b, told[way]), abs=LOGP_TOLERANCE)
     assert told["back"] == told["a"]
+    assert told["many"] == 96
     # versions and limits
     assert "holds weight version 1" in told["stale"]
     assert "holds weight version -1" in told["during"]
