@@ -125,7 +125,8 @@ def test_readers_like_the_better_sentence_by_psi() -> None:
 def test_the_panel_never_changes_its_mind_and_ignores_spaces() -> None:
     """A hash decides: of 24 readers 24, 12 and 0 like them as news;
 
-    alone and in a batch, in any order, the same."""
+    alone and in a batch, in any order, the same.
+    """
     alone = [language.panel([NEWS], [text], [{}])[0] for text in (GOOD, EVEN, BAD)]
     assert alone == [24 / 24, 12 / 24, 0 / 24]
     assert language.panel([NEWS] * 3, [BAD, EVEN, GOOD], [{}] * 3) == alone[::-1]

@@ -24,7 +24,7 @@ def test_the_tokenizer_reads_and_writes_every_word() -> None:
     assert len(tokenizer) == 154
     assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1, 2)
     ids = tokenizer(PROMPT)["input_ids"]
-    assert ids[0] == 1 and len(ids) == PROMPT_TOKENS
+    assert (ids[0], len(ids)) == (1, PROMPT_TOKENS)
     words = tokenizer(SENTENCE, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode([*words, 2], skip_special_tokens=True) == SENTENCE
     everything = " ".join(language.vocabulary())
@@ -45,8 +45,10 @@ def test_the_corpus_learns_from_responses_alone() -> None:
 
 
 def test_a_short_pretraining_lowers_the_loss_and_repeats_bitwise() -> None:
-    """An untrained model is near ln 154 = 5.04 nats per token. The language's own entropy is (5.418 + 9.357) / 2 nats in
-    10.5 tokens: .704. Sixty steps reach less than 1.5."""
+    """An untrained model is near ln 154 = 5.04 nats per token.
+
+    The language's own entropy is (5.418 + 9.357) / 2 nats in 10.5 tokens: .704. Sixty steps reach less than 1.5.
+    """
     tokenizer = model.build_tokenizer()
     rows, labels = model.corpus(tokenizer, 2000, seed=0)
     setting, told = Pretraining(steps=60, batch=32, sentences=2000, learning_rate=6e-3), []
