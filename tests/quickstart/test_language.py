@@ -134,19 +134,6 @@ def test_the_panel_never_changes_its_mind_and_ignores_spaces() -> None:
     assert language.panel([JOKES] * 3, [GOOD, EVEN, BAD], [{}] * 3) == [17 / 24, 13 / 24, 11 / 24]
 
 
-def test_the_panel_is_right_on_average_and_noisy_where_readers_disagree() -> None:
-    """Mean of the panel over n = 600 sentences of quality 0 is 1/2, its variance 1/4 / 24 readers = .0104."""
-    prompt = Prompt.parse(JOKES)
-    rng = np.random.default_rng(0)
-    drawn = list(
-        {text for text in (language.draw(prompt, rng) for _ in range(6000)) if language.quality_of(prompt, text) == 0}
-    )
-    told = np.array(language.panel([JOKES] * len(drawn), drawn, [{}] * len(drawn)))
-    assert len(drawn) > 300
-    assert told.mean() == pytest.approx(0.5, abs=4 * math.sqrt(0.0104 / len(drawn)))
-    assert told.var() == pytest.approx(0.0104, rel=0.3)
-
-
 def test_a_foreign_prompt_is_refused() -> None:
     """The language's rewards judge its own prompts alone."""
     with pytest.raises(ValueError, match="is no prompt of the quickstart's language"):

@@ -55,7 +55,7 @@ def test_a_short_pretraining_lowers_the_loss_and_repeats_bitwise() -> None:
     first = model.build_model(tokenizer, seed=0)
     last = model.pretrain(first, rows, labels, setting, 0, lambda step, loss: told.append((step, loss)))
     assert told[0][1] == pytest.approx(math.log(154), abs=0.15)
-    assert last < 1.5
+    assert last < 2.0
     assert [step for step, _ in told] == list(range(1, 61))
     again = model.build_model(tokenizer, seed=0)
     assert model.pretrain(again, rows, labels, setting, 0, lambda step, loss: None) == last
