@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from raypo.config import apply_overrides, as_yaml, build, load
+from raypo.config import apply_overrides, as_yaml, build, load, read_yaml, refuse_online
 from raypo.errors import ConfigError
 from raypo.stages.cluster import Asked, objective_of
 
@@ -22,7 +22,11 @@ GIVEN = ["policy.path=p", "prompts.path=q"]
     [
         ({"polcy": {}}, "unknown key 'polcy'; did you mean 'policy'"),
         ({"policy": {"path": "p", "lora_rnk": 2}}, "unknown key 'policy.lora_rnk'; did you mean 'lora_rank'"),
-        ({"rewards": [{"type": "http", "name": "a", "ulr": "x"}]}, "did you mean 'url'"),
+        ({"rewards": [{"type": "http", "name": "a", "ulr": "x"}]}, "unknown key 'rewards.0.ulr'; did you mean 'url'"),
+        ({"rewards": [{"type": "htp"}]}, "rewards.0: no reward source of type 'htp'; one of function, model, http"),
+        ({"rewards": [3]}, "rewards.0 = 3: a section with keys"),
+        ({"rewards": 3}, "rewards = 3: a list is expected"),
+        ({"training": None}, "training = None: a section with keys"),
         ({"training": {"workers": 0}}, "training.workers = 0"),
         ({"training": {"schedule": "cosin"}}, "training.schedule = 'cosin'"),
         ({"policy": {}}, "policy.path must be given"),
@@ -32,6 +36,69 @@ GIVEN = ["policy.path=p", "prompts.path=q"]
 def test_a_fault_is_named_with_its_place(tree: dict[str, object], told: str) -> None:
     with pytest.raises(ConfigError, match=told.replace("[", r"\[")):
         build(LEAST | tree)
+
+
+REFUSED = [
+    ({"rewards": [{"name": "a", "path": "m:f"}, {"name": "a", "path": "m:g"}]}, "share the name 'a'"),
+    ({"rewards": [{"type": "http", "name": "a", "url": "judge:80"}]}, "http://"),
+    ({"scoring": {"truncated": "penalty", "truncation_penalty": 0}}, "`keep` under another name"),
+    ({"scoring": {"truncation_penalty": 2}}, "scoring.truncated = keep: nothing would read it"),
+    ({"policy": {"path": "p", "lora_rank": 4}}, "only with policy.adapter = lora"),
+    ({"online": {"data": "accumulate", "reference": "previous"}}, "against older references"),
+    ({"online": {"ema_decay": 0.5}}, "only with online.reference = ema"),
+    ({"online": {"reference": "ema", "ema_decay": 1.0}}, "always the initial policy"),
+    ({"online": {"reference": "ema", "ema_decay": 0.0}}, "always the previous policy"),
+    ({"online": {"kl_bound": 2.0}, "sampling": {"temperature": 0.7}}, "an expectation under the policy"),
+    ({"online": {"sync": "nccl"}}, "GPUs on both sides"),
+    ({"online": {"sync": "host"}, "engine": {"tensor_parallel": 2}}, "an engine of one process"),
+    ({"engine": {"backend": "cpu", "tensor_parallel": 2}}, "engine.count"),
+    ({"engine": {"max_model_tokens": 100}}, "at least 1280: prompts.max_prompt_tokens 1024"),
+    ({"engine": {"backend": "gpu", "kv_cache_gib": 4}}, "only with engine.backend = auto or cpu"),
+    ({"prompts": {"path": "q", "heldout_fraction": 1.0}}, "no prompt would be left"),
+    ({"prompts": {"path": "q", "heldout_fraction": 0.2, "heldout_path": "h"}}, "nothing would read it"),
+    ({"dispersion": {"estimator": "none", "shuffle": True}}, "dispersion.shuffle = True"),
+    ({"dispersion": {"estimator": "none", "scale": 2.0}}, "dispersion.scale = 2.0"),
+    ({"cluster": {"placement": "shared"}}, "sharing a GPU is not built"),
+    ({"training": {"adam_beta2": 1.0}}, "less than 1"),
+    ({"training": {"learning_rate": float("inf")}}, "finite"),
+]
+
+
+@pytest.mark.parametrize(("tree", "why"), REFUSED, ids=[why for _, why in REFUSED])
+def test_a_combination_that_means_nothing_is_refused_with_its_reason(tree: dict[str, object], why: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        build(LEAST | tree)
+    assert why in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("tree", "why"),
+    [
+        ({"rewards": []}, "every set is a tie"),
+        ({"rewards": [{"name": "a", "path": "m:f", "weight": 0}]}, "all weights are 0"),
+        ({"sampling": {"num_responses": 1}}, "no preference in it"),
+        ({"prompts": {"path": "q", "heldout_fraction": 0}}, "says nothing about others"),
+    ],
+)
+def test_given_sets_can_train_where_an_online_run_is_refused(tree: dict[str, object], why: str) -> None:
+    config = build(LEAST | {"rewards": [{"name": "a", "path": "m:f"}]} | tree)
+    with pytest.raises(ConfigError) as refused:
+        refuse_online(config)
+    assert why in str(refused.value)
+
+
+def test_a_key_given_twice_is_refused_and_not_the_last_one_taken(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("policy: {path: a}\ntraining: {workers: 1}\npolicy: {path: b}\n")
+    with pytest.raises(ConfigError, match="key 'policy' is given twice"):
+        read_yaml(tmp_path / "run.yaml")
+
+
+def test_numbers_without_a_point_are_numbers_in_a_file_too(tmp_path: Path) -> None:
+    """YAML 1.1 reads 1e-1 as text, which a preset would refuse; what looks like no number stays text."""
+    (tmp_path / "run.yaml").write_text("policy: {path: inf}\nprompts: {path: e1}\nobjective: {beta: 1e-1}\n")
+    config = load(tmp_path / "run.yaml")
+    assert config.objective.hyperparameters == {"beta": 0.1}
+    assert (config.policy.path, config.prompts.path) == ("inf", "e1")
 
 
 def test_overrides_reach_any_depth_and_are_yaml() -> None:
@@ -44,7 +111,7 @@ def test_overrides_reach_any_depth_and_are_yaml() -> None:
     assert "training" not in tree, "the tree given was changed"
 
 
-@pytest.mark.parametrize("override", ["training", "=3", "rewards.4.weight=1", "policy.path.deep=1"])
+@pytest.mark.parametrize("override", ["training", "=3", "a..b=1", "seed=[", "rewards.4.weight=1", "policy.path.deep=1"])
 def test_an_override_that_leads_nowhere_is_refused(override: str) -> None:
     with pytest.raises(ConfigError, match="override"):
         apply_overrides(LEAST | {"rewards": [{}]}, [override])

@@ -1,6 +1,6 @@
 """What a run is: one frozen tree. Every choice of a run is a field here, with its meaning, unit and default.
 
-    tree      the sections and their fields
+    tree      the sections and their fields; section and rewards belong to it
     refusals  combinations that mean nothing, each with its reason
     load      one YAML file plus dotted overrides -> a tree, or every fault in one message
 
@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from raypo.config.load import apply_overrides, as_yaml, build, key_of, load, read_yaml
 from raypo.config.refusals import refuse_online
+from raypo.config.rewards import FunctionReward, HttpReward, ModelReward, RewardSource
+from raypo.config.section import Section
 from raypo.config.tree import (
     HYPERPARAMETER_DEFAULTS,
     AnnotationConfig,
@@ -20,18 +22,13 @@ from raypo.config.tree import (
     DispersionConfig,
     EngineConfig,
     EvaluationConfig,
-    FunctionReward,
-    HttpReward,
-    ModelReward,
     ObjectiveConfig,
     OnlineConfig,
     PolicyConfig,
     PromptsConfig,
-    RewardSource,
     RunConfig,
     SamplingConfig,
     ScoringConfig,
-    Section,
     TrackingConfig,
     TrainingConfig,
 )

@@ -13,7 +13,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from raypo.config.refusals import refuse_contradictions
-from raypo.config.tree import FunctionReward, HttpReward, ModelReward, RunConfig
+from raypo.config.rewards import FunctionReward, HttpReward, ModelReward
+from raypo.config.tree import RunConfig
 from raypo.errors import ConfigError
 
 REWARDS: dict[str, type[BaseModel]] = {"function": FunctionReward, "model": ModelReward, "http": HttpReward}

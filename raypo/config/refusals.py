@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from raypo.config.tree import HttpReward, RunConfig
+from raypo.config.rewards import HttpReward
+from raypo.config.tree import RunConfig
 from raypo.errors import ConfigError
 
 READ_ONLY_WITH: tuple[tuple[str, str, frozenset[Any]], ...] = (

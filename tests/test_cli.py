@@ -1,0 +1,151 @@
+"""The command line: one message per failure, exit codes, and a plan that can be run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from raypo import __version__
+from raypo.cli import main
+from raypo.config import load
+from raypo.objective.presets import TABLE
+
+RUN = {
+    "policy": {"path": "nowhere"},
+    "prompts": {"path": "prompts.jsonl"},
+    "rewards": [{"name": "a", "path": "m:f"}],
+    "objective": {"preset": "mallows-mpo"},
+}
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def raypo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Command]:
+    """Run a command here, in an empty folder; answers exit code, standard output and standard error."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("COLUMNS", "100")
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(RUN))
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["raypo", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        told = capsys.readouterr()
+        return int(ended.value.code or 0), told.out, told.err
+
+    yield call
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_the_version_is_the_packages(raypo: Command) -> None:
+    assert raypo("--version") == (0, f"raypo {__version__}\n", "")
+
+
+def test_every_preset_is_listed_with_its_hyperparameters(raypo: Command) -> None:
+    code, out, _ = raypo("presets")
+    assert code == 0
+    listed = [line for line in out.splitlines() if line and not line.startswith(" ")]
+    assert listed == list(TABLE)
+    assert "beta (0.1), tie_eps (0), gamma (0.05)" in out
+
+
+def test_the_plan_names_values_sources_work_and_memory(raypo: Command, tiny_model: Path) -> None:
+    code, out, _ = raypo("plan", "run.yaml", f"policy.path={tiny_model}", "training.workers=2")
+    assert code == 0
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert {"training.workers 2 override", "rewards.0.name a file", "seed 0 default"} <= set(lines)
+    assert "objective.beta 0.1 preset" in lines
+    assert any(line.startswith("logical CPUs asked 6,") for line in lines)
+    assert any(line.startswith("train worker") for line in lines)
+    assert "..." not in out, "a value was cut"
+
+
+def test_a_plan_says_so_when_the_model_is_not_here(raypo: Command) -> None:
+    code, out, _ = raypo("plan", "run.yaml")
+    assert code == 0
+    assert "nowhere is no folder on this machine" in " ".join(out.split())
+
+
+def test_a_printed_plan_is_the_same_run(raypo: Command, tmp_path: Path) -> None:
+    """`plan --yaml` with overrides, read back without them."""
+    overrides = ["training.learning_rate=3e-7", "rewards.0.weight=0.5", "sampling.stop_token_ids=[7]"]
+    code, out, _ = raypo("plan", "run.yaml", *overrides, "--yaml")
+    assert code == 0
+    (tmp_path / "whole.yaml").write_text(out)
+    assert load(tmp_path / "whole.yaml") == load(tmp_path / "run.yaml", overrides)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["plan", "none.yaml"], "cannot read none.yaml"),
+        (["plan", "run.yaml", "traning.workers=2"], "did you mean 'training'"),
+        (["plan", "run.yaml", "objective.preset='[bold]dpo'"], "unknown preset '[bold]dpo'"),
+        (["plan", "run.yaml", "sampling.num_responses=1"], "no preference in it"),
+        (["plan", "run.yaml", "cluster.placement=shared"], "never measured"),
+        (["run", "run.yaml", "rewards=[]"], "no reward source"),
+        (["report", "nowhere"], "no run.json"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_users_mistake_is_one_message_and_exit_code_2(raypo: Command, arguments: list[str], told: str) -> None:
+    """Brackets in it are text, not markup."""
+    code, out, err = raypo(*arguments)
+    assert (code, out) == (2, "")
+    assert told in err
+    assert err.startswith("raypo: ")
+    assert "Traceback" not in err
+    assert "what to do: " in err or "expected: " in err
+
+
+def test_a_traceback_is_shown_when_it_is_asked_for(raypo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python prints it: the error leaves main."""
+    from raypo.errors import ConfigError
+
+    monkeypatch.setenv("RAYPO_TRACEBACK", "1")
+    monkeypatch.setattr(sys, "argv", ["raypo", "plan", "none.yaml"])
+    with pytest.raises(ConfigError, match="cannot read"):
+        main()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "told"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "")], ids=["term", "int"]
+)
+def test_a_signal_ends_it_without_a_traceback(number: int, code: int, told: str, tmp_path: Path) -> None:
+    """The command waits for a config that nobody writes: opening a pipe blocks."""
+    os.mkfifo(tmp_path / "run.yaml")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "raypo.cli", "plan", "run.yaml"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    with process, open(tmp_path / "run.yaml", "w"):  # opening succeeds when the command has opened it too
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert told in err
+    assert "Traceback" not in err
+
+
+def test_rays_uv_hook_is_off_before_ray_is_imported() -> None:
+    """It would make every worker of a Ray that raypo starts resolve an environment of its own."""
+    code = (
+        "import sys; from raypo.cli import main; sys.argv = ['raypo', 'presets']\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "from ray._private import ray_constants as c; print(c.RAY_ENABLE_UV_RUN_RUNTIME_ENV)"
+    )
+    clean = {key: value for key, value in os.environ.items() if key != "RAY_ENABLE_UV_RUN_RUNTIME_ENV"}
+    for extra, on in (({}, "False"), ({"RAY_ADDRESS": "auto"}, "True")):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=clean | extra, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.splitlines()[-1] == on
