@@ -123,15 +123,23 @@ def test_readers_like_the_better_sentence_by_psi() -> None:
 
 
 def test_the_panel_never_changes_its_mind_and_ignores_spaces() -> None:
-    """A hash decides: of 24 readers 24, 12 and 0 like them as news;
-
-    alone and in a batch, in any order, the same.
-    """
+    """A hash decides: of 24 readers 24, 12 and 0 like them as news, alone and in a batch, in any order."""
     alone = [language.panel([NEWS], [text], [{}])[0] for text in (GOOD, EVEN, BAD)]
     assert alone == [24 / 24, 12 / 24, 0 / 24]
     assert language.panel([NEWS] * 3, [BAD, EVEN, GOOD], [{}] * 3) == alone[::-1]
     assert language.panel([NEWS], [f" {EVEN} "], [{}]) == [alone[1]]
     assert language.panel([JOKES] * 3, [GOOD, EVEN, BAD], [{}] * 3) == [17 / 24, 13 / 24, 11 / 24]
+
+
+def test_the_panel_is_right_on_average_and_noisy_where_readers_disagree() -> None:
+    """Of sentences of quality 0 half the panel likes each: mean 1/2, variance 1/4 / 24 readers = .0104; n = 600."""
+    prompt = Prompt.parse(JOKES.replace("plain", "fancy"))
+    rng = np.random.default_rng(0)
+    texts = {language.draw(prompt, rng) for _ in range(6000)}
+    drawn = sorted(text for text in texts if language.quality_of(prompt, text) == 0)[:600]
+    told = np.array(language.panel([prompt.text] * 600, drawn, [{}] * 600))
+    assert told.mean() == pytest.approx(0.5, abs=4 * math.sqrt(0.0104 / 600))
+    assert told.var() == pytest.approx(0.0104, rel=4 * math.sqrt(2 / 600))
 
 
 def test_a_foreign_prompt_is_refused() -> None:
