@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ LOGP_TOLERANCE = 1e-4  # nats over a response of 16 tokens, fp32
 def in_own_process(function: Any, *arguments: Any) -> Any:
     """Run a module-level function in a spawned process with the engine's environment."""
     os.environ.update(environment("cpu", threads=1, kv_cache_gib=1, tensor_parallel=1))
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:  # a lost child is an error
+        return pool.submit(function, *arguments).result()
 
 
 def start(folder: str, version: int = 0) -> Engine:
