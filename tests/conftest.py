@@ -14,51 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hf_folders import make_model
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast tests first: what fails fast is seen fast."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
-
-
-def make_model(folder: Path, *, tied: bool, seed: int = 0, chat: bool = False) -> Path:
-    """A Llama of 0.1 M parameters and its word-level tokenizer, as a Hugging Face folder."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    words = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(196))]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.decoder = decoders.Fuse()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
-    if chat:
-        fast.chat_template = (
-            "{% for m in messages %}{{ '<s> ' + m['role'] + ' ' + m['content'] + ' ' }}{% endfor %}"
-            "{% if add_generation_prompt %}{{ 'assistant' }}{% endif %}"
-        )
-    fast.save_pretrained(folder)
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=200,
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=256,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-            tie_word_embeddings=tied,
-            initializer_range=0.2,
-        )
-    )
-    model.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import ray
 import yaml
-from conftest import make_model
+from hf_folders import make_model
 from transformers import AutoModelForCausalLM
 
 from raypo.config import build, load

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_model
+from hf_folders import make_model
 from transformers import AutoModelForCausalLM
 
 from raypo.errors import DataError, EngineError, ModelError, StaleEngine

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_model
+from hf_folders import make_model
 from tiny import causal_lm
 from transformers import (
     AutoTokenizer,
