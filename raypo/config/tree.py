@@ -12,11 +12,37 @@ from raypo.config.section import Fraction, Positive, Section
 HYPERPARAMETER_DEFAULTS: dict[str, float] = {
     "beta": 0.1,
     "alpha": 1.0,
-    "gamma": 0.05,
+    "gamma": 0.05,  # half of beta, as SimPO's
+    "power": 1.0,
     "label_smoothing": 0.0,
+    "flip_rate": 0.1,
+    "smoothing": 1e-3,
+    "tau": 0.05,
+    "offset_scale": 1.0,
+    "mixing": 0.25,
+    "nll": 1.0,
+    "length_reward": 0.001,
+    "entropy_weight": 0.95,
+    "kl_weight": 0.5,
+    "tail": 0.5,
+    "sparsity": 1e-3,
+    "preferred_penalty": 50.0,
+    "bound": 10.0,
+    "order": 0.5,
+    "top": 2.0,
+    "bottom": 2.0,
+    "levels": 3.0,
+    "keep": 3.0,
+    "temperature": 1.0,
+    "negative_weight": 2.0,
+    "eos_weight": 1e-5,
+    "odds_weight": 0.1,
+    "desirable_weight": 1.0,
+    "undesirable_weight": 1.0,
     "tie_eps": 0.0,
 }
-"""For the hyperparameters that a preset takes and `objective` does not give. gamma is half of beta, as SimPO's."""
+"""For the hyperparameters that a preset takes and `objective` does not give; from the papers' or TRL's own defaults
+where they name one (`raypo presets` names the source of each row)."""
 
 
 class PolicyConfig(Section):

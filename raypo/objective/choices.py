@@ -5,17 +5,22 @@
     contrast     which responses are compared with which
     link         from a margin to a loss
 
-`prior`, `contrast` and `link` beside this module hold the functions that these values name.
+`prior`, `contrast` and `link` beside this module hold the functions that these values name. What the four choices
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
-
-from raypo.errors import ConfigError
+from typing import ClassVar, Literal
 
 Dispersion = Literal["none", "score", "link"]
+
+Needs = Literal["sums", "token-logps", "reference-logits", "reference-hidden-states"]
+"""What a prior needs beside the policy, from the cheapest: sums per response, log-probs per token (both are annotated
+once and kept), or a live reference, sharded like the policy, for its logits or its hidden states."""
+
+NEEDS: tuple[Needs, ...] = ("sums", "token-logps", "reference-logits", "reference-hidden-states")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +40,14 @@ class LinearPrior:
     eta: float = 0.0
     rho: float = 0.0
     h: float = 0.0
-    needs: Literal["sums"] = "sums"
-    terms: tuple[str, ...] = ()
+    kind: ClassVar[str] = "linear"
+    needs: ClassVar[Needs] = "sums"
+    terms: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether reference log-probs enter."""
+        return self.b != 0
 
     def __str__(self) -> str:
         """The formula, without the terms that are zero."""
@@ -50,23 +61,140 @@ def _times(weight: float, name: str) -> str:
     return name if weight == 1 else f"{weight:g} {name}"
 
 
+WEIGHTS_NEED: dict[str, Needs] = {
+    "none": "sums",
+    "length-desensitized": "token-logps",
+    "importance": "token-logps",
+    "activation-mask": "reference-hidden-states",
+    "learned-mask": "reference-hidden-states",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenPrior:
+    """r = sum_t m_t (lp_t - lr_t) + kl sum_t d_t KL(reference_t || policy_t).
+
+    The sums arrive as `terms`: "weighted_log_ratios" when there are weights, "forward_kl" when kl is not 0, and
+    "mask_sizes" when there is a penalty; `raypo.objective.tokens` makes them.
+
+    Args:
+        weights: what m_t is: 1; LD-DPO's tail weight (arXiv 2409.06411); TIS-DPO's importance (2410.04350), given with
+            the data; SparsePO's masks of the reference's activations, or trained over them (2410.05102).
+        kl: weight of the forward KL over the vocabulary: TDPO (2404.11999), SparsePO.
+        detach_preferred_kl: the KL of a preferred response is a constant: TDPO2.
+        tail: LD-DPO's weight of tokens beyond the shortest response of the set, in [0, 1].
+        penalty: weight of the masks' sizes, the mean of |m| + |d| over the response's tokens.
+    """
+
+    weights: Literal["none", "length-desensitized", "importance", "activation-mask", "learned-mask"] = "none"
+    kl: float = 0.0
+    detach_preferred_kl: bool = False
+    tail: float = 1.0
+    penalty: float = 0.0
+    kind: ClassVar[str] = "token"
+    needs_reference: ClassVar[bool] = True
+
+    @property
+    def needs(self) -> Needs:
+        """The dearest of what the weights and the KL need."""
+        return max("reference-logits" if self.kl else "sums", WEIGHTS_NEED[self.weights], key=NEEDS.index)
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the [B, K] terms that `set_loss` must be given."""
+        return (
+            *(("weighted_log_ratios",) if self.weights != "none" else ()),
+            *(("forward_kl",) if self.kl else ()),
+            *(("mask_sizes",) if self.penalty else ()),
+        )
+
+    def __str__(self) -> str:
+        """The formula, without the terms that are zero."""
+        text = "lp - lr" if self.weights == "none" else f"sum m(lp_t - lr_t), m: {self.weights}"
+        if self.kl:
+            text += f" + {_times(self.kl, 'KL')}" + (", constant where preferred" if self.detach_preferred_kl else "")
+        return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformPrior:
+    """r = f(lp - lr), or f(lp / |y|), by a named f of `raypo.objective.prior.TRANSFORMS`.
+
+    Args:
+        transform: its name.
+        parameters: its keyword arguments.
+        h: home advantage of a preferred response, in units of r.
+    """
+
+    transform: str
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    h: float = 0.0
+    kind: ClassVar[str] = "transform"
+    needs: ClassVar[Needs] = "sums"
+    terms: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def needs_reference(self) -> bool:
+        """False for the transforms of the policy's mean log-prob alone."""
+        return self.transform not in MEAN_LOGP_TRANSFORMS
+
+    def __str__(self) -> str:
+        """The transform's name and argument."""
+        inner = "lp - lr" if self.needs_reference else "lp/|y|"
+        told = "".join(f", {value:g}" for value in self.parameters.values())
+        return f"{self.transform}({inner}{told})" + (f" - {self.h:g}[preferred]" if self.h else "")
+
+
+MEAN_LOGP_TRANSFORMS = frozenset({"alpha", "odds"})
+
+Prior = LinearPrior | TokenPrior | TransformPrior
+
+
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
     """Which responses are compared, and W-MPO's deviations in the comparison.
 
     Args:
         kind: a name in `raypo.objective.contrast.BUILDERS`.
+        parameters: keyword arguments of that builder.
         pool: how a side's scores become one: logsumexp, or logmeanexp (log of the mean).
         deviation: W-MPO's weight of a response by its reward's deviation from the mean over the comparison's members.
         power: exponent of the deviation, 1 or 2.
         inside_beta: the deviation is multiplied by kappa beta as well (REFA's appendix form).
+        offset: constant that every margin must overcome, in score units (REFA's log gamma).
+        reward_offset: ODPO's offset by the reward gap of a pair: `offset_scale` x gap, or x ln(1 + gap).
+        offset_scale: see `reward_offset`.
+        select: AMPO's choice of the worse responses that stand against the best one (arXiv 2502.18293).
+        keep: how many of them.
     """
 
     kind: str
+    parameters: Mapping[str, float] = field(default_factory=dict)
     pool: Literal["logsumexp", "logmeanexp"] = "logsumexp"
     deviation: Literal["none", "abs", "signed"] = "none"
     power: Literal[1, 2] = 1
     inside_beta: bool = False
+    offset: float = 0.0
+    reward_offset: Literal["none", "linear", "log"] = "none"
+    offset_scale: float = 0.0
+    select: Literal["none", "bottom", "coreset", "opt-select"] = "none"
+    keep: int = 0
+
+    @property
+    def lone(self) -> bool:
+        """Whether one response alone can train."""
+        return self.kind in LONE
+
+    def __str__(self) -> str:
+        """The kind and what differs from the plain one."""
+        told = [f"{name} {value:g}" for name, value in self.parameters.items()]
+        told += [f"{self.deviation} deviations"] if self.deviation != "none" else []
+        told += ["power 2"] if self.power == 2 else []
+        told += ["inside beta"] if self.inside_beta else []
+        told += [self.pool] if self.pool != "logsumexp" else []
+        told += ["offset"] if self.offset or self.reward_offset != "none" else []
+        told += [f"{self.select} of {self.keep}"] if self.select != "none" else []
+        return self.kind + (f" ({', '.join(told)})" if told else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,82 +207,22 @@ class Link:
     """
 
     kind: str
-    parameters: dict[str, float] = field(default_factory=dict)
+    parameters: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """The kind and its parameters that are not 0."""
+        told = [f"{name} {value:g}" for name, value in self.parameters.items() if value]
+        return self.kind + (f" ({', '.join(told)})" if told else "")
 
 
-SINGLE_SIDED = frozenset({"best-vs-worst", "pairs"})
+SINGLE_SIDED = frozenset(
+    {"best-vs-worst", "all-pairs", "chosen-by-rejected", "lambda-pairs", "anchored", "anchored-all", "anchor-chosen"}
+    | {"labelled"}
+)
 """Contrasts whose sides hold one response each: there pooling changes nothing."""
 
+ANCHORED = frozenset({"anchored", "anchored-all", "anchor-chosen", "labelled"})
+"""Contrasts that hold responses against a given score."""
 
-@dataclass(frozen=True, kw_only=True)
-class Objective:
-    """A whole objective: loss = sum_c w_c link(pool_P u+ - pool_N u-; psi), u = kappa beta r + alpha dev.
-
-    Args:
-        name: how it is reported.
-        prior: see `LinearPrior`.
-        dispersion: where psi acts, in exactly one place.
-        contrast: see `Contrast`.
-        link: see `Link`.
-        beta: inverse temperature of the implicit reward, > 0.
-        alpha: weight of the deviations, >= 0; read only with a deviation.
-        tie_eps: a set trains only when its rewards span more than this.
-
-    Raises:
-        ConfigError: a combination without a meaning, with the mathematical reason.
-    """
-
-    name: str
-    prior: LinearPrior
-    dispersion: Dispersion
-    contrast: Contrast
-    link: Link
-    beta: float
-    alpha: float = 0.0
-    tie_eps: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not self.beta > 0:
-            raise ConfigError(f"{self.name}: beta = {self.beta}", "beta > 0: it scales the implicit reward")
-        if self.alpha < 0 or self.tie_eps < 0:
-            raise ConfigError(f"{self.name}: alpha = {self.alpha}, tie_eps = {self.tie_eps}", "both at least 0")
-        if (self.dispersion == "link") != (self.link.kind == "phi"):
-            raise ConfigError(
-                f"{self.name}: dispersion acts on {self.dispersion!r} with link {self.link.kind!r}",
-                "dispersion 'link' with link 'phi', or neither: psi must act in exactly one place, and only the "
-                "Mallows-phi link has an argument for it (on the score and in the link it would act twice)",
-            )
-        pools = self.contrast.kind not in SINGLE_SIDED and self.contrast.pool == "logsumexp"
-        if pools and self.link.kind not in ("logistic", "robust"):
-            raise ConfigError(
-                f"{self.name}: link {self.link.kind!r} on logsumexp pools",
-                "pool 'logmeanexp' or a pair contrast: at policy == reference the margin of unequal sides is "
-                "log(|P|/|N|), a preference made of counting; only for the logistic link is that the set likelihood",
-            )
-        if self.contrast.kind == "plackett-luce" and (
-            self.contrast.deviation != "none" or self.contrast.pool != "logsumexp"
-        ):
-            raise ConfigError(
-                f"{self.name}: deviations or another pool in the Plackett-Luce chain",
-                "neither: the chain is a likelihood of the ranking, and weights that depend on the comparison undo it",
-            )
-
-    @property
-    def needs(self) -> str:
-        """What the prior needs beyond the policy: per-response "sums"."""
-        return self.prior.needs
-
-    @property
-    def needs_reference(self) -> bool:
-        """Whether reference log-probs enter the loss."""
-        return self.prior.b != 0
-
-    @property
-    def needs_psi(self) -> bool:
-        """Whether psi must be given (the phi link); on the score a missing psi is 1."""
-        return self.dispersion == "link"
-
-    @property
-    def needs_scalar_rewards(self) -> bool:
-        """Whether the size of reward differences matters, so that ordinal 1/0 rewards are refused."""
-        return self.contrast.deviation != "none"
+LONE = frozenset({"labelled"})
+"""Contrasts from which one response alone can train."""

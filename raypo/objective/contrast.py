@@ -1,170 +1,290 @@
-"""Contrasts: which responses are compared, in the encoding that keeps each kind cheap.
+"""Contrasts: which responses are compared. A builder maps rewards to comparisons in the cheapest encoding.
 
-Shapes: B prompts, K responses, C comparisons.
+Shapes: B prompts, K responses, C comparisons. All of it is detached. Weights sum to 1 per set unless a builder says
+otherwise. Rewards are counted from the set's lowest before any mean is taken, so that equal rewards compare as equal;
+ties never become a preference: two responses of equal reward are on two sides of a comparison only where a cut by rank
+falls between them, and then the lower side loses them.
 
-    Pairs   two index tensors [B, C]: one response against one
-    Sets    two masks [B, C, K]: a pool of responses against a pool
-    Chain   an order [B, K]: each response against all that are strictly worse, by one reversed logcumsumexp
-
-A builder maps (rewards, mask) to an encoding; each encoding maps scores to margins. All of it is detached: rewards
-choose the comparisons, gradients flow through the scores alone. Weights sum to 1 per set (Plackett-Luce: 1 each).
-Rewards are centred by their minimum before any mean is taken, so that equal rewards compare as equal.
+A new contrast is one more function and its line in `BUILDERS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from raypo.objective.choices import Contrast
-
-LOWEST = -1e30  # a score that no pool notices; finite, so that its gradient is zero and not NaN
+from raypo.objective.encoding import Chain, Comparisons, Pairs, Sets
 
 
-class Comparisons(Protocol):
-    """What every encoding offers.
+@dataclass(frozen=True)
+class Given:
+    """What a builder may look at, detached.
 
-    `weights` is [B, C], 0 where there is no such comparison; `chosen` and `rejected` are [B, K] masks for metrics.
+    Args:
+        rewards: [B, K], counted from the set's lowest (for `labelled` as given); 0 where there is no response.
+        mask: [B, K] bool.
+        scores: u [B, K], for weights that depend on the current ranking.
     """
 
-    @property
-    def weights(self) -> Tensor: ...  # noqa: D102 - described above
-    @property
-    def chosen(self) -> Tensor: ...  # noqa: D102
-    @property
-    def rejected(self) -> Tensor: ...  # noqa: D102
+    rewards: Tensor
+    mask: Tensor
+    scores: Tensor
 
-    def margins(self, preferred: Tensor, other: Tensor, rewards: Tensor, contrast: Contrast, scale: Tensor) -> Tensor:
-        """Margins [B, C] of scores u+ and u- [B, K]; `scale` [B, 1] multiplies deviations. 0 where no comparison."""
-        ...
+    def present(self, otherwise: float) -> Tensor:
+        """Rewards, with a value where there is no response."""
+        return torch.where(self.mask, self.rewards, torch.full_like(self.rewards, otherwise))
 
 
-def deviations(rewards: Tensor, mean: Tensor, contrast: Contrast) -> Tensor:
-    """W-MPO's deviation of each reward from the mean over the comparison's members (arXiv 2412.04628; REFA Eq. 5)."""
-    gap = rewards - mean
-    size = gap.abs() ** contrast.power
-    return size * gap.sign() if contrast.deviation == "signed" else size
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """One response against one: `winner` and `loser` are [B, C] indices into the set."""
-
-    winner: Tensor
-    loser: Tensor
-    weights: Tensor
-    chosen: Tensor
-    rejected: Tensor
-
-    def margins(self, preferred: Tensor, other: Tensor, rewards: Tensor, contrast: Contrast, scale: Tensor) -> Tensor:
-        """u+[winner] - u-[loser]."""
-        margin = preferred.gather(1, self.winner) - other.gather(1, self.loser)
-        if contrast.deviation != "none":
-            high, low = rewards.gather(1, self.winner), rewards.gather(1, self.loser)
-            mean = (high + low) / 2
-            margin = margin + scale * (deviations(high, mean, contrast) - deviations(low, mean, contrast))
-        return torch.where(self.weights > 0, margin, torch.zeros_like(margin))
-
-
-@dataclass(frozen=True)
-class Sets:
-    """A pool against a pool: `positive` and `negative` are [B, C, K] masks."""
-
-    positive: Tensor
-    negative: Tensor
-    weights: Tensor
-    chosen: Tensor
-    rejected: Tensor
-
-    def margins(self, preferred: Tensor, other: Tensor, rewards: Tensor, contrast: Contrast, scale: Tensor) -> Tensor:
-        """Pool over the positives of u+ minus pool over the negatives of u-."""
-        up, down = preferred[:, None, :], other[:, None, :]
-        if contrast.deviation != "none":
-            members = (self.positive | self.negative).to(rewards.dtype)
-            mean = (members * rewards[:, None, :]).sum(-1, keepdim=True) / members.sum(-1, keepdim=True).clamp_min(1)
-            extra = scale[..., None] * deviations(rewards[:, None, :], mean, contrast)
-            up, down = up + extra, down + extra
-        margin = pool(up, self.positive, contrast.pool) - pool(down, self.negative, contrast.pool)
-        return torch.where(self.weights > 0, margin, torch.zeros_like(margin))
-
-
-@dataclass(frozen=True)
-class Chain:
-    """Each response against all that are strictly worse: `order` [B, K] sorts by falling reward, the absent last.
-
-    `below` [B, K] is, for each place in the order, the place of the first strictly worse response (K - 1 if none).
-    """
-
-    order: Tensor
-    below: Tensor
-    present: Tensor
-    weights: Tensor
-    chosen: Tensor
-    rejected: Tensor
-
-    def margins(self, preferred: Tensor, other: Tensor, rewards: Tensor, contrast: Contrast, scale: Tensor) -> Tensor:
-        """u_k - logsumexp of u over the strictly worse, in sorted order."""
-        ranked = other.gather(1, self.order)
-        ranked = torch.where(self.present, ranked, torch.full_like(ranked, LOWEST))
-        tails = ranked.flip(1).logcumsumexp(1).flip(1)
-        margin = preferred.gather(1, self.order) - tails.gather(1, self.below)
-        return torch.where(self.weights > 0, margin, torch.zeros_like(margin))
-
-
-def pool(scores: Tensor, members: Tensor, kind: str) -> Tensor:
-    """Logsumexp over the members of the last axis, or logmeanexp."""
-    pooled = torch.where(members, scores, torch.full_like(scores, LOWEST)).logsumexp(-1)
-    if kind == "logmeanexp":
-        pooled = pooled - members.sum(-1).clamp_min(1).to(pooled.dtype).log()
-    return pooled
-
-
-def best_vs_worst(rewards: Tensor, mask: Tensor) -> Pairs:
+def best_vs_worst(given: Given) -> Pairs:
     """The best against the worst response; the first of equals."""
-    high = torch.where(mask, rewards, torch.full_like(rewards, -torch.inf)).argmax(1, keepdim=True)
-    low = torch.where(mask, rewards, torch.full_like(rewards, torch.inf)).argmin(1, keepdim=True)
-    differ = (rewards.gather(1, high) > rewards.gather(1, low)).to(rewards.dtype)
-    return Pairs(high, low, differ, _one(mask, high), _one(mask, low))
+    high, low, differ = _ends(given)
+    return Pairs(high, low, differ, _one(given.mask, high), _one(given.mask, low))
 
 
-def above_mean(rewards: Tensor, mask: Tensor) -> Sets:
+def all_pairs(given: Given) -> Pairs:
+    """Each response against each strictly worse one, weight 1 / (number of such pairs)."""
+    winner, loser, valid = _ordered_pairs(given)
+    weights = valid.to(given.rewards.dtype)
+    top, low = _present_top(given), given.mask & ~_present_top(given)
+    return Pairs(winner, loser, _normalized(weights), top, low)
+
+
+def chosen_by_rejected(given: Given) -> Pairs:
+    """Each response above the mean reward against each of the others, weight 1 / (|P| |N|).
+
+    The Mallows-phi link over sets: its probability is that of one response before another, and starts at 1/2.
+    """
+    positive, negative = _above_mean(given)
+    winner, loser, valid = _ordered_pairs(given)
+    across = positive.gather(1, winner) & negative.gather(1, loser) & valid
+    return Pairs(winner, loser, _normalized(across.to(given.rewards.dtype)), positive, negative)
+
+
+def lambda_pairs(given: Given) -> Pairs:
+    """All pairs with LambdaLoss weights of the current ranking; LiPO-lambda (arXiv 2402.01878).
+
+    w = |G_i - G_j| |1/D(rank_i) - 1/D(rank_j)|, G = 2^r - 1, D(rank) = log2(1 + rank), ranks by current scores. Not
+    normalised: the size of the weights is the method's. Rewards should be of order 1 (LiPO's are in [0, 1]); they
+    count from the set's lowest, which scales all of a set's weights by one factor.
+    """
+    winner, loser, valid = _ordered_pairs(given)
+    scores = torch.where(given.mask, given.scores, torch.full_like(given.scores, -torch.inf))
+    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1) + 1
+    gain = torch.exp2(given.rewards) - 1
+    discount = 1 / torch.log2(1 + rank.to(given.rewards.dtype))
+    weights = (gain.gather(1, winner) - gain.gather(1, loser)).abs()
+    weights = weights * (discount.gather(1, winner) - discount.gather(1, loser)).abs()
+    top = _present_top(given)
+    return Pairs(winner, loser, torch.where(valid, weights, torch.zeros_like(weights)), top, given.mask & ~top)
+
+
+def above_mean(given: Given) -> Sets:
     """MPO: responses above the mean reward against all others (arXiv 2412.04628; REFA, arXiv 2412.16378, Eq. 5).
 
     -log[S+ / (S+ + S-)] = -log sigma(log S+ - log S-), so the logistic link on these pools is MPO.
     """
-    count = mask.sum(1, keepdim=True).clamp_min(1)
-    mean = torch.where(mask, rewards, torch.zeros_like(rewards)).sum(1, keepdim=True) / count
-    positive = mask & (rewards > mean)
-    negative = mask & ~positive
-    both = (positive.any(1) & negative.any(1)).to(rewards.dtype)[:, None]
-    return Sets(positive[:, None, :], negative[:, None, :], both, positive, negative)
+    return _one_cut(given, *_above_mean(given))
 
 
-def plackett_luce(rewards: Tensor, mask: Tensor) -> Chain:
+def top_vs_bottom(given: Given, *, top: float, bottom: float) -> Sets:
+    """The best `top` against the worst `bottom`, the middle left out: MPO's on-policy recipe is 2 and 2 of 5.
+
+    A set of fewer than top + bottom gives each side its share of half of them; responses whose reward equals that of
+    the lowest on top do not stand below.
+    """
+    count = given.mask.sum(1, keepdim=True)
+    half = (count // 2).clamp_min(1)
+    high, low = half.clamp_max(int(top)), half.clamp_max(int(bottom))
+    falling = _rank(given.present(-torch.inf), descending=True)
+    rising = _rank(given.present(torch.inf), descending=False)
+    positive = given.mask & (falling < high)
+    lowest = torch.where(positive, given.rewards, torch.full_like(given.rewards, torch.inf)).amin(1, keepdim=True)
+    return _one_cut(given, positive, given.mask & (rising < low) & (given.rewards < lowest))
+
+
+def one_vs_rest(given: Given) -> Sets:
+    """The best against all that are strictly worse: InfoNCA at T -> 0 (arXiv 2402.05369), REFA's "1 vs k"."""
+    high, _, _ = _ends(given)
+    best = _one(given.mask, high)
+    return _one_cut(given, best, given.mask & (given.rewards < given.rewards.gather(1, high)))
+
+
+def infonca(given: Given, *, temperature: float) -> Sets:
+    """Each response against all others, weight softmax(r / T): InfoNCA (arXiv 2402.05369). At the start: ln K."""
+    share = _softmax(given, temperature)
+    return _each(given, share, None)
+
+
+def each_vs_rest(given: Given, *, temperature: float) -> Sets:
+    """Each response against all others, weight 1, target softmax(r / T): EXO with K responses (arXiv 2402.00856).
+
+    With the link soft-exo the sum is KL(softmax(u) || softmax(r / T)).
+    """
+    return _each(given, given.mask.to(given.rewards.dtype), _softmax(given, temperature))
+
+
+def levels(given: Given, *, levels: float) -> Sets:
+    """Ordinal levels: for each cut between two levels, all above it against all below, weight 1 / (number of cuts).
+
+    Cuts are at ranks n c / L, c = 1 ... L - 1, and move down to where the reward changes; cuts that fall together
+    count once. L = 2 is the median split, L >= n one cut per distinct reward: the likelihood of a cumulative model.
+    """
+    number = int(levels)
+    count = given.mask.sum(1, keepdim=True)
+    falling = given.present(-torch.inf).sort(dim=1, descending=True).values
+    cuts = torch.arange(1, number, device=count.device)[None, :]
+    place = torch.div(count * cuts + number - 1, number, rounding_mode="floor").clamp(1, falling.shape[1]) - 1
+    threshold = falling.gather(1, place)  # [B, L - 1]
+    new = torch.ones_like(threshold, dtype=torch.bool)
+    new[:, 1:] = threshold[:, 1:] < threshold[:, :-1]
+    above = given.mask[:, None, :] & (given.rewards[:, None, :] >= threshold[:, :, None])
+    below = given.mask[:, None, :] & ~above
+    weights = (new & above.any(-1) & below.any(-1)).to(given.rewards.dtype)
+    top = _present_top(given)
+    return Sets(above, below, _normalized(weights), top, given.mask & ~top)
+
+
+def plackett_luce(given: Given) -> Chain:
     """Each response against all that are strictly worse, weight 1 each (DPO, arXiv 2305.18290, Appendix A.3)."""
-    size = rewards.shape[1]
-    keyed = torch.where(mask, rewards, torch.full_like(rewards, -torch.inf))
-    ordered, order = keyed.sort(dim=1, descending=True, stable=True)
-    present = mask.gather(1, order)
+    size = given.rewards.shape[1]
+    ordered, order = given.present(-torch.inf).sort(dim=1, descending=True, stable=True)
+    present = given.mask.gather(1, order)
     # the first strictly worse place of each: as many places as there are rewards >= its own
     below = torch.searchsorted((-ordered).contiguous(), (-ordered).contiguous(), right=True)
     worse = (below < present.sum(1, keepdim=True)) & present
     below = below.clamp_max(size - 1)
-    weights = worse.to(rewards.dtype)
-    top = torch.zeros_like(mask).scatter(1, order[:, :1], True) & mask
-    return Chain(order, below, present, weights, top, mask & ~top)
+    top = torch.zeros_like(given.mask).scatter(1, order[:, :1], True) & given.mask
+    return Chain(order, below, present, worse.to(given.rewards.dtype), top, given.mask & ~top)
+
+
+def anchored(given: Given, *, chosen_weight: float, rejected_weight: float) -> Pairs:
+    """The best against the anchor and the anchor against the worst, with the given weights.
+
+    BCO (arXiv 2404.04656), SPPO (2405.00675), APO-zero (2408.06266) and KTO's pairs (2402.01306) have 1 and 1.
+    """
+    high, low, differ = _ends(given)
+    anchor = torch.full_like(high, given.rewards.shape[1])
+    weights = torch.cat([chosen_weight * differ, rejected_weight * differ], 1)
+    pairs = torch.cat([high, anchor], 1), torch.cat([anchor, low], 1)
+    return Pairs(*pairs, weights, _one(given.mask, high), _one(given.mask, low))
+
+
+def anchor_chosen(given: Given) -> Pairs:
+    """The anchor against the best, and the best against the worst, weight 1 each: APO-down (arXiv 2408.06266)."""
+    high, low, differ = _ends(given)
+    anchor = torch.full_like(high, given.rewards.shape[1])
+    pairs = torch.cat([anchor, high], 1), torch.cat([high, low], 1)
+    return Pairs(*pairs, torch.cat([differ, differ], 1), _one(given.mask, high), _one(given.mask, low))
+
+
+def anchored_all(given: Given, *, temperature: float) -> Pairs:
+    """Each response against the anchor, weight softmax(r / T), and the anchor against each, weight 1 / K.
+
+    NCA (arXiv 2402.05369). Weights sum to 2; at the start 2 ln 2.
+    """
+    size = given.rewards.shape[1]
+    index = torch.arange(size, device=given.rewards.device).expand_as(given.rewards)
+    anchor = torch.full_like(index, size)
+    count = given.mask.sum(1, keepdim=True).clamp_min(1)
+    weights = torch.cat([_softmax(given, temperature), given.mask.to(given.rewards.dtype) / count], 1)
+    top = _present_top(given)
+    return Pairs(torch.cat([index, anchor], 1), torch.cat([anchor, index], 1), weights, top, given.mask & ~top)
+
+
+def labelled(given: Given, *, desirable_weight: float, undesirable_weight: float) -> Pairs:
+    """Each desirable response against the anchor and the anchor against each other one; one response is enough.
+
+    KTO (arXiv 2402.01306). Desirable is a reward above 1/2 as it was given: labels are 1 and 0. Weights are the given
+    ones / (number of responses).
+    """
+    size = given.rewards.shape[1]
+    index = torch.arange(size, device=given.rewards.device).expand_as(given.rewards)
+    anchor = torch.full_like(index, size)
+    good = given.mask & (given.rewards > 0.5)
+    bad = given.mask & ~good
+    count = given.mask.sum(1, keepdim=True).clamp_min(1)
+    weights = torch.cat([desirable_weight * good, undesirable_weight * bad], 1).to(given.rewards.dtype) / count
+    return Pairs(torch.cat([index, anchor], 1), torch.cat([anchor, index], 1), weights, good, bad)
+
+
+def _ends(given: Given) -> tuple[Tensor, Tensor, Tensor]:
+    """Indices [B, 1] of the best and the worst, the first of equals, and 1 where their rewards differ."""
+    high = given.present(-torch.inf).argmax(1, keepdim=True)
+    low = given.present(torch.inf).argmin(1, keepdim=True)
+    differ = given.rewards.gather(1, high) > given.rewards.gather(1, low)
+    return high, low, differ.to(given.rewards.dtype)
+
+
+def _ordered_pairs(given: Given) -> tuple[Tensor, Tensor, Tensor]:
+    """All i < j in the order of falling rewards: indices of both [B, K (K - 1) / 2], and whether i is better."""
+    size = given.rewards.shape[1]
+    order = given.present(-torch.inf).argsort(dim=1, descending=True, stable=True)
+    first, second = torch.triu_indices(size, size, offset=1, device=order.device)
+    winner, loser = order[:, first], order[:, second]
+    both = given.mask.gather(1, winner) & given.mask.gather(1, loser)
+    return winner, loser, both & (given.rewards.gather(1, winner) > given.rewards.gather(1, loser))
+
+
+def _above_mean(given: Given) -> tuple[Tensor, Tensor]:
+    count = given.mask.sum(1, keepdim=True).clamp_min(1)
+    positive = given.mask & (given.rewards > given.present(0.0).sum(1, keepdim=True) / count)
+    return positive, given.mask & ~positive
+
+
+def _one_cut(given: Given, positive: Tensor, negative: Tensor) -> Sets:
+    both = (positive.any(1) & negative.any(1)).to(given.rewards.dtype)[:, None]
+    return Sets(positive[:, None, :], negative[:, None, :], both, positive, negative)
+
+
+def _each(given: Given, weights: Tensor, targets: Tensor | None) -> Sets:
+    size = given.rewards.shape[1]
+    own = torch.eye(size, dtype=torch.bool, device=given.mask.device)[None]
+    positive, negative = own & given.mask[:, None, :], ~own & given.mask[:, None, :]
+    weights = weights * (given.mask.sum(1, keepdim=True) > 1)
+    top = _present_top(given)
+    return Sets(positive, negative, weights, top, given.mask & ~top, targets)
+
+
+def _softmax(given: Given, temperature: float) -> Tensor:
+    """softmax(r / T) over the responses that are there; 0 elsewhere."""
+    logits = torch.where(given.mask, given.rewards / temperature, torch.full_like(given.rewards, -1e30))
+    return torch.softmax(logits, dim=1) * given.mask
+
+
+def _rank(values: Tensor, *, descending: bool) -> Tensor:
+    """Place of each entry in its row's stable order, from 0."""
+    return values.argsort(dim=1, descending=descending, stable=True).argsort(dim=1)
+
+
+def _present_top(given: Given) -> Tensor:
+    return _one(given.mask, given.present(-torch.inf).argmax(1, keepdim=True)) & given.mask
+
+
+def _normalized(weights: Tensor) -> Tensor:
+    return weights / weights.sum(1, keepdim=True).clamp_min(1)
 
 
 def _one(mask: Tensor, index: Tensor) -> Tensor:
     return torch.zeros_like(mask).scatter(1, index, True)
 
 
-BUILDERS: dict[str, Callable[[Tensor, Tensor], Comparisons]] = {
+BUILDERS: dict[str, Callable[..., Comparisons]] = {
     "best-vs-worst": best_vs_worst,
+    "all-pairs": all_pairs,
+    "chosen-by-rejected": chosen_by_rejected,
+    "lambda-pairs": lambda_pairs,
     "above-mean": above_mean,
+    "top-vs-bottom": top_vs_bottom,
+    "one-vs-rest": one_vs_rest,
+    "infonca": infonca,
+    "each-vs-rest": each_vs_rest,
+    "levels": levels,
     "plackett-luce": plackett_luce,
+    "anchored": anchored,
+    "anchored-all": anchored_all,
+    "anchor-chosen": anchor_chosen,
+    "labelled": labelled,
 }

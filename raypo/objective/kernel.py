@@ -1,8 +1,8 @@
 """`set_loss`: prior, dispersion, contrast and link composed; one definition for every preset.
 
     score    u_k = kappa beta r_k + alpha dev_{k,c}          kappa = psi(x) if dispersion acts on the score, else 1
-    margin   z_c = pool_{P_c} u+ - pool_{N_c} u-
-    loss     sum_c w_c link(z_c; psi)
+    margin   z_c = pool_{P_c} u+ - pool_{N_c} u- - offset_c
+    loss     sum_c w_c link(z_c; psi, target_c) + nll NLL(P) + penalty(prior)
 
 Shapes: B prompts, K responses, C comparisons. The set loss is MPO / W-MPO (arXiv 2412.04628), psi is MallowsPO's
 (2405.14953), the log-ratio MI-DPO's (2501.01544). Pools and reductions run in fp32 at least.
@@ -16,12 +16,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raypo.errors import ConfigError, DataError
 from raypo.logprobs import upcast
-from raypo.objective.choices import Objective
-from raypo.objective.contrast import BUILDERS, Comparisons
+from raypo.objective import outside
+from raypo.objective.choices import Contrast
+from raypo.objective.composition import AnyObjective, Mixture, Objective, Outside
+from raypo.objective.contrast import BUILDERS, Given
+from raypo.objective.encoding import Comparisons, Scores
+from raypo.objective.inputs import Inputs, check
 from raypo.objective.link import LINKS
 from raypo.objective.prior import log_ratios
+from raypo.objective.subset import SELECTIONS
+
+PLAIN = Contrast(kind="best-vs-worst")
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class SetLoss:
 
 
 def set_loss(
-    objective: Objective,
+    objective: AnyObjective,
     *,
     policy_logps: Tensor,
     reference_logps: Tensor | None,
@@ -55,7 +61,8 @@ def set_loss(
     """Loss of each prompt's set of responses.
 
     A set trains when at least two of its responses are present with finite rewards that span more than the objective's
-    tie_eps. Whatever masked entries hold, NaN included, reaches neither value nor gradient.
+    tie_eps (a contrast of labels against an anchor needs one response). Whatever masked entries hold, NaN included,
+    reaches neither value nor gradient.
 
     Args:
         objective: from `preset`, or composed.
@@ -65,39 +72,112 @@ def set_loss(
         rewards: [B, K]; only their order matters unless the objective needs scalars.
         mask: [B, K] bool, False where there is no such response.
         psi: [B] dispersion scale; None is 1 on the score and an error for the phi-link.
-        terms: named [B, K] extras that the prior declares.
+        terms: named [B, K] extras that the objective declares (`objective.terms`); "embeddings" is [B, K, D].
 
     Raises:
         ConfigError: psi, reference_logps or a declared term is missing.
         DataError: shapes differ; or every reward is 0 or 1 and the objective needs scalars.
     """
-    _check(objective, policy_logps, reference_logps, lengths, rewards, mask, psi, terms or {})
+    given = terms or {}
+    check(objective, policy_logps, reference_logps, lengths, rewards, mask, psi, given)
     policy = upcast(policy_logps)
     mask = mask & torch.isfinite(rewards)
     rewards = _clean(rewards.detach().to(policy.dtype), mask)
+    labels = rewards  # as they are: 1 and 0 mean something to a contrast of labels
     rewards = _clean(rewards - _lowest(rewards, mask), mask)
     reference = torch.zeros_like(policy) if reference_logps is None else reference_logps.detach().to(policy.dtype)
-    up, down = log_ratios(
-        objective.prior, _clean(policy, mask), _clean(reference, mask), lengths.clamp_min(1), terms or {}
+    inputs = Inputs(
+        policy=_clean(policy, mask),
+        reference=_clean(reference, mask),
+        lengths=lengths.clamp_min(1),
+        rewards=rewards,
+        labels=labels,
+        mask=mask,
+        psi=torch.ones_like(policy[:, :1]) if psi is None else psi.detach().to(policy.dtype)[:, None],
+        terms={name: _clean(value, mask) for name, value in given.items()},
     )
-    scale = torch.ones_like(policy[:, :1]) if psi is None else psi.detach().to(policy.dtype)[:, None]
+    return _mixture(objective, inputs) if isinstance(objective, Mixture) else _part(objective, inputs)
+
+
+def _part(objective: Objective | Outside, inputs: Inputs) -> SetLoss:
+    return _outside(objective, inputs) if isinstance(objective, Outside) else _composed(objective, inputs)
+
+
+def _composed(objective: Objective, inputs: Inputs) -> SetLoss:
+    """The four choices."""
+    policy, scale = inputs.policy, inputs.psi
+    up, down = log_ratios(objective.prior, policy, inputs.reference, inputs.lengths, inputs.terms)
     kappa = scale if objective.dispersion == "score" else torch.ones_like(scale)
-    comparisons = BUILDERS[objective.contrast.kind](rewards, mask)
-    weight = objective.alpha * (kappa * objective.beta if objective.contrast.inside_beta else torch.ones_like(kappa))
     factor = kappa * objective.beta
-    margins = comparisons.margins(factor * up, factor * down, rewards, objective.contrast, weight)
-    link = LINKS[objective.link.kind]
-    losses = link(margins, scale if objective.needs_psi else None, None, **objective.link.parameters)
-    spread = torch.where(mask, rewards, torch.zeros_like(rewards)).amax(1)
-    used = (mask.sum(1) >= 2) & (spread > objective.tie_eps) & (comparisons.weights.sum(1) > 0)
-    weighted = torch.where(comparisons.weights > 0, losses * comparisons.weights, torch.zeros_like(losses)).sum(1)
+    mask = _selected(objective, inputs)
+    contrast = objective.contrast
+    lone = contrast.lone
+    view = Given(inputs.labels if lone else inputs.rewards, mask, (factor * down).detach())
+    comparisons = BUILDERS[contrast.kind](view, **contrast.parameters)
+    weight = objective.alpha * (factor if contrast.inside_beta else torch.ones_like(kappa))
+    anchor = inputs.terms.get("anchor", torch.zeros_like(policy)).detach()
+    margins = comparisons.margins(Scores(factor * up, factor * down, inputs.rewards, weight, anchor), contrast)
+    losses = LINKS[objective.link.kind](
+        margins, scale if objective.needs_psi else None, comparisons.targets, **objective.link.parameters
+    )
+    weights = comparisons.weights
+    if "response_weights" in objective.extra_terms:
+        weights = weights * comparisons.products(inputs.terms["response_weights"].detach())
+    weighted = torch.where(weights > 0, losses * weights, torch.zeros_like(losses)).sum(1)
+    used = inputs.trainable(objective.tie_eps, lone=lone) & (comparisons.weights.sum(1) > 0)
+    if objective.nll:
+        weighted = weighted - objective.nll * _mean(policy / inputs.lengths, comparisons.chosen)
+    if penalty := getattr(objective.prior, "penalty", 0.0):
+        weighted = weighted + penalty * _mean(inputs.terms["mask_sizes"], mask)
     loss = torch.where(used, weighted, torch.zeros_like(weighted))
     margins = margins.detach()
-    return SetLoss(loss, used, margins, _metrics(objective, comparisons, down, policy, margins, mask))
+    return SetLoss(loss, used, margins, _metrics(objective.beta, comparisons, down, policy, margins, mask))
+
+
+def _selected(objective: Objective, inputs: Inputs) -> Tensor:
+    """The responses that take part: all, or AMPO's choice."""
+    contrast = objective.contrast
+    if contrast.select == "none":
+        return inputs.mask
+    return SELECTIONS[contrast.select](
+        inputs.rewards, inputs.mask, keep=contrast.keep, embeddings=inputs.terms.get("embeddings")
+    )
+
+
+def _outside(objective: Outside, inputs: Inputs) -> SetLoss:
+    """A loss by name; its metrics are those of the best against the worst response."""
+    used = inputs.trainable(objective.tie_eps, lone=False)
+    weighted = outside.LOSSES[objective.loss](inputs, used, objective.beta, **objective.parameters)
+    loss = torch.where(used, weighted, torch.zeros_like(weighted))
+    ratios = inputs.policy - inputs.reference if objective.needs_reference else inputs.policy
+    view = Given(inputs.rewards, inputs.mask, ratios.detach())
+    comparisons = BUILDERS["best-vs-worst"](view)
+    zero = torch.zeros_like(ratios)
+    scores = Scores(objective.beta * ratios, objective.beta * ratios, inputs.rewards, inputs.psi, zero)
+    margins = comparisons.margins(scores, PLAIN).detach()
+    return SetLoss(
+        loss,
+        used,
+        margins,
+        _metrics(objective.beta, comparisons, ratios, inputs.policy, margins, inputs.mask),
+    )
+
+
+def _mixture(objective: Mixture, inputs: Inputs) -> SetLoss:
+    """The weighted sum over sets that every part can use."""
+    parts = [(weight, _part(part, inputs)) for weight, part in objective.parts]
+    used = torch.stack([out.used for _, out in parts]).all(0)
+    total = torch.stack([weight * out.loss for weight, out in parts]).sum(0)
+    first = parts[0][1]
+    metrics = dict(first.metrics) | {
+        f"loss/{part.name}": out.loss.detach() for (_, part), (_, out) in zip(objective.parts, parts, strict=True)
+    }
+    return SetLoss(torch.where(used, total, torch.zeros_like(total)), used, first.margins, metrics)
 
 
 def _clean(values: Tensor, mask: Tensor) -> Tensor:
     """Zero, a constant, where there is no response: neither value nor gradient of what was there passes."""
+    mask = mask.reshape(*mask.shape, *[1] * (values.dim() - mask.dim()))
     return torch.where(mask, values, torch.zeros_like(values))
 
 
@@ -108,10 +188,10 @@ def _lowest(rewards: Tensor, mask: Tensor) -> Tensor:
 
 
 def _metrics(
-    objective: Objective, comparisons: Comparisons, ratios: Tensor, policy: Tensor, margins: Tensor, mask: Tensor
+    beta: float, comparisons: Comparisons, ratios: Tensor, policy: Tensor, margins: Tensor, mask: Tensor
 ) -> dict[str, Tensor]:
     """TRL's families, unscaled by psi, means over the chosen and over the rejected responses of each set."""
-    reward = objective.beta * ratios.detach()
+    reward = beta * ratios.detach()
     logps = _clean(policy.detach(), mask)
     chosen, rejected = comparisons.chosen, comparisons.rejected
     high, low = _mean(reward, chosen), _mean(reward, rejected)
@@ -131,42 +211,3 @@ def _metrics(
 
 def _mean(values: Tensor, members: Tensor) -> Tensor:
     return _clean(values, members).sum(1) / members.sum(1).clamp_min(1)
-
-
-def _check(
-    objective: Objective,
-    policy: Tensor,
-    reference: Tensor | None,
-    lengths: Tensor,
-    rewards: Tensor,
-    mask: Tensor,
-    psi: Tensor | None,
-    terms: Mapping[str, Tensor],
-) -> None:
-    name = objective.name
-    given = {"reference_logps": reference, "lengths": lengths, "rewards": rewards, "mask": mask, **terms}
-    wrong = [f"{key} {list(t.shape)}" for key, t in given.items() if t is not None and t.shape != policy.shape]
-    if policy.dim() != 2 or wrong or (psi is not None and psi.shape != policy.shape[:1]):
-        shape = "none" if psi is None else list(psi.shape)
-        raise DataError(
-            f"{name}: policy_logps {list(policy.shape)}, psi {shape}; {', '.join(wrong)}", "[B, K] each, and psi [B]"
-        )
-    if mask.dtype != torch.bool:
-        raise DataError(f"{name}: mask is {mask.dtype}", "torch.bool, False where there is no response")
-    if reference is None and objective.needs_reference:
-        raise ConfigError(f"{name}: reference_logps is None", "reference log-probs: the prior has b != 0")
-    if psi is None and objective.needs_psi:
-        raise ConfigError(f"{name}: psi is None", "psi [B]: the phi-link is a function of it")
-    missing = [term for term in objective.prior.terms if term not in terms]
-    if missing:
-        raise ConfigError(f"{name}: terms without {', '.join(missing)}", f"terms {', '.join(objective.prior.terms)}")
-    if objective.needs_scalar_rewards:
-        known = mask & torch.isfinite(rewards)
-        low, high = known & (rewards == 0), known & (rewards == 1)
-        if bool(((low | high) == known).all()) and bool(low.any()) and bool(high.any()):
-            raise DataError(
-                f"{name}: every reward is 0 or 1",
-                "scalar rewards: deviations from the mean weigh responses by how much better they are, "
-                "which ordinal labels do not say",
-                "use preset mpo or dpo, or give scores",
-            )

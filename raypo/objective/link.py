@@ -28,6 +28,11 @@ def logistic(z: Tensor, psi: Tensor | None, target: Tensor | None, *, label_smoo
     return (1 - label_smoothing) * softplus(-z) + label_smoothing * softplus(z)
 
 
+def clipped_logistic(z: Tensor, psi: Tensor | None, target: Tensor | None, *, bound: float) -> Tensor:
+    """-log sigma(clip(z, -bound, bound)), without gradient beyond; chi-PO (arXiv 2407.13399), bound 2 R_max."""
+    return softplus(-z.clamp(-bound, bound))
+
+
 def robust(z: Tensor, psi: Tensor | None, target: Tensor | None, *, label_smoothing: float) -> Tensor:
     """[-(1 - eps) log sigma(z) + eps log sigma(-z)] / (1 - 2 eps), eps in [0, 1/2). Robust DPO, arXiv 2403.00409.
 
@@ -65,6 +70,20 @@ def exo(z: Tensor, psi: Tensor | None, target: Tensor | None, *, label_smoothing
     """KL(sigma(z) || 1 - eps), eps in (0, 1). EXO, arXiv 2402.00856, pairwise."""
     up, down = logsigmoid(z), logsigmoid(-z)
     return up.exp() * (up - math.log1p(-label_smoothing)) + down.exp() * (down - math.log(label_smoothing))
+
+
+def soft_exo(z: Tensor, psi: Tensor | None, target: Tensor | None) -> Tensor:
+    """sigma(z) (log sigma(z) - log t), t the target > 0. EXO with K responses, arXiv 2402.00856.
+
+    With z_i = u_i - logsumexp of the others, sigma(z_i) = softmax(u)_i: the sum over i is KL(softmax(u) || t).
+
+    Raises:
+        ValueError: target is None.
+    """
+    if target is None:
+        raise ValueError("the soft EXO link needs targets: softmax of the rewards")
+    up = logsigmoid(z)
+    return up.exp() * (up - target.clamp_min(torch.finfo(z.dtype).tiny).log())
 
 
 def discopop(z: Tensor, psi: Tensor | None, target: Tensor | None, *, temperature: float) -> Tensor:
@@ -137,6 +156,7 @@ def _log1mexp(x: Tensor) -> Tensor:
 
 LINKS: dict[str, LinkFunction] = {
     "logistic": logistic,
+    "clipped-logistic": clipped_logistic,
     "robust": robust,
     "squared": squared,
     "hinge": hinge,
@@ -144,6 +164,7 @@ LINKS: dict[str, LinkFunction] = {
     "sigmoid": sigmoid,
     "cauchy": cauchy,
     "exo": exo,
+    "soft-exo": soft_exo,
     "discopop": discopop,
     "phi": phi,
 }

@@ -14,6 +14,7 @@ from raypo.objective.link import LINKS
 
 PARAMETERS: dict[str, dict[str, float]] = {
     "logistic": {"label_smoothing": 0.1},
+    "clipped-logistic": {"bound": 10.0},
     "robust": {"label_smoothing": 0.1},
     "squared": {"target_margin": 0.5, "scale": 0.1},
     "hinge": {"threshold": 1.0},
@@ -21,6 +22,7 @@ PARAMETERS: dict[str, dict[str, float]] = {
     "sigmoid": {},
     "cauchy": {},
     "exo": {"label_smoothing": 1e-3},
+    "soft-exo": {},
     "discopop": {"temperature": 0.05},
     "phi": {},
 }
@@ -71,7 +73,7 @@ def test_links_at_hand_worked_margins(name: str, z: float, parameters: dict[str,
 def test_every_link_is_finite_in_fp32_up_to_ten_thousand(name: str, z: float) -> None:
     """Value and gradient."""
     margin = torch.tensor([z], dtype=torch.float32, requires_grad=True)
-    loss = LINKS[name](margin, torch.tensor([2.0]), None, **PARAMETERS[name])
+    loss = LINKS[name](margin, torch.tensor([2.0]), torch.tensor([0.3]), **PARAMETERS[name])
     loss.sum().backward()
     assert math.isfinite(loss.item())
     assert math.isfinite(margin.grad.item())
@@ -82,7 +84,9 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
     """Away from the hinges' corners."""
     z = torch.tensor([-3.3, -1.7, -0.6, 0.2, 0.7, 2.4], dtype=torch.float64, requires_grad=True)
     psi = torch.full_like(z, 0.7).detach()
-    assert torch.autograd.gradcheck(lambda x: LINKS[name](x, psi, None, **PARAMETERS[name]), (z,))
+    assert torch.autograd.gradcheck(
+        lambda x: LINKS[name](x, psi, torch.full_like(z, 0.3).detach(), **PARAMETERS[name]), (z,)
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,148 @@
+"""Combinations of the four choices that mean nothing, each refused with the mathematical reason.
+
+A new refusal is one more function in `REFUSALS`: from an objective to what was got and what would have a meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from raypo.errors import ConfigError
+from raypo.objective.choices import ANCHORED, SINGLE_SIDED
+
+if TYPE_CHECKING:
+    from raypo.objective.composition import Objective
+
+LIKELIHOOD_LINKS = frozenset({"logistic", "robust", "clipped-logistic", "soft-exo"})
+"""Links for which log(|P|/|N|) at policy == reference is the set likelihood and not a preference made of counting."""
+
+Refusal = tuple[str, str] | None
+
+
+def check(objective: Objective) -> None:
+    """Refuse an objective without a meaning.
+
+    Raises:
+        ConfigError: with the reason.
+    """
+    for refuse in REFUSALS:
+        if (found := refuse(objective)) is not None:
+            raise ConfigError(f"{objective.name}: {found[0]}", found[1])
+
+
+def _domains(o: Objective) -> Refusal:
+    if not o.beta > 0:
+        return f"beta = {o.beta}", "beta > 0: it scales the implicit reward"
+    if min(o.alpha, o.tie_eps, o.nll) < 0:
+        return f"alpha = {o.alpha}, tie_eps = {o.tie_eps}, nll = {o.nll}", "all at least 0"
+    smoothing = o.link.parameters.get("label_smoothing", 0.0)
+    most = {"logistic": 0.5, "robust": 0.5, "exo": 1.0}.get(o.link.kind, 0.0)
+    closed = o.link.kind == "logistic" and smoothing == most
+    if smoothing and not (0 < smoothing < most or closed):
+        return f"label_smoothing = {smoothing} in link {o.link.kind!r}", (
+            f"between 0 and {most:g}: beyond it the label says less than nothing"
+        )
+    return None
+
+
+def _psi_once(o: Objective) -> Refusal:
+    if (o.dispersion == "link") == (o.link.kind == "phi"):
+        return None
+    return f"dispersion acts on {o.dispersion!r} with link {o.link.kind!r}", (
+        "dispersion 'link' with link 'phi', or neither: psi must act in exactly one place, and only the "
+        "Mallows-phi link has an argument for it (on the score and in the link it would act twice)"
+    )
+
+
+def _pools(o: Objective) -> Refusal:
+    pooled = o.contrast.kind not in SINGLE_SIDED and o.contrast.pool == "logsumexp"
+    if not pooled or o.link.kind in LIKELIHOOD_LINKS:
+        return None
+    return f"link {o.link.kind!r} on logsumexp pools", (
+        "pool 'logmeanexp' or a pair contrast: at policy == reference the margin of unequal sides is "
+        "log(|P|/|N|), a preference made of counting; only for the logistic link is that the set likelihood"
+    )
+
+
+def _chain(o: Objective) -> Refusal:
+    c = o.contrast
+    if c.kind != "plackett-luce" or (c.deviation == "none" and c.pool == "logsumexp" and not c.offset):
+        return None
+    return "deviations, an offset or another pool in the Plackett-Luce chain", (
+        "none of them: the chain is a likelihood of the ranking, and weights that depend on the comparison undo it"
+    )
+
+
+def _anchors(o: Objective) -> Refusal:
+    if o.contrast.kind not in ANCHORED:
+        return None
+    if o.contrast.deviation != "none":
+        return "deviations against an anchor", (
+            "deviation 'none': a response that is compared with a constant is its comparison's mean, so its deviation "
+            "is 0 whatever its reward"
+        )
+    if o.link.kind == "phi":
+        return "the phi-link against an anchor", (
+            "a contrast of responses: the Mallows probability is that of one response before another in a ranking, "
+            "and a constant has no place in it"
+        )
+    return None
+
+
+def _targets(o: Objective) -> Refusal:
+    if (o.link.kind == "soft-exo") == (o.contrast.kind == "each-vs-rest"):
+        return None
+    return f"link {o.link.kind!r} with contrast {o.contrast.kind!r}", (
+        "link 'soft-exo' with contrast 'each-vs-rest', or neither: the link is KL(softmax(u) || softmax(r/T)), term by "
+        "term, and that contrast alone gives its terms and targets"
+    )
+
+
+def _reward_offset(o: Objective) -> Refusal:
+    if o.contrast.reward_offset == "none" or o.contrast.kind in SINGLE_SIDED - ANCHORED:
+        return None
+    return f"an offset by the reward gap with contrast {o.contrast.kind!r}", (
+        "a pair contrast: the gap is that of two responses (ODPO, arXiv 2402.10571)"
+    )
+
+
+def _selection(o: Objective) -> Refusal:
+    c = o.contrast
+    if c.select == "none" or (c.keep >= 1 and c.kind not in LONE_OR_PAIR):
+        return None
+    return f"select {c.select!r} with contrast {c.kind!r} and keep = {c.keep}", (
+        "keep >= 1 and a contrast of more than two: the selection chooses which of the worse responses stand against "
+        "the best (AMPO, arXiv 2502.18293)"
+    )
+
+
+LONE_OR_PAIR = ANCHORED | {"best-vs-worst"}
+
+
+def _moving(o: Objective) -> Refusal:
+    if o.reference == "frozen" or o.prior.needs_reference:
+        return None
+    return "a moving reference under a prior that reads none", "reference 'frozen', or a prior with reference log-probs"
+
+
+def _undone_scale(o: Objective) -> Refusal:
+    if o.prior.kind != "transform" or o.dispersion != "score" or o.contrast.kind not in ANCHORED:
+        return None
+    return "psi on a transformed score against an anchor", (
+        "dispersion 'none': psi scales differences of scores; against a constant it moves the policy's optimum"
+    )
+
+
+REFUSALS: tuple[Callable[[Objective], Refusal], ...] = (
+    _domains,
+    _psi_once,
+    _pools,
+    _chain,
+    _anchors,
+    _targets,
+    _reward_offset,
+    _selection,
+    _moving,
+    _undone_scale,
+)

@@ -1,0 +1,89 @@
+"""Token-level terms of the priors that weigh tokens: from per-token values to the [N] sums that `set_loss` takes.
+
+Shapes: P response tokens, N responses, L layers, H hidden size. `response_index` [P] names each token's response.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from raypo.logprobs import sum_by_response
+
+IMPORTANCE_BOUND, IMPORTANCE_SPAN = 1.5, 0.3  # TIS-DPO code cbad7c1: clamped to +-1.5, rescaled to [0.7, 1.3]
+
+
+def weighted_log_ratios(
+    weights: Tensor, policy: Tensor, reference: Tensor, response_index: Tensor, responses: int
+) -> Tensor:
+    """sum_t m_t (lp_t - lr_t) of each response, [N], with gradient to the policy and to weights that have one.
+
+    TIS-DPO (arXiv 2410.04350), LD-DPO (2409.06411), SparsePO (2410.05102).
+    """
+    return sum_by_response(weights * (policy - reference), response_index, responses)
+
+
+def positions(response_index: Tensor, responses: int) -> Tensor:
+    """Place of each token in its response, [P], from 0; tokens of a response stand together, in order."""
+    lengths = torch.bincount(response_index, minlength=responses)
+    starts = lengths.cumsum(0) - lengths
+    return torch.arange(len(response_index), device=response_index.device) - starts[response_index]
+
+
+def length_desensitized(response_index: Tensor, shortest: Tensor, *, tail: float) -> Tensor:
+    """LD-DPO's weights [P]: 1 up to the length of the set's shortest response, `tail` beyond (arXiv 2409.06411).
+
+    For two responses this is the paper's shared prefix; for K the shortest of the set plays its part, because a weight
+    that depends on the partner would give a response one score per comparison.
+
+    Args:
+        response_index: [P].
+        shortest: [N] tokens of the shortest response of each response's set.
+        tail: in [0, 1]; 1 is DPO.
+    """
+    place = positions(response_index, len(shortest))
+    inside = place < shortest[response_index]
+    return torch.where(inside, 1.0, tail)
+
+
+def importance(positive_logps: Tensor, negative_logps: Tensor, preferred: Tensor) -> Tensor:
+    """TIS-DPO's weights [P] from two contrastive models' log-probs (arXiv 2410.04350; code cbad7c1), detached.
+
+    1 -+ 0.3 clip(lp+ - lp-, +-1.5) / 1.5, with minus at tokens of preferred responses: in [0.7, 1.3].
+
+    Args:
+        positive_logps: [P] log-probs by the model trained towards the preferred.
+        negative_logps: [P] by the one trained away from them.
+        preferred: [P] bool.
+    """
+    gap = (positive_logps - negative_logps).detach().clamp(-IMPORTANCE_BOUND, IMPORTANCE_BOUND)
+    return 1 + torch.where(preferred, -gap, gap) * IMPORTANCE_SPAN / IMPORTANCE_BOUND
+
+
+def activation_mask(hidden_states: Tensor) -> Tensor:
+    """SparsePO's activation-based mask [P] in [0, 1] (MaPO, arXiv 2410.05102), from reference states [L, P, H].
+
+    The mean absolute activation of each layer, standardised over the batch's tokens, averaged over layers and rescaled
+    from its smallest to its largest value.
+    """
+    size = hidden_states.detach().float().abs().mean(-1)
+    size = (size - size.mean(1, keepdim=True)) / size.std(1, keepdim=True, correction=0).clamp_min(1e-12)
+    mean = size.mean(0)
+    low, high = mean.min(), mean.max()
+    return (mean - low) / (high - low).clamp_min(1e-12)
+
+
+def confidence_weights(token_logps: Tensor, token_log_square_sums: Tensor, response_index: Tensor, n: int) -> Tensor:
+    """WPO's detached weight of each response, [n]: exp(mean_t(log p_t - log sum_v p_v^2)), at most 1.
+
+    arXiv 2406.11827; code a104458 bounds the weight at 1 where TRL does not.
+
+    Args:
+        token_logps: [P] of the policy.
+        token_log_square_sums: [P] log sum_v p_v^2 of the policy's next-token distributions.
+        response_index: [P].
+        n: number of responses.
+    """
+    adjusted = (token_logps - token_log_square_sums).detach()
+    lengths = torch.bincount(response_index, minlength=n).clamp_min(1)
+    return (sum_by_response(adjusted, response_index, n) / lengths).exp().clamp_max(1.0)
