@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -115,21 +116,26 @@ def _memory(resolved: config.RunConfig) -> Table:
 
 
 @app.command()
-def presets() -> None:
-    """Print the named objectives."""
+def presets(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+) -> None:
+    """Print the named objectives: their four choices, what they need, their hyperparameters and sources."""
     from raypo.objective.presets import TABLE, hyperparameters
+    from raypo.objective.presets import table as presets_table
 
+    defaults = config.HYPERPARAMETER_DEFAULTS
+    if markdown:
+        typer.echo(presets_table.markdown(defaults))
+        return
     console = Console()
     for name, row in TABLE.items():
-        given = dict.fromkeys(hyperparameters(name), 1.0)
-        taken = ", ".join(f"{key} ({config.HYPERPARAMETER_DEFAULTS[key]:g})" for key in given)
-        choices = f"contrast {row.contrast.kind}, link {row.link(given).kind}, dispersion on {row.dispersion}"
-        console.print(
-            f"{name}\n    {row.meaning}\n    {choices}\n    {taken}\n    arXiv {row.paper}, {row.equation}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        told = presets_table.described(name, defaults)
+        taken = ", ".join(f"{key} ({defaults[key]:g})" for key in hyperparameters(name))
+        console.print(Text(name, style="bold"))
+        lines = {"": row.meaning} | {key: told[key] for key in ("prior", "contrast", "link", "dispersion", "needs")}
+        for title, text in (lines | {"takes": taken, "source": f"arXiv {row.paper}, {row.equation}"}).items():
+            if text != "-":
+                console.print(Padding(Text(f"{title:<12}{text}" if title else text), (0, 0, 0, 4)))
 
 
 @app.command()

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 
 from raypo.errors import ConfigError
 from raypo.objective.choices import NEEDS, Contrast, Dispersion, Link, Needs, Prior
+from raypo.objective.refusals import check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +54,6 @@ class Objective:
     reference: Literal["frozen", "moving"] = "frozen"
 
     def __post_init__(self) -> None:
-        from raypo.objective.refusals import check
-
         check(self)
 
     @property

@@ -6,13 +6,36 @@ A new refusal is one more function in `REFUSALS`: from an objective to what was 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Literal, Protocol
 
 from raypo.errors import ConfigError
-from raypo.objective.choices import ANCHORED, SINGLE_SIDED
+from raypo.objective.choices import ANCHORED, SINGLE_SIDED, Contrast, Dispersion, Link, Prior
 
-if TYPE_CHECKING:
-    from raypo.objective.composition import Objective
+
+class Objective(Protocol):
+    """What a refusal looks at: `raypo.objective.composition.Objective`, which asks here while it is made."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102 - described there
+    @property
+    def prior(self) -> Prior: ...  # noqa: D102
+    @property
+    def dispersion(self) -> Dispersion: ...  # noqa: D102
+    @property
+    def contrast(self) -> Contrast: ...  # noqa: D102
+    @property
+    def link(self) -> Link: ...  # noqa: D102
+    @property
+    def beta(self) -> float: ...  # noqa: D102
+    @property
+    def alpha(self) -> float: ...  # noqa: D102
+    @property
+    def tie_eps(self) -> float: ...  # noqa: D102
+    @property
+    def nll(self) -> float: ...  # noqa: D102
+    @property
+    def reference(self) -> Literal["frozen", "moving"]: ...  # noqa: D102
+
 
 LIKELIHOOD_LINKS = frozenset({"logistic", "robust", "clipped-logistic", "soft-exo"})
 """Links for which log(|P|/|N|) at policy == reference is the set likelihood and not a preference made of counting."""

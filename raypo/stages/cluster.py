@@ -15,7 +15,7 @@ from pathlib import Path
 
 from raypo.config import HYPERPARAMETER_DEFAULTS, ModelReward, RunConfig
 from raypo.errors import ConfigError, ResourceError
-from raypo.objective.choices import Objective
+from raypo.objective import AnyObjective
 from raypo.objective.presets import hyperparameters, preset
 
 CPUS_PER_DATASET = 2
@@ -48,7 +48,7 @@ class Asked:
         return Asked(cpus, gpus)
 
 
-def objective_of(config: RunConfig) -> Objective:
+def objective_of(config: RunConfig) -> AnyObjective:
     """The objective of a run: its preset, with the config's defaults for what is not given.
 
     Raises:

@@ -22,7 +22,7 @@ from raypo.config import TrainingConfig
 from raypo.data.packing import ResponseSet, micro_batches, pack
 from raypo.errors import RunError
 from raypo.logprobs import sum_by_response
-from raypo.objective import Objective, set_loss
+from raypo.objective import AnyObjective, set_loss
 from raypo.objective.kernel import SetLoss
 
 
@@ -42,7 +42,7 @@ class TrainingSet:
         return sum(len(ids) for ids in self.tokens.response_token_ids)
 
 
-def training_sets(table: pa.Table, objective: Objective) -> list[TrainingSet]:
+def training_sets(table: pa.Table, objective: AnyObjective) -> list[TrainingSet]:
     """The rows of a table of records.ANNOTATED that train, by prompt id and round; unusable responses are left out.
 
     An objective with its own `tie_eps` may use fewer sets than the table marks as trainable.
@@ -126,7 +126,7 @@ def train_step(
     scorer: nn.Module,
     optimizer: torch.optim.Optimizer,
     sets: Sequence[TrainingSet],
-    objective: Objective,
+    objective: AnyObjective,
     config: TrainingConfig,
     *,
     progress: float,
@@ -210,7 +210,7 @@ def rank_batches(
 def forward(
     scorer: nn.Module,
     sets: Sequence[TrainingSet],
-    objective: Objective,
+    objective: AnyObjective,
     config: TrainingConfig,
     pad_token_id: int,
     device: torch.device | str,

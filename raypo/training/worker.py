@@ -38,7 +38,7 @@ from raypo.models.export import (
 )
 from raypo.models.load import DTYPES, LOAD_FAULTS, load_tokenizer
 from raypo.models.shard import load_sharded
-from raypo.objective import Objective
+from raypo.objective import AnyObjective
 from raypo.training import checkpoint
 from raypo.training.checkpoint import Checkpoint, folder_of
 from raypo.training.step import make_optimizer, step_order, train_step, training_sets
@@ -124,7 +124,7 @@ def train(setup: dict[str, Any]) -> None:
 class Learner:
     """The policy under training on this rank: model, optimizer, version and how far the job is."""
 
-    def __init__(self, config: RunConfig, objective: Objective, run_dir: str, tables: TableSource) -> None:
+    def __init__(self, config: RunConfig, objective: AnyObjective, run_dir: str, tables: TableSource) -> None:
         self._config, self._objective, self._run_dir, self._tables = config, objective, run_dir, tables
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.first = self.rank == 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from raypo.objective.choices import TransformPrior
-from raypo.objective.composition import AnyObjective, Mixture
+from raypo.objective.composition import Mixture, Objective
 from raypo.objective.presets.anchored import ROWS as ANCHORED
 from raypo.objective.presets.row import Hyper, Row, beyond, compose
 from raypo.objective.presets.sets import ROWS as SETS
@@ -85,10 +87,11 @@ ROWS: dict[str, Row] = {
 }
 
 
-def _named(p: Hyper, name: str) -> AnyObjective:
-    from dataclasses import replace
-
-    return replace((ANCHORED | SETS)[name].make(p), name=name)
+def _named(p: Hyper, name: str) -> Objective:
+    """Another row as a part, under its own name."""
+    part = (ANCHORED | SETS)[name].make(p)
+    assert isinstance(part, Objective)  # both tables hold nothing else
+    return replace(part, name=name)
 
 
 def _refa(p: Hyper, loss: str) -> Mixture:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from raypo.objective.choices import LinearPrior, Link, TokenPrior, TransformPrior
 from raypo.objective.presets.row import Row, compose
+from raypo.objective.presets.sets import weighted
 
 ROWS: dict[str, Row] = {
     "cpo": Row(
@@ -144,13 +145,7 @@ ROWS: dict[str, Row] = {
         meaning="W-MPO's set against a prior learned with the policy: the policy's moving average",
         paper="2501.01544",
         equation="zeta learned; see raypo.objective.prior",
-        make=lambda p: compose(p, reference="moving", contrast=_weighted(), alpha=p["alpha"]),
+        make=lambda p: compose(p, reference="moving", contrast=weighted("abs", 1), alpha=p["alpha"]),
         hyperparameters=("alpha",),
     ),
 }
-
-
-def _weighted():  # type: ignore[no-untyped-def]
-    from raypo.objective.presets.sets import weighted
-
-    return weighted("abs", 1)

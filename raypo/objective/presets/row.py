@@ -82,4 +82,5 @@ def compose(p: Hyper, **choices: Any) -> Objective:
 
 def beyond(p: Hyper, loss: str, **facts: Any) -> Outside:
     """A loss outside the four choices."""
-    return Outside(**({"name": p.name, "loss": loss, "beta": p["beta"], "tie_eps": p["tie_eps"]} | facts))
+    plain: dict[str, Any] = {"name": p.name, "loss": loss, "beta": p["beta"], "tie_eps": p["tie_eps"]}
+    return Outside(**(plain | facts))

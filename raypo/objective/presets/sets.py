@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from raypo.objective.choices import Contrast, LinearPrior, Link
@@ -93,7 +94,7 @@ ROWS: dict[str, Row] = {
         make=lambda p: compose(
             p,
             prior=LinearPrior(b=0, eta=1),
-            contrast=Contrast(kind="above-mean", offset=_log(p.above("negative_weight", 0))),
+            contrast=Contrast(kind="above-mean", offset=math.log(p.above("negative_weight", 0))),
         ),
         hyperparameters=("negative_weight",),
     ),
@@ -176,12 +177,6 @@ ROWS: dict[str, Row] = {
         hyperparameters=("keep",),
     ),
 }
-
-
-def _log(value: float) -> float:
-    import math
-
-    return math.log(value)
 
 
 def _ampo(p: Hyper, select: str) -> Any:
