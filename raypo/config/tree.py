@@ -48,7 +48,8 @@ class PromptsConfig(Section):
     """Where prompts come from."""
 
     path: str
-    """JSONL (also .gz), JSON, Parquet file or folder, or a Hugging Face dataset: name, copy, or `save_to_disk` folder."""
+    """JSONL (also .gz), JSON or Parquet file or folder, or a Hugging Face dataset: its name, a copy, what `save_to_disk`
+    wrote."""
     column: str = "prompt"
     """Column with the prompt: a string, or a list of {role, content} messages (then the chat template is applied)."""
     split: str = "train"
@@ -56,7 +57,7 @@ class PromptsConfig(Section):
     subset: str | None = None
     """Configuration of a Hugging Face dataset that has several. Not read for files."""
     limit: Positive | None = None
-    """Use the first so many prompts. None: all."""
+    """Use the first so many rows. None: all."""
     heldout_fraction: Fraction = 0.1
     """Share of prompts kept for evaluation, chosen by content hash, so that the split never depends on order."""
     heldout_path: str | None = None

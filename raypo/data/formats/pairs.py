@@ -13,6 +13,7 @@ from raypo.data.sources import cell, row_prompt
 from raypo.errors import DataError
 
 CHOSEN, REJECTED = "chosen", "rejected"
+OTHER_PROMPTS = ("prompt", "question", "instruction", "query", "input", "problem")
 NOT_TEXT = "response_not_text"
 
 
@@ -30,10 +31,26 @@ def read_pair(row: Row, config: PromptsConfig) -> Reading:
     if row.values.get(config.column) is not None:
         parted = follow_prompt(row, config.column, sides)
     elif all(isinstance(side, str) for side in sides):
+        _refuse_other_prompts(row, config)
         parted = common_beginning([read_text(row, number, side) for number, side in enumerate(sides, start=1)])
     else:
         parted = part_turns(row, None, sides)
     return parted if isinstance(parted, str) else Given(*parted, [1.0, 0.0], (config.column, CHOSEN, REJECTED))
+
+
+def _refuse_other_prompts(row: Row, config: PromptsConfig) -> None:
+    """A prompt under another name must not be left out for what two responses happen to begin with.
+
+    Raises:
+        DataError: there is such a column, and nobody said that the layout is that of a pair which holds its prompt.
+    """
+    other = [name for name in OTHER_PROMPTS if isinstance(row.values.get(name), str)]
+    if other and config.sets_format == "auto":
+        raise DataError(
+            f"{row.place} has {CHOSEN!r} and {REJECTED!r}, no column {config.column!r}, and one of {other[0]!r}",
+            "a prompt column, or a pair of texts that begin with their prompt",
+            f"name the column: prompts.column={other[0]}; or say that the texts hold it: prompts.sets_format=pair",
+        )
 
 
 def holds_transcripts(row: Row, config: PromptsConfig) -> bool:

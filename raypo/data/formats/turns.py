@@ -14,6 +14,7 @@ from raypo.data.sources import Prompt, check_messages, row_prompt
 from raypo.errors import DataError
 
 PROMPTS_DIFFER, EMPTY_TURN, NO_DIALOGUE = "prompts_differ", "empty_turn", "not_a_dialogue"
+NO_BEGINNING = "no_common_beginning"
 HUMAN = "\n\nHuman:"
 _MARK = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -48,13 +49,13 @@ def part_turns(row: Row, prompt: Prompt | None, sides: list[Any]) -> Parted | st
     Raises:
         DataError: a side is no conversation that ends with the assistant's turn, or there is no prompt at all.
     """
-    for number, side in enumerate(sides, start=1):
-        if not is_conversation(side):
-            raise DataError(
-                f"{row.place}, response {number} is {describe(side)}",
-                "texts, or conversations that end with the assistant's turn",
-                "mend the row",
-            )
+    if odd := [(isinstance(side, str), n) for n, side in enumerate(sides, start=1) if not is_conversation(side)]:
+        _, number = min(odd)  # what is neither text nor conversation comes before a text beside conversations
+        raise DataError(
+            f"{row.place}, response {number} is {describe(sides[number - 1])}",
+            "texts, or conversations that end with the assistant's turn",
+            "mend the row",
+        )
     texts = [read_text(row, number, side) for number, side in enumerate(sides, start=1)]
     begins = [_plain(side[:-1]) for side in sides]
     if any(begin != begins[0] for begin in begins):
@@ -78,8 +79,8 @@ def _plain(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: part for key, part in message.items() if part is not None} for message in messages]
 
 
-def common_beginning(texts: list[str]) -> Parted:
-    """Text and what follows it in each of two texts, as TRL parts a pair without a prompt.
+def common_beginning(texts: list[str]) -> Parted | str:
+    """Text and what follows it in each of two texts, as TRL parts a pair without a prompt; or "no_common_beginning".
 
     A space at the end goes to the responses, so that no word is cut from the space that its tokens have.
     """
@@ -88,7 +89,7 @@ def common_beginning(texts: list[str]) -> Parted:
     end = next((i for i in range(shorter) if first[i] != second[i]), shorter)
     if end and first[end - 1] == " ":
         end -= 1
-    return first[:end], [text[end:] for text in texts]
+    return (first[:end], [text[end:] for text in texts]) if first[:end].strip() else NO_BEGINNING
 
 
 def transcript_turns(text: str) -> list[dict[str, str]] | str:
