@@ -48,8 +48,8 @@ class PromptsConfig(Section):
     """Where prompts come from."""
 
     path: str
-    """JSONL (also .gz), JSON or Parquet file or folder, or a Hugging Face dataset: its name, a copy, what `save_to_disk`
-    wrote."""
+    """JSONL (also .gz), JSON or Parquet file or folder, or a Hugging Face dataset: its name, a copy, or what
+    `save_to_disk` wrote."""
     column: str = "prompt"
     """Column with the prompt: a string, or a list of {role, content} messages (then the chat template is applied)."""
     split: str = "train"

@@ -247,10 +247,11 @@ def _answers(
         counts["text"] += len(responses)
         return encode_responses(tokenizer, text, prefix, responses)
     found = answer_ids(tokenizer, prompt, text, prefix, responses, arguments)
-    counts.update(how for _, how in found)
-    failed = [response for response, (ids, _) in zip(responses, found, strict=True) if ids is None]
-    pieced = iter(encode_responses(tokenizer, text, prefix, failed))
-    return [next(pieced) if ids is None else ids for ids, _ in found]
+    counts.update(one.how for one in found)
+    return [
+        encode_responses(tokenizer, text, prefix, [response], one.end)[0] if one.ids is None else one.ids
+        for response, one in zip(responses, found, strict=True)
+    ]
 
 
 def _as_sampled(response_token_ids: list[list[int]]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 A response ends with one token. Behind a text prompt that is the tokenizer's end-of-sequence token; behind a
 conversation it is the one with which the chat template ends the assistant's turn, or the end-of-sequence token where
-the template cannot be trusted with the answer.
+the template's render does not tell it.
 
 A template is trusted where it has the prefix property: what it makes of a prompt is the beginning, as text and as token
 ids, of what it makes of prompt and answer. It is checked for every response, and where it fails the caller is told.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jinja2
@@ -22,7 +23,24 @@ from raypo.data.sources import Prompt
 from raypo.errors import DataError
 
 WHOLE, NOT_A_PREFIX, NO_END = "whole", "prefix_failed", "no_end_of_turn"
-"""How the ids of a response to a conversation came to be; see `answer_ids`."""
+"""How the ids of a response to a conversation came to be; see `Answer`."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response to a conversation, by the chat template.
+
+    Args:
+        ids: the response and the token that ends its turn. None where they cannot be had from one render.
+        how: "whole"; or why there are no ids: "prefix_failed", the text of prompt and answer, or the prompt's ids, do
+            not begin the whole's; "no_end_of_turn", no special token ends the answer.
+        end: the token that ends the turn. None: the render does not tell.
+    """
+
+    ids: list[int] | None
+    how: str
+    end: int | None
+
 
 NO_ARGUMENTS: Mapping[str, Any] = {}
 
@@ -119,7 +137,7 @@ def answer_ids(
     prompt_token_ids: Sequence[int],
     responses: Sequence[str],
     arguments: Mapping[str, Any] = NO_ARGUMENTS,
-) -> list[tuple[list[int] | None, str]]:
+) -> list[Answer]:
     """What the template makes of responses behind their conversation: the answer, and the token that ends its turn.
 
     The turn ends with the first special token that the template puts behind the answer, such as <|im_end|> or
@@ -134,9 +152,7 @@ def answer_ids(
         arguments: as for `apply_template`.
 
     Returns:
-        per response its ids and "whole"; or None and why it cannot be had from one render: "prefix_failed", the text of
-        prompt and answer, or the prompt's ids, do not begin the whole's; "no_end_of_turn", no special token ends the
-        answer.
+        one per response.
     """
     wholes = [
         apply_template(
@@ -146,25 +162,35 @@ def answer_ids(
     ]
     encoded = tokenizer(wholes, add_special_tokens=False)["input_ids"] if wholes else []
     prefix, ends = list(prompt_token_ids), _special_ids(tokenizer)
-    found: list[tuple[list[int] | None, str]] = []
+    found = []
     for text, whole, ids in zip(responses, wholes, encoded, strict=True):
         tail = _behind(whole, prompt, text)
-        if tail is None or ids[: len(prefix)] != prefix:
-            found.append((None, NOT_A_PREFIX))
+        if tail is None:
+            found.append(Answer(None, NOT_A_PREFIX, None))
             continue
-        closing = sum(one in ends for one in tokenizer(tail, add_special_tokens=False)["input_ids"])
-        places = [place for place in range(len(prefix), len(ids)) if ids[place] in ends]
-        if not closing or closing > len(places):
-            found.append((None, NO_END))
+        closing = [one for one in tokenizer(tail, add_special_tokens=False)["input_ids"] if one in ends]
+        if not closing:
+            found.append(Answer(None, NO_END, None))
+        elif ids[: len(prefix)] != prefix:
+            found.append(Answer(None, NOT_A_PREFIX, closing[0]))
         else:
-            found.append((list(ids[len(prefix) : places[-closing] + 1]), WHOLE))
+            # special tokens are never part of others, so the last of them in the whole are those of the tail
+            places = [place for place, one in enumerate(ids) if one in ends]
+            trained = list(ids[len(prefix) : places[-len(closing)] + 1])
+            if trained[-2:] == closing[:1] * 2:
+                trained.pop()  # the text brings the token that the template adds
+            found.append(Answer(trained, WHOLE, closing[0]))
     return found
 
 
 def encode_responses(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, prompt_token_ids: Sequence[int], responses: Sequence[str]
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    prompt_token_ids: Sequence[int],
+    responses: Sequence[str],
+    end: int | None = None,
 ) -> list[list[int]]:
-    """Token ids of responses as they follow a rendered prompt, each with the end-of-sequence id once.
+    """Token ids of responses as they follow a rendered prompt, each with the id that ends it once.
 
     Where the encoding of prompt and response together begins with the prompt's ids, its rest is taken, so that no space
     is put between the two; where a token would span the border, the response is encoded alone. Either way, what is
@@ -175,17 +201,18 @@ def encode_responses(
         prompt: rendered text.
         prompt_token_ids: its ids, never changed.
         responses: texts.
+        end: the id that ends a response. None: the end-of-sequence id.
     """
     if not responses:
         return []
-    prefix, eos = list(prompt_token_ids), tokenizer.eos_token_id
+    prefix, last = list(prompt_token_ids), tokenizer.eos_token_id if end is None else end
     alone = tokenizer(list(responses), add_special_tokens=False)["input_ids"]
     bare = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     joint = tokenizer([prompt + response for response in responses], add_special_tokens=False)["input_ids"]
     # special tokens stand before the text, so the rest after the bare prompt is the rest after the rendered one
     assert prefix[len(prefix) - len(bare) :] == list(bare), "the prompt's ids are not those of its text"
     ids = [both[len(bare) :] if both[: len(bare)] == bare else one for both, one in zip(joint, alone, strict=True)]
-    return [list(one) if one and one[-1] == eos else [*one, eos] for one in ids]
+    return [list(one) if one and one[-1] == last else [*one, last] for one in ids]
 
 
 def _behind(whole: str, prompt: str, response: str) -> str | None:

@@ -257,13 +257,13 @@ def answers(template: str, *responses: str, **changes: Any) -> list[tuple[list[i
     """What the template makes of responses to CHAT."""
     tokenizer = make_tokenizer(chat_template=template, **changes)
     text, ids = render(tokenizer, CHAT)
-    return answer_ids(tokenizer, CHAT, text, ids, list(responses))
+    return [(one.ids, one.how) for one in answer_ids(tokenizer, CHAT, text, ids, list(responses))]
 
 
 def test_an_answer_ends_with_the_token_that_ends_its_turn_and_nothing_behind_it() -> None:
     """The template writes d, </s> (1) and then "a": an engine stops at </s>. A </s> of the text is the text's."""
     assert answers(chat("<s>", "</s>a"), "d", "bd") == [([5, 1], "whole"), ([3, 5, 1], "whole")]
-    assert answers(chat("<s>", "</s>a"), "d</s>d") == [([5, 1, 5, 1], "whole")]
+    assert answers(chat("<s>", "</s>a"), "d</s>d", "d</s>") == [([5, 1, 5, 1], "whole"), ([5, 1], "whole")]
 
 
 def test_an_end_of_turn_need_not_be_the_end_of_sequence_token() -> None:
@@ -292,17 +292,20 @@ def test_where_the_template_cannot_be_trusted_the_reason_is_given(template: str,
 
 
 def test_an_answer_without_its_template_is_prompt_then_response_then_end_and_counted() -> None:
-    """The prompt "ab" is b a b </s> b, so "cd" would merge with the b: c d and </s> follow it instead; "d" is whole."""
+    """The prompt "ab" is b a b <unk> b, so "cd" would merge with the b: c d follows it instead; "d" is whole.
+
+    Both end as the template ends a turn, with <unk> (8): an end of its own would tell one response from the other.
+    """
     import pyarrow as pa
 
     row = {"prompt_id": "p", "prompt": json.dumps(CHAT), "conversational": True, "metadata": "{}", "set_id": "s"}
     row |= {"responses": ["cd", "d"], "rewards": [1.0, 0.0], "split": "train"}
     raw = pa.Table.from_pylist([row], schema=pa.schema([*RAW_SETS, ("split", pa.string())]))
-    tokenizer = make_tokenizer(chat_template=chat("b", "</s>", opening="b"))
+    tokenizer = make_tokenizer(chat_template=chat("b", "<unk>", opening="b"))
     table, _, counts = render_sets(raw, tokenizer, max_prompt_tokens=9, max_response_tokens=9)
     found = table.to_pylist()[0]
-    assert found["prompt_token_ids"] == [3, 2, 3, 1, 3]
-    assert found["response_token_ids"] == [[4, 5, 1], [5, 1]]
+    assert found["prompt_token_ids"] == [3, 2, 3, 8, 3]
+    assert found["response_token_ids"] == [[4, 5, 8], [5, 8]]
     assert counts == {"too_long": 0, "text": 0, "whole": 1, "prefix_failed": 1, "no_end_of_turn": 0}
 
 
@@ -316,11 +319,12 @@ def test_of_a_conversation_only_the_last_answer_and_its_end_are_trained(turns: l
     tokenizer = make_tokenizer(chat_template=chat("<s>", "</s>a"))
     messages = [{"role": "user" if n % 2 == 0 else "assistant", "content": text} for n, text in enumerate(turns)]
     text, ids = render(tokenizer, messages)
-    ((found, how),) = answer_ids(tokenizer, messages, text, ids, [response])
+    (answer,) = answer_ids(tokenizer, messages, text, ids, [response])
     whole = "".join(f"<s>{one}</s>a" for one in [*turns, response]).removesuffix("a")
-    assert how == "whole"
-    assert [*ids, *(found or [])] == tokenizer(whole, add_special_tokens=False)["input_ids"]
-    assert tokenizer.decode(found) == response + "</s>"
+    assert answer.how == "whole"
+    assert answer.ids is not None
+    assert [*ids, *answer.ids] == tokenizer(whole, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(answer.ids) == response + "</s>"
 
 
 THINKS = chat("<s>", "</s>").replace("{{ '<s>' }}", "{{ '<s>b' if think else '<s>' }}")
