@@ -1,8 +1,8 @@
 """Raw rows to tokens: the chat template once, the special tokens once, the end of a response once.
 
-Here a prompt's ids are made for good: every later stage carries them, and nothing encodes text again. What is trained
-is a prompt's ids and then a response's: the loss is on all of the response's ids and on nothing else, so a
-conversation's earlier turns and system prompt are context alone.
+Here a prompt's ids are made for good: every later stage carries them, and nothing encodes text again. A sequence
+of training is a prompt's ids and then a response's; the loss is on all of the response's ids and on nothing else, so a
+conversation's earlier turns and its system prompt are context alone.
 """
 
 from __future__ import annotations

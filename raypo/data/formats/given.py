@@ -66,12 +66,12 @@ def read_key(row: Row, value: Any, key: str, setting: str) -> Any:
 
 
 def read_text(row: Row, number: int, value: Any) -> str:
-    """The text of response `number`, counted from 1: a string, or messages of which the assistant's answer is the last.
+    """The text of response `number`, counted from 1: a string, or the assistant's message alone.
 
     Raises:
         DataError: it is neither.
     """
-    if is_conversation(value):
+    if is_conversation(value) and len(value) == 1:
         value = value[-1]["content"]
     if not isinstance(value, str):
         raise DataError(f"{row.place}, response {number} is {describe(value)}", "text", "mend the row")

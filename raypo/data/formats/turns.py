@@ -56,7 +56,7 @@ def part_turns(row: Row, prompt: Prompt | None, sides: list[Any]) -> Parted | st
             "texts, or conversations that end with the assistant's turn",
             "mend the row",
         )
-    texts = [read_text(row, number, side) for number, side in enumerate(sides, start=1)]
+    texts = [read_text(row, number, side[-1:]) for number, side in enumerate(sides, start=1)]
     begins = [_plain(side[:-1]) for side in sides]
     if any(begin != begins[0] for begin in begins):
         return PROMPTS_DIFFER
