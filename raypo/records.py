@@ -17,7 +17,9 @@ _PER_RESPONSE_FLOAT = pa.list_(pa.float64())
 
 PROMPTS = pa.schema(
     [
-        ("prompt_id", pa.string()),  # content hash of the source prompt, 16 hex digits: the key of every table
+        # content hash of the source prompt, 16 hex digits: the key of every table. Where a prompt has several offline
+        # sets, the hash of prompt and responses
+        ("prompt_id", pa.string()),
         ("prompt", pa.string()),  # as rendered by the chat template, or the plain text
         ("prompt_token_ids", pa.list_(pa.int32())),  # rendered once; never re-encoded after this
         ("split", pa.string()),  # "train" or "heldout", by content hash

@@ -56,6 +56,8 @@ REFUSED = [
     ({"engine": {"backend": "gpu", "kv_cache_gib": 4}}, "only with engine.backend = auto or cpu"),
     ({"prompts": {"path": "q", "heldout_fraction": 1.0}}, "no prompt would be left"),
     ({"prompts": {"path": "q", "heldout_fraction": 0.2, "heldout_path": "h"}}, "nothing would read it"),
+    ({"prompts": {"path": "q", "sets_format": "pair", "numbered_prefix": "R"}}, "auto or columns"),
+    ({"prompts": {"path": "q", "template_arguments": {"tokenize": True}}}, "template_arguments has tokenize"),
     ({"dispersion": {"estimator": "none", "shuffle": True}}, "dispersion.shuffle = True"),
     ({"dispersion": {"estimator": "none", "scale": 2.0}}, "dispersion.scale = 2.0"),
     ({"cluster": {"placement": "shared"}}, "sharing a GPU is not built"),

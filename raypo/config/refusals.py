@@ -18,6 +18,7 @@ READ_ONLY_WITH: tuple[tuple[str, str, frozenset[Any]], ...] = (
     ("policy.lora_target_modules", "policy.adapter", frozenset({"lora"})),
     ("scoring.truncation_penalty", "scoring.truncated", frozenset({"penalty"})),
     ("online.ema_decay", "online.reference", frozenset({"ema"})),
+    ("prompts.numbered_prefix", "prompts.sets_format", frozenset({"columns", "auto"})),
     ("prompts.heldout_fraction", "prompts.heldout_path", frozenset({None})),
     ("engine.kv_cache_gib", "engine.backend", frozenset({"cpu", "auto"})),
     ("engine.gpu_memory_fraction", "engine.backend", frozenset({"gpu", "auto"})),
@@ -25,6 +26,20 @@ READ_ONLY_WITH: tuple[tuple[str, str, frozenset[Any]], ...] = (
     ("dispersion.shuffle", "dispersion.estimator", frozenset({"reference_entropy", "likelihood", "reward_spread"})),
 )
 """A field, the choice that it belongs to, and the values of the choice with which it is read."""
+
+RENDERED_BY_RAYPO = frozenset(
+    {
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversation",
+        "messages",
+        "return_dict",
+        "return_tensors",
+        "tokenize",
+    }
+)
+"""Arguments of a chat template's rendering that are not the user's."""
 
 
 def refuse_contradictions(config: RunConfig) -> None:
@@ -77,10 +92,20 @@ def _unread(config: RunConfig) -> Iterator[ConfigError]:
 
 
 def _contradictions(config: RunConfig) -> Iterator[ConfigError]:
+    yield from _prompts(config)
     yield from _rewards(config)
     yield from _rounds(config)
     yield from _lengths(config)
     yield from _devices(config)
+
+
+def _prompts(config: RunConfig) -> Iterator[ConfigError]:
+    if taken := sorted(RENDERED_BY_RAYPO & config.prompts.template_arguments.keys()):
+        yield ConfigError(
+            f"prompts.template_arguments has {', '.join(taken)}",
+            f"arguments that the chat template has beside {', '.join(sorted(RENDERED_BY_RAYPO))}: those raypo gives",
+            "remove it; to replace the template give policy.chat_template=FILE",
+        )
 
 
 def _rewards(config: RunConfig) -> Iterator[ConfigError]:

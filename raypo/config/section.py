@@ -1,13 +1,28 @@
-"""What a part of the tree is, and the number types that many fields have."""
+"""What a part of the tree is, and types of fields."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+SetsFormat = Literal[
+    "auto",
+    "native",
+    "columns",
+    "ultrafeedback",
+    "nemo",
+    "halos",
+    "hh",
+    "pair",
+    "unpaired",
+    "pandalm",
+    "llmbar",
+    "autoj",
+]
+"""Layouts of offline sets, those of `raypo.data.formats.table`."""
 
 
 class Section(BaseModel):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from raypo.config.rewards import RewardSource
-from raypo.config.section import Fraction, Positive, Section
+from raypo.config.section import Fraction, Positive, Section, SetsFormat
 
 HYPERPARAMETER_DEFAULTS: dict[str, float] = {
     "beta": 0.1,
@@ -74,27 +74,36 @@ class PromptsConfig(Section):
     """Where prompts come from."""
 
     path: str
-    """JSONL (also .gz), JSON, Parquet file or folder, or a Hugging Face dataset name or `save_to_disk` folder."""
+    """JSONL (also .gz), JSON or Parquet file or folder, or a Hugging Face dataset: its name, a copy, or what
+    `save_to_disk` wrote."""
     column: str = "prompt"
     """Column with the prompt: a string, or a list of {role, content} messages (then the chat template is applied)."""
     split: str = "train"
-    """Split of a Hugging Face dataset. Not read for files."""
+    """Split of a Hugging Face dataset, a copy of one in a folder too. Not read for files."""
     subset: str | None = None
     """Configuration of a Hugging Face dataset that has several. Not read for files."""
     limit: Positive | None = None
-    """Use the first so many prompts. None: all."""
+    """Use the first so many rows. None: all."""
     heldout_fraction: Fraction = 0.1
     """Share of prompts kept for evaluation, chosen by content hash, so that the split never depends on order."""
     heldout_path: str | None = None
     """Separate prompts for evaluation, same format. Overlap is removed from training and counted."""
     max_prompt_tokens: Positive = 1024
     """Longer prompts are dropped and counted, never cut."""
+    template_arguments: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of every rendering of the chat template, such as {enable_thinking: false}; hashed with the template."""
+    sets_format: SetsFormat = "auto"
+    """Offline sets: their layout. `auto`: the first whose columns a row has (`raypo.data.formats.table`). A transcript
+    column `prompt` beside `chosen` and `rejected` is plain text unless this is `hh`, which makes messages of it."""
+    numbered_prefix: str = "A"
+    """Offline sets: where each response has a column, what stands before its number: A0, A1, ... and score_A0, ..."""
     responses_column: str = "responses"
     """Offline sets: column with the list of responses of each prompt: strings, or objects with text and score."""
     response_text_key: str = "text"
     """Offline sets: where responses are objects, the key of a response's text."""
     response_score_key: str = "score"
-    """Offline sets: where responses are objects, the key of a response's reward."""
+    """Offline sets: where responses are objects, the key of a response's reward: a number, or several raters' numbers,
+    of which the mean is taken."""
     rewards_column: str = "rewards"
     """Offline sets: column with the list of rewards, one number per response. Not read where responses are objects."""
 

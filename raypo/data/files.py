@@ -47,6 +47,9 @@ def describe(value: Any) -> str:
 def read_rows(config: PromptsConfig, path: str | None = None) -> list[Row]:
     """Rows of JSONL (.gz), JSON or Parquet files, of a folder or glob of them, or of a Hugging Face dataset.
 
+    A folder is a dataset of its own kind where `save_to_disk` wrote it, or where it is a copy of a hub repository: the
+    front matter of its README.md describes a dataset. Its files belong to splits, of which `split` is read.
+
     Args:
         config: `split` and `subset` are read for Hugging Face datasets, `limit` for `config.path` of any kind.
         path: read this instead of `config.path`, without limit.
@@ -72,6 +75,8 @@ def _stream(config: PromptsConfig, path: str) -> Iterator[Row]:
         is_folder = os.path.isdir(inner)
         if is_folder and any(os.path.exists(os.path.join(inner, f)) for f in ("dataset_dict.json", "state.json")):
             return _hub_rows(config, inner, on_disk=True)
+        if is_folder and _is_repository(inner):
+            return _hub_rows(config, inner, on_disk=False)
         files = glob.glob(os.path.join(inner, "**"), recursive=True) if is_folder else [inner]
         if not os.path.exists(inner):
             files = sorted(glob.glob(inner, recursive=True))
@@ -86,6 +91,16 @@ def _stream(config: PromptsConfig, path: str) -> Iterator[Row]:
             "check the path",
         )
     return (row for file in files for row in _file_rows(filesystem, file))
+
+
+def _is_repository(folder: str) -> bool:
+    card = os.path.join(folder, "README.md")
+    if not os.path.exists(card):
+        return False
+    with open(card, encoding="utf-8", errors="replace") as file:
+        text = file.read()
+    front = text.split("\n---", 1)[0] if text.startswith("---\n") else ""
+    return any(line.startswith(("configs:", "dataset_info:")) for line in front.splitlines())
 
 
 def _remote(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -178,8 +193,8 @@ def _hub_rows(config: PromptsConfig, path: str, *, on_disk: bool) -> Iterator[Ro
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{path} is no file or folder here, and as a Hugging Face dataset it cannot be loaded: {first}",
-            "a file, a folder, or a dataset that can be reached",
+            f"{path} is no file or folder of rows here, and as a Hugging Face dataset it cannot be loaded: {first}",
+            "a file, a folder, or a dataset that can be reached and has the split",
             "check prompts.path, prompts.subset and prompts.split, and the network",
         ) from error
     return _numbered(f"{path} [{config.split}]", dataset)

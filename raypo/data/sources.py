@@ -156,7 +156,9 @@ def cell(row: Row, column: str, *, setting: str) -> Any:
     return row.values[column]
 
 
-def split(table: pa.Table, fraction: float, *, heldout: pa.Table | None = None) -> tuple[pa.Table, dict[str, int]]:
+def split(
+    table: pa.Table, fraction: float, *, heldout: pa.Table | None = None, key: str = "prompt_id"
+) -> tuple[pa.Table, dict[str, int]]:
     """Add the column `split`; duplicates are merged and overlap with given held-out rows leaves training.
 
     A prompt is held out when its content hash, as a fraction of the largest, is below `fraction`: whatever else is
@@ -167,14 +169,15 @@ def split(table: pa.Table, fraction: float, *, heldout: pa.Table | None = None) 
         table: training rows with `prompt_id`.
         fraction: share to hold out; 0: none. Not read when `heldout` is given.
         heldout: separate rows for evaluation, same columns.
+        key: rows that agree in this column are duplicates. Rows with the same prompt are on the same side in any case.
 
     Returns:
         the rows kept, in their order, training first; rows dropped by reason: "duplicate", "overlap".
     """
-    train = _first_of_each(table)
+    train = _first_of_each(table, key)
     counts = {"duplicate": table.num_rows - train.num_rows, "overlap": 0}
     if heldout is not None:
-        kept = _first_of_each(heldout)
+        kept = _first_of_each(heldout, key)
         counts["duplicate"] += heldout.num_rows - kept.num_rows
         apart = train.filter(pc.invert(pc.is_in(train["prompt_id"], value_set=kept["prompt_id"].combine_chunks())))
         counts["overlap"] = train.num_rows - apart.num_rows
@@ -182,17 +185,17 @@ def split(table: pa.Table, fraction: float, *, heldout: pa.Table | None = None) 
     names = train["prompt_id"].to_pylist()
     ranks = [int(name, 16) / 2 ** (4 * len(name)) for name in names]
     held = [rank < fraction for rank in ranks]
-    if 0.0 < fraction < 1.0 and len(ranks) > 1:
-        held[ranks.index(min(ranks))] = True
-        held[ranks.index(max(ranks))] = False
+    if 0.0 < fraction < 1.0 and len(set(ranks)) > 1:
+        lowest, highest = min(ranks), max(ranks)
+        held = [rank == lowest or (one and rank != highest) for rank, one in zip(ranks, held, strict=True)]
     mask = pa.array(held, pa.bool_())
     parts = [_labelled(train.filter(pc.invert(mask)), "train"), _labelled(train.filter(mask), "heldout")]
     return pa.concat_tables(parts), counts
 
 
-def _first_of_each(table: pa.Table) -> pa.Table:
+def _first_of_each(table: pa.Table, key: str) -> pa.Table:
     first: dict[str, int] = {}
-    for index, name in enumerate(table["prompt_id"].to_pylist()):
+    for index, name in enumerate(table[key].to_pylist()):
         first.setdefault(name, index)
     return table.take(pa.array(list(first.values()), pa.int64()))
 

@@ -85,14 +85,16 @@ def train_offline(config: RunConfig, console: Console | None = None) -> dict[str
     tokenizer = load_tokenizer(policy.path, policy.revision, policy.chat_template)
     given, facts = load_sets(config.prompts, tokenizer, max_response_tokens=config.sampling.max_response_tokens)
     console.print(
-        f"sets: {facts['train']} train, {facts['heldout']} held out; dropped: {facts['dropped']}", highlight=False
+        f"sets: {facts['train']} train, {facts['heldout']} held out, read as {facts['formats']}; "
+        f"dropped: {facts['dropped']}; responses that left their set: {facts['responses']}",
+        highlight=False,
     )
     owned = cluster.start(config, search_path=cluster.search_path())
     try:
         cluster.check_resources(config, engines=False)
         actors = create_scorers(config)
         try:
-            annotated = annotate(given, actors, config, folder, console)
+            annotated = annotate(given, actors, config, folder, console, facts)
             with Terminal(status_of(folder), console):
                 fit_workers(config, folder, GivenTables(task_of(config, folder)), NoEngines())
             accuracy = ranking_accuracy(annotated["heldout"], actors, config, folder)
@@ -107,6 +109,7 @@ def train_offline(config: RunConfig, console: Console | None = None) -> dict[str
         "preset": config.objective.preset,
         "sets_in": facts["read"],
         "dropped": facts["dropped"],
+        "data": {name: facts[name] for name in ("rows", "formats", "responses", "rendered", "template")},
         "sets_trained": tables.manifest_of(folder.path("train", "annotated")).facts["trainable"],  # type: ignore[union-attr]
         "loss": last["loss"],
         "steps": last["step"],
@@ -129,9 +132,18 @@ def train_offline(config: RunConfig, console: Console | None = None) -> dict[str
 
 
 def annotate(
-    given: pa.Table, actors: Actors, config: RunConfig, folder: RunFolder, console: Console
+    given: pa.Table, actors: Actors, config: RunConfig, folder: RunFolder, console: Console, data: dict[str, Any]
 ) -> dict[str, pa.Table]:
-    """Score and annotate both splits; scales are fitted on the training sets. Returns the tables by split."""
+    """Score and annotate both splits; scales are fitted on the training sets. Returns the tables by split.
+
+    Args:
+        given: of `load_sets`.
+        actors: that score.
+        config: of the run.
+        folder: where tables are committed.
+        console: where progress goes.
+        data: facts of `load_sets`, for the manifests: layouts, drops, the hash of template and arguments.
+    """
     found: dict[str, pa.Table] = {}
     scales = None
     for split in ("train", "heldout"):
@@ -144,6 +156,7 @@ def annotate(
             table, facts = verbs.annotate(
                 scored, actors, config, reference=config.policy.path, scales=scales, progress=lambda chunk: None
             )
+            facts["data"] = data
             tables.commit(place, table, "annotated", facts)
             text = f"annotate {split}: {facts['trainable']} of {facts['sets']} sets can train, {facts['seconds']:.1f} s"
             console.print(text, highlight=False)

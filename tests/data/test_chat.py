@@ -13,15 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from raypo.config import PromptsConfig
-from raypo.data.chat import (
-    encode_responses,
-    load_prompts,
-    load_sets,
-    render,
-    render_prompts,
-    render_sets,
-    template_hash,
-)
+from raypo.data.chat import load_prompts, load_sets, render_prompts, render_sets
+from raypo.data.rendering import answer_ids, encode_responses, render, template_hash
 from raypo.data.sets import RAW_SETS
 from raypo.data.sources import prompt_id, raw_table, split
 from raypo.errors import DataError, ModelError
@@ -188,7 +181,13 @@ def raw_sets(responses: list[list[str]]) -> Any:
     import pyarrow as pa
 
     rows = [
-        row | {"responses": texts, "rewards": [float(k) for k in range(len(texts))], "split": "train"}
+        row
+        | {
+            "set_id": row["prompt_id"],
+            "responses": texts,
+            "rewards": [float(k) for k in range(len(texts))],
+            "split": "train",
+        }
         for row, texts in zip(raw_rows(["a" * (n + 1) for n in range(len(responses))]), responses, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=pa.schema([*RAW_SETS, ("split", pa.string())]))
@@ -196,10 +195,11 @@ def raw_sets(responses: list[list[str]]) -> Any:
 
 def test_a_response_that_is_too_long_leaves_its_set_with_its_reward() -> None:
     """Limit 3 tokens with the end: "ddd" (4) goes, and a set that is left with one response is dropped."""
-    table, dropped = render_sets(
+    table, dropped, answers = render_sets(
         raw_sets([["d", "ddd", "dd"], ["d", "ddd"]]), make_tokenizer(), max_prompt_tokens=9, max_response_tokens=3
     )
     assert dropped == {"too_long": 0, "empty": 0, "too_few_responses": 1}
+    assert {how: n for how, n in answers.items() if n} == {"too_long": 2, "text": 5}
     row = table.to_pylist()[0]
     assert (row["responses"], row["rewards"]) == (["d", "dd"], [0.0, 2.0])
     assert row["response_token_ids"] == [[5, 1], [5, 5, 1]]
@@ -214,10 +214,14 @@ def test_sets_need_a_tokenizer_that_can_end_a_response() -> None:
 
 
 def test_offline_sets_are_read_split_and_rendered_with_the_count_of_everything(tmp_path: Path) -> None:
-    """6 read = 2 train + 1 held out + 1 duplicate + 1 of one response + 1 left with one response."""
+    """7 read = 3 train + 1 held out + 1 duplicate + 1 of one response + 1 left with one response.
+
+    The two sets to "a" are two rows: the second says the opposite of the first. A prompt_id names one row.
+    """
     rows = [
         {"prompt": "a", "chosen": "b", "rejected": "d"},
         {"prompt": "a", "chosen": "d", "rejected": "b"},
+        {"prompt": "a", "chosen": "b", "rejected": "d", "rater": 2},
         {"prompt": "b", "responses": ["b", "d"], "rewards": [0.5, None]},
         {"prompt": "c", "responses": ["b"], "rewards": [0.5]},
         {"prompt": "d", "responses": ["b", "dddddd"], "rewards": [0.5, 1]},
@@ -226,7 +230,132 @@ def test_offline_sets_are_read_split_and_rendered_with_the_count_of_everything(t
     (tmp_path / "held.jsonl").write_text('{"prompt": "e", "chosen": "b", "rejected": "d"}\n')
     config = PromptsConfig(path=str(tmp_path / "sets.jsonl"), heldout_path=str(tmp_path / "held.jsonl"))
     table, facts = load_sets(config, make_tokenizer(), max_response_tokens=4)
-    kept = [(row["prompt"], row["split"], row["rewards"]) for row in table.to_pylist()]
-    assert kept == [("a", "train", [1.0, 0.0]), ("b", "train", [0.5, None]), ("e", "heldout", [1.0, 0.0])]
+    kept = [(row["prompt"], row["split"], row["responses"], row["rewards"]) for row in table.to_pylist()]
+    assert kept == [
+        ("a", "train", ["b", "d"], [1.0, 0.0]),
+        ("a", "train", ["d", "b"], [1.0, 0.0]),
+        ("b", "train", ["b", "d"], [0.5, None]),
+        ("e", "heldout", ["b", "d"], [1.0, 0.0]),
+    ]
+    assert len(set(table["prompt_id"].to_pylist())) == 4
+    assert table["prompt_id"][3].as_py() == prompt_id("e")
     assert {reason: n for reason, n in facts["dropped"].items() if n} == {"duplicate": 1, "too_few_responses": 2}
-    assert facts["read"] == 6 == facts["train"] + facts["heldout"] + sum(facts["dropped"].values())
+    assert (facts["rows"], facts["formats"]) == (7, {"pair": 4, "native": 3})
+    assert (facts["responses"], facts["rendered"]["text"]) == ({"duplicate": 0, "too_long": 1}, 10)
+    assert facts["read"] == 7 == facts["train"] + facts["heldout"] + sum(facts["dropped"].values())
+
+
+def chat(before: str, after: str, opening: str = "<s>") -> str:
+    """A template: what stands before and after each message's text, and what opens the assistant's turn."""
+    return (
+        f"{{% for m in messages %}}{{{{ '{before}' + m['content'] + '{after}' }}}}{{% endfor %}}"
+        f"{{% if add_generation_prompt %}}{{{{ '{opening}' }}}}{{% endif %}}"
+    )
+
+
+def answers(template: str, *responses: str, **changes: Any) -> list[tuple[list[int] | None, str]]:
+    """What the template makes of responses to CHAT."""
+    tokenizer = make_tokenizer(chat_template=template, **changes)
+    text, ids = render(tokenizer, CHAT)
+    return [(one.ids, one.how) for one in answer_ids(tokenizer, CHAT, text, ids, list(responses))]
+
+
+def test_an_answer_ends_with_the_token_that_ends_its_turn_and_nothing_behind_it() -> None:
+    """The template writes d, </s> (1) and then "a": an engine stops at </s>. A </s> of the text is the text's."""
+    assert answers(chat("<s>", "</s>a"), "d", "bd") == [([5, 1], "whole"), ([3, 5, 1], "whole")]
+    assert answers(chat("<s>", "</s>a"), "d</s>d", "d</s>") == [([5, 1, 5, 1], "whole"), ([5, 1], "whole")]
+
+
+def test_an_end_of_turn_need_not_be_the_end_of_sequence_token() -> None:
+    """As Gemma's <end_of_turn>: any special token; here the one behind the answer is <unk>, 8."""
+    assert answers(chat("<s>", "<unk></s>"), "d") == [([5, 8], "whole")]
+
+
+def test_a_template_that_strips_an_answer_trains_what_it_shows() -> None:
+    """ "d " is shown, and read by an engine, as "d"."""
+    assert answers(chat("<s>", "</s>").replace("m['content']", "m['content'] | trim"), " d ") == [([5, 1], "whole")]
+
+
+@pytest.mark.parametrize(
+    ("template", "response", "why"),
+    [
+        (chat("<s>", "</s>", opening="<s>b"), "d", "prefix_failed"),  # the opened turn is not what an answer's turn has
+        (chat("<s>", "</s>").replace("m['content']", "m['content'] | upper"), "d", "prefix_failed"),
+        (chat("b", "</s>", opening="b"), "cd", "prefix_failed"),  # the ids: the opened turn "b" and "c" are one token
+        (chat("<s>", "a"), "d", "no_end_of_turn"),
+    ],
+    ids=["other opening", "other text", "token over the border", "no special token"],
+)
+def test_where_the_template_cannot_be_trusted_the_reason_is_given(template: str, response: str, why: str) -> None:
+    """None, for the caller to put prompt, response and end together."""
+    assert answers(template, response) == [(None, why)]
+
+
+def test_an_answer_without_its_template_is_prompt_then_response_then_end_and_counted() -> None:
+    """The prompt "ab" is b a b <unk> b, so "cd" would merge with the b: c d follows it instead; "d" is whole.
+
+    Both end as the template ends a turn, with <unk> (8): an end of its own would tell one response from the other.
+    """
+    import pyarrow as pa
+
+    row = {"prompt_id": "p", "prompt": json.dumps(CHAT), "conversational": True, "metadata": "{}", "set_id": "s"}
+    row |= {"responses": ["cd", "d"], "rewards": [1.0, 0.0], "split": "train"}
+    raw = pa.Table.from_pylist([row], schema=pa.schema([*RAW_SETS, ("split", pa.string())]))
+    tokenizer = make_tokenizer(chat_template=chat("b", "<unk>", opening="b"))
+    table, _, counts = render_sets(raw, tokenizer, max_prompt_tokens=9, max_response_tokens=9)
+    found = table.to_pylist()[0]
+    assert found["prompt_token_ids"] == [3, 2, 3, 8, 3]
+    assert found["response_token_ids"] == [[4, 5, 8], [5, 8]]
+    assert counts == {"too_long": 0, "text": 0, "whole": 1, "prefix_failed": 1, "no_end_of_turn": 0}
+
+
+@settings(deadline=None)  # other work on the machine must not fail a test
+@given(
+    turns=st.lists(st.text("abcd", min_size=1, max_size=4), min_size=1, max_size=4),
+    response=st.text("abcd", min_size=1, max_size=5),
+)
+def test_of_a_conversation_only_the_last_answer_and_its_end_are_trained(turns: list[str], response: str) -> None:
+    """Prompt and response ids in a row are the ids of the whole render, up to the end of its last turn."""
+    tokenizer = make_tokenizer(chat_template=chat("<s>", "</s>a"))
+    messages = [{"role": "user" if n % 2 == 0 else "assistant", "content": text} for n, text in enumerate(turns)]
+    text, ids = render(tokenizer, messages)
+    (answer,) = answer_ids(tokenizer, messages, text, ids, [response])
+    whole = "".join(f"<s>{one}</s>a" for one in [*turns, response]).removesuffix("a")
+    assert answer.how == "whole"
+    assert answer.ids is not None
+    assert [*ids, *answer.ids] == tokenizer(whole, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(answer.ids) == response + "</s>"
+
+
+THINKS = chat("<s>", "</s>").replace("{{ '<s>' }}", "{{ '<s>b' if think else '<s>' }}")
+
+
+def test_template_arguments_are_given_to_every_render_and_hashed(tmp_path: Path) -> None:
+    """The argument puts "b" (3) into the opened turn. Arguments in another order have the same hash."""
+    (tmp_path / "p.jsonl").write_text(
+        "".join(json.dumps({"prompt": [m]}) + "\n" for m in CHAT * 2 + [CHAT[0] | {"content": "d"}])
+    )
+    hashes = []
+    for arguments, opened in (({}, [0]), ({"think": True}, [0, 3])):
+        config = PromptsConfig(path=str(tmp_path / "p.jsonl"), template_arguments=arguments)
+        table, facts = load_prompts(config, make_tokenizer(chat_template=THINKS))
+        assert [ids[-len(opened) :] for ids in table["prompt_token_ids"].to_pylist()] == [opened] * 2
+        hashes.append(facts["template"])
+    assert hashes[0] == template_hash(make_tokenizer(chat_template=THINKS))
+    assert hashes[1] == template_hash(make_tokenizer(chat_template=THINKS), {"think": True}) != hashes[0]
+    assert template_hash(make_tokenizer(), {"a": 1, "b": 2}) == template_hash(make_tokenizer(), {"b": 2, "a": 1})
+
+
+def test_a_conversation_with_its_system_prompt_is_loaded_as_the_template_writes_it(tmp_path: Path) -> None:
+    """<s> c </s> <s> ab </s> <s>, then the answers and </s>: the system prompt "c" stays where it is."""
+    turns = [{"role": "system", "content": "c"}, *CHAT]
+    row = {
+        side: [*turns, {"role": "assistant", "content": text}] for side, text in (("chosen", "d"), ("rejected", "a"))
+    }
+    (tmp_path / "s.jsonl").write_text(json.dumps(row) + "\n")
+    config = PromptsConfig(path=str(tmp_path / "s.jsonl"), heldout_fraction=0.0)
+    table, facts = load_sets(config, make_tokenizer(chat_template=chat("<s>", "</s>")), max_response_tokens=4)
+    found = table.to_pylist()[0]
+    assert found["prompt_token_ids"] == [0, 4, 1, 0, 2, 3, 1, 0]
+    assert found["response_token_ids"] == [[5, 1], [2, 1]]
+    assert facts["rendered"] == {"text": 0, "whole": 2, "prefix_failed": 0, "no_end_of_turn": 0}

@@ -1,4 +1,4 @@
-"""raypo.data.sets: the three shapes of offline sets, and what is refused."""
+"""raypo.data.sets: rows to sets, what is dropped and what is refused; the layouts are in test_formats."""
 
 from __future__ import annotations
 
@@ -21,42 +21,17 @@ def config(folder: Path, rows: list[Any], **changes: Any) -> PromptsConfig:
     return PromptsConfig(path=str(folder / "sets.jsonl"), **changes)
 
 
-def turn(role: str, content: str) -> dict[str, str]:
-    """One message."""
-    return {"role": role, "content": content}
-
-
 OBJECTS = {"prompt": "p", "completions": [{"output": "a", "overall": 2}, {"output": "b", "overall": None}]}
 KEYS = {"responses_column": "completions", "response_text_key": "output", "response_score_key": "overall"}
-WHOLE = {
-    "chosen": [turn("user", "p"), turn("assistant", "a")],
-    "rejected": [turn("user", "p"), turn("assistant", "b")],
-}
 
 
-@pytest.mark.parametrize(
-    ("row", "changes", "prompt", "rewards"),
-    [
-        ({"prompt": "p", "responses": ["a", "b"], "rewards": [0.5, 2], "k": 1}, {}, "p", [0.5, 2.0]),
-        (OBJECTS | {"k": 1}, KEYS, "p", [2.0, None]),
-        ({"prompt": "p", "chosen": "a", "rejected": "b", "k": 1}, {}, "p", [1.0, 0.0]),
-        ({"prompt": "p", "k": 1} | WHOLE, {}, "p", [1.0, 0.0]),
-        ({"k": 1} | WHOLE, {}, [turn("user", "p")], [1.0, 0.0]),
-    ],
-    ids=["two lists", "objects", "texts", "pair of conversations", "pair that holds its prompt"],
-)
-def test_every_shape_gives_responses_beside_rewards(
-    row: dict[str, Any], changes: dict[str, Any], prompt: Any, rewards: list[float | None], tmp_path: Path
-) -> None:
-    """Two responses "a" and "b"; the columns that were used do not become metadata. Pairs are ordinal: 1 and 0."""
-    table, dropped = read_sets(config(tmp_path, [row], **changes))
+def test_columns_and_keys_of_responses_are_those_of_the_settings(tmp_path: Path) -> None:
+    """Two responses "a" and "b"; what was used does not become metadata."""
+    table, facts = read_sets(config(tmp_path, [OBJECTS | {"k": 1}], **KEYS))
     found = table.to_pylist()[0]
-    assert found["responses"] == ["a", "b"]
-    assert found["rewards"] == rewards
-    assert (json.loads(found["prompt"]) if found["conversational"] else found["prompt"]) == prompt
-    assert json.loads(found["metadata"])["k"] == 1
-    assert not json.loads(found["metadata"]).keys() & {"responses", "rewards", "completions", "chosen", "rejected"}
-    assert dropped == {"too_few_responses": 0}
+    assert (found["prompt"], found["responses"], found["rewards"]) == ("p", ["a", "b"], [2.0, None])
+    assert json.loads(found["metadata"]) == {"k": 1}
+    assert facts == {"rows": 1, "formats": {"native": 1}, "dropped": {"too_few_responses": 0}, "duplicate_responses": 0}
 
 
 def test_one_response_per_prompt_everywhere_is_refused_with_the_reason(tmp_path: Path) -> None:
@@ -64,20 +39,21 @@ def test_one_response_per_prompt_everywhere_is_refused_with_the_reason(tmp_path:
     rows = [{"prompt": "p", "responses": [text], "rewards": [1]} for text in "ab"]
     with pytest.raises(DataError, match="a set of one has no preference in it") as caught:
         read_sets(config(tmp_path, rows))
-    assert "sets.jsonl line 1 has fewer than two responses, and so has every other row (2)" in str(caught.value)
+    assert "no set of two responses in 2 rows, the first of which is sets.jsonl line 1" in str(caught.value)
+    assert "read as {'native': 2}, dropped: {'too_few_responses': 2}" in str(caught.value)
 
 
 def test_single_responses_among_sets_are_dropped_and_counted(tmp_path: Path) -> None:
     """3 rows = 1 kept + 2 dropped."""
-    rows = [{"prompt": str(n), "responses": ["x"] * n, "rewards": [1] * n} for n in range(3)]
-    table, dropped = read_sets(config(tmp_path, rows))
-    assert (table["prompt"].to_pylist(), dropped) == (["2"], {"too_few_responses": 2})
+    rows = [{"prompt": str(n), "responses": list("xy"[:n]), "rewards": [1] * n} for n in range(3)]
+    table, facts = read_sets(config(tmp_path, rows))
+    assert (table["prompt"].to_pylist(), facts["dropped"]) == (["2"], {"too_few_responses": 2})
 
 
 @pytest.mark.parametrize(
     ("row", "changes", "told"),
     [
-        ({"prompt": "p", "rewards": [1]}, {}, "has no column 'responses'; it has 'prompt', 'rewards'"),
+        ({"prompt": "p", "rewards": [1]}, {}, "of no known layout; its columns: 'prompt', 'rewards'"),
         ({"prompt": "p", "responses": ["a", "b"]}, {}, "has no column 'rewards'"),
         ({"prompt": "p", "responses": "a", "rewards": [1]}, {}, "'responses' is str 'a'"),
         ({"prompt": "p", "responses": ["a", "b"], "rewards": 1}, {}, "'rewards' is int 1"),
@@ -87,9 +63,7 @@ def test_single_responses_among_sets_are_dropped_and_counted(tmp_path: Path) -> 
         ({"prompt": "p", "responses": [{"text": "a"}, {"text": "b"}]}, {}, "prompts.response_score_key=..."),
         (OBJECTS, KEYS | {"response_text_key": "text"}, "an object with 'output', 'overall'"),
         ({"prompt": "p", "responses": [{"text": "a", "score": 1}, "b"]}, {}, "a response is str 'b'"),
-        ({"prompt": "p", "chosen": "a", "rejected": None}, {}, "'rejected' is null"),
-        ({"chosen": "a", "rejected": "b"}, {}, "has no column 'prompt'"),
-        (WHOLE | {"rejected": [turn("user", "q"), turn("assistant", "b")]}, {}, "do not begin alike"),
+        ({"responses": ["a", "b"], "rewards": [1, 2]}, {}, "has no column 'prompt'"),
     ],
 )
 def test_what_is_no_set_is_refused_with_its_place(
@@ -105,10 +79,21 @@ def test_what_is_no_set_is_refused_with_its_place(
     assert told in str(caught.value)
 
 
+def test_a_set_is_named_by_its_prompt_and_its_responses(tmp_path: Path) -> None:
+    """Other rewards are the same set; other responses, or another order of them, are another set to the same prompt."""
+    responses = [["a", "b"], ["a", "b"], ["b", "a"], ["a", "c"]]
+    rows = [{"prompt": "p", "responses": texts, "rewards": [n, 0]} for n, texts in enumerate(responses)]
+    table, _ = read_sets(config(tmp_path, rows))
+    ids = table["set_id"].to_pylist()
+    assert ids[0] == ids[1]
+    assert len(set(ids)) == 3
+    assert len(set(table["prompt_id"].to_pylist())) == 1
+
+
 @pytest.mark.skipif(not REAL.exists(), reason="the shared data folder is absent here")
 def test_the_real_sets_of_sixteen_responses_are_read_as_they_are() -> None:
     """README of the shared data: 584 prompts, up to 16 scored responses each."""
-    table, dropped = read_sets(PromptsConfig(path=str(REAL)))
+    table, facts = read_sets(PromptsConfig(path=str(REAL)))
     sizes = {len(row) for row in table["responses"].to_pylist()}
-    assert (table.num_rows, max(sizes), dropped) == (584, 16, {"too_few_responses": 0})
+    assert (table.num_rows, max(sizes), facts["dropped"]) == (584, 16, {"too_few_responses": 0})
     assert table["rewards"][0].as_py()[0] == 2.813e-06

@@ -171,6 +171,38 @@ def test_a_dataset_that_cannot_be_reached_is_one_message(monkeypatch: pytest.Mon
         read_prompts(PromptsConfig(path="nobody/no-such-prompts"))
 
 
+def write_repository(folder: Path) -> str:
+    """A copy of a hub repository: a card that names the files of each split."""
+    (folder / "data").mkdir(parents=True)
+    write_lines(folder / "data" / "train-00000.jsonl", ROWS)
+    write_lines(folder / "data" / "test-00000.jsonl", [{"prompt": "Name a test.", "id": 9}])
+    splits = "".join(f"  - split: {name}\n    path: data/{name}-*.jsonl\n" for name in ("train", "test"))
+    card = f"---\nconfigs:\n- config_name: default\n  data_files:\n{splits}---\n# Prompts\n"
+    (folder / "README.md").write_text(card)
+    return str(folder)
+
+
+@pytest.mark.parametrize(("name", "ids"), [("train", [7, 8]), ("test", [9])])
+def test_a_copy_of_a_hub_repository_is_read_split_by_split(
+    name: str, ids: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through `datasets`, as the hub's name would be: what is there to test with never trains."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    table = read_prompts(PromptsConfig(path=write_repository(tmp_path / "prompts"), split=name))
+    assert [json.loads(text)["id"] for text in table["metadata"].to_pylist()] == ids
+
+
+def test_a_split_that_a_repository_has_not_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names the setting."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    with pytest.raises(DataError, match=r"Unknown split \"val\".*[\s\S]*prompts\.split"):
+        read_prompts(PromptsConfig(path=write_repository(tmp_path / "prompts"), split="val"))
+
+
 def raw(texts: list[str]) -> pa.Table:
     """Raw rows of plain prompts."""
     rows = [{"prompt_id": prompt_id(t), "prompt": t, "conversational": False, "metadata": "{}"} for t in texts]
@@ -208,6 +240,23 @@ def test_a_prompt_that_is_held_out_never_trains(texts: list[str], heldout: list[
     assert {text for text, side in found.items() if side == "train"} == set(texts) - set(heldout)
     assert dropped["overlap"] == len(set(texts) & set(heldout))
     assert len(texts) + len(heldout) == table.num_rows + sum(dropped.values())
+
+
+@settings(deadline=None)  # other work on the machine must not fail a test
+@given(pairs=st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("xyz")), min_size=1), fraction=st.floats(0, 1))
+def test_rows_of_one_prompt_are_kept_by_their_own_key_and_stay_on_one_side(
+    pairs: list[tuple[str, str]], fraction: float
+) -> None:
+    """(prompt, key) twice is a duplicate; two keys of one prompt are two rows, both train or both held out."""
+    table = raw([prompt for prompt, _ in pairs])
+    keys = pa.array([prompt + key for prompt, key in pairs])
+    labelled, dropped = split(table.append_column("set_id", keys), fraction, key="set_id")
+    assert sorted(labelled["set_id"].to_pylist()) == sorted({prompt + key for prompt, key in pairs})
+    assert dropped["duplicate"] == len(pairs) - len(set(pairs))
+    placed = set(zip(labelled["prompt"].to_pylist(), labelled["split"].to_pylist(), strict=True))
+    assert len(placed) == len({prompt for prompt, _ in pairs})
+    if 0.0 < fraction < 1.0 and len(placed) > 1:
+        assert {side for _, side in placed} == {"train", "heldout"}
 
 
 def test_more_prompts_do_not_move_a_prompt_to_the_other_side() -> None:
