@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from raypo.errors import ModelError
 from raypo.logprobs import chunked_token_logps
+from raypo.models.attention import Span, refuse_unshareable, use_attention
 
 HEAD_TOLERANCE = 1e-4
 
@@ -26,6 +27,8 @@ class Batch(Protocol):
     def predictor_index(self) -> Tensor: ...  # noqa: D102
     @property
     def targets(self) -> Tensor: ...  # noqa: D102
+    @property
+    def spans(self) -> tuple[Span, ...] | None: ...  # noqa: D102
 
 
 class TokenScorer(nn.Module):
@@ -38,6 +41,7 @@ class TokenScorer(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        use_attention(self.causal)
 
     @property
     def causal(self) -> Any:
@@ -45,12 +49,18 @@ class TokenScorer(nn.Module):
         return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
 
     def hidden(self, batch: Batch) -> Tensor:
-        """Last hidden states at the predictor positions, [P, H]."""
+        """Last hidden states at the predictor positions, [P, H].
+
+        Raises:
+            ModelError: responses share their prompt in the batch, and this architecture cannot keep them apart.
+        """
+        how: dict[str, Any] = {"attention_mask": batch.attention_mask}
+        if batch.spans is not None:
+            refuse_unshareable(self.causal)
+            # four dimensions: transformers then makes no mask of its own; which token sees which is in the spans
+            how = {"attention_mask": batch.attention_mask.new_ones(1, 1, 1, 1), "prefix_spans": batch.spans}
         states: Tensor = self.causal.base_model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            use_cache=False,
+            input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **how
         ).last_hidden_state
         return states.reshape(-1, states.shape[-1]).index_select(0, batch.predictor_index)
 
