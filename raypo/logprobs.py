@@ -9,12 +9,16 @@ Whatever the type of the input, reductions over V are taken in fp32 (float64 sta
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 Head = Callable[[Tensor], Tensor]
+
+Measure = Callable[[Tensor, slice], Tensor]
+"""From the logits [p, V] of some positions and their place among all P to one more value per position, [p]."""
 
 
 def upcast(logits: Tensor) -> Tensor:
@@ -66,19 +70,58 @@ def token_kl(logits_p: Tensor, logits_q: Tensor) -> Tensor:
     return (p.exp() * (p.clamp_min(lowest) - q.clamp_min(lowest))).sum(-1)
 
 
-def _logps_and_entropies(hidden: Tensor, targets: Tensor, head: Head, with_entropy: bool) -> tuple[Tensor, Tensor]:
+def token_log_square_sums(logits: Tensor) -> Tensor:
+    """Log sum_v p_v^2 at each position: the log of the chance that two draws agree; WPO's scale (arXiv 2406.11827).
+
+    Args:
+        logits: [P, V].
+
+    Returns:
+        [P], fp32 or float64, in [-ln V, 0].
+    """
+    return torch.logsumexp(2 * torch.log_softmax(upcast(logits), dim=-1), dim=-1)
+
+
+def _logps_and(
+    hidden: Tensor, targets: Tensor, head: Head, with_entropy: bool, measure: Measure | None, place: slice
+) -> tuple[Tensor, Tensor, Tensor]:
     logits = head(hidden)
     logps = token_logps(logits, targets)
+    measured = torch.zeros_like(logps) if measure is None else measure(logits, place)
     if not with_entropy:
-        return logps, torch.zeros_like(logps)
+        return logps, torch.zeros_like(logps), measured
     with torch.no_grad():
-        return logps, token_entropies(logits)
+        return logps, token_entropies(logits), measured
+
+
+class TokenValues(NamedTuple):
+    """What is known of each of P response tokens.
+
+    A tuple, because FSDP2 looks for the tensors of a forward's output in tuples, lists and mappings alone.
+
+    Args:
+        logps: [P] log-probs, nats, with gradient.
+        entropies: [P] without gradient, or None.
+        measured: [P] what a `Measure` gave, or None.
+        masks: [P] of a mask head, with gradient, or None.
+    """
+
+    logps: Tensor
+    entropies: Tensor | None
+    measured: Tensor | None
+    masks: Tensor | None = None
 
 
 def chunked_token_logps(
-    hidden: Tensor, head: Head, targets: Tensor, *, chunk_size: int, with_entropy: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Token log-probs, and entropies if asked for, without ever holding [P, V].
+    hidden: Tensor,
+    head: Head,
+    targets: Tensor,
+    *,
+    chunk_size: int,
+    with_entropy: bool,
+    measure: Measure | None = None,
+) -> TokenValues:
+    """Token log-probs, and what else is asked for, without ever holding [P, V].
 
     Args:
         hidden: [P, H] last hidden states at the predicting positions.
@@ -86,27 +129,21 @@ def chunked_token_logps(
         targets: [P] int64.
         chunk_size: positions per call of the head; memory grows with chunk_size x V.
         with_entropy: also return the entropies, without gradient.
+        measure: one more value per position, with gradient where it has one.
 
     Returns:
-        log-probs [P] with gradient, and entropies [P] or None; fp32 (float64 if the head gives float64).
+        [P] each; fp32 (float64 if the head gives float64).
     """
-    logps, entropies = [], []
-    for part, wanted in zip(hidden.split(chunk_size), targets.split(chunk_size), strict=True):
-        if torch.is_grad_enabled() and part.requires_grad:
-            got = checkpoint(
-                _logps_and_entropies,
-                part,
-                wanted,
-                head,
-                with_entropy,
-                use_reentrant=False,
-                preserve_rng_state=False,
-            )
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for start in range(0, max(1, len(targets)), chunk_size):
+        place = slice(start, start + chunk_size)
+        asked = hidden[place], targets[place], head, with_entropy, measure, place
+        if torch.is_grad_enabled() and hidden.requires_grad:
+            parts.append(checkpoint(_logps_and, *asked, use_reentrant=False, preserve_rng_state=False))
         else:
-            got = _logps_and_entropies(part, wanted, head, with_entropy)
-        logps.append(got[0])
-        entropies.append(got[1])
-    return torch.cat(logps), torch.cat(entropies) if with_entropy else None
+            parts.append(_logps_and(*asked))
+    logps, entropies, measured = (torch.cat(column) for column in zip(*parts, strict=True))
+    return TokenValues(logps, entropies if with_entropy else None, None if measure is None else measured)
 
 
 def chunked_token_kl(

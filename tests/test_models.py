@@ -35,7 +35,7 @@ def scores(model: Any, sets: list[ResponseSet], chunk_tokens: int = 1000) -> lis
     """Log-prob sum of each response, in order."""
     batch = pack(sets, pad_token_id=0)
     with torch.no_grad():
-        logps, _ = TokenScorer(model)(batch, chunk_tokens=chunk_tokens)
+        logps = TokenScorer(model)(batch, chunk_tokens=chunk_tokens).logps
     return sum_by_response(logps, batch.response_index, len(batch.slot)).tolist()
 
 
@@ -68,15 +68,15 @@ def test_what_stands_in_the_padding_is_never_seen() -> None:
     model = causal_lm()
     batch = pack(SETS, pad_token_id=0)
     dirty = replace(batch, input_ids=torch.where(batch.attention_mask == 1, batch.input_ids, 63))
-    clean_logps, _ = TokenScorer(model)(batch, chunk_tokens=8)
-    dirty_logps, _ = TokenScorer(model)(dirty, chunk_tokens=8)
+    clean_logps = TokenScorer(model)(batch, chunk_tokens=8).logps
+    dirty_logps = TokenScorer(model)(dirty, chunk_tokens=8).logps
     assert torch.allclose(clean_logps, dirty_logps, atol=1e-5)
 
 
 def test_entropies_are_those_of_the_models_distribution() -> None:
     model = causal_lm("gemma2")
     one = SETS[0]
-    _, entropies = TokenScorer(model)(pack([one], pad_token_id=0), chunk_tokens=2, with_entropy=True)
+    entropies = TokenScorer(model)(pack([one], pad_token_id=0), chunk_tokens=2, with_entropy=True).entropies
     prompt, ids = list(one.prompt_token_ids), list(one.response_token_ids[0])
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([prompt + ids]), use_cache=False).logits[0, len(prompt) - 1 : -1]

@@ -37,10 +37,11 @@ from raypo.data.packing import ResponseSet
 from raypo.models.export import export_weights
 from raypo.models.load import DTYPES
 from raypo.models.shard import load_sharded
-from raypo.objective import Objective, preset
+from raypo.objective import AnyObjective, preset
 from raypo.records import ANNOTATED
 from raypo.training import checkpoint
-from raypo.training.step import TrainingSet, make_optimizer, train_step
+from raypo.training.sets import TrainingSet
+from raypo.training.step import make_optimizer, train_step
 from raypo.training.worker import Learner, RoundTask, Stop
 
 VOCABULARY = 64
@@ -139,7 +140,7 @@ def _rank(
         dist.destroy_process_group()
 
 
-def w_mpo() -> Objective:
+def w_mpo() -> AnyObjective:
     """The default objective."""
     return preset("w-mpo", beta=0.1, alpha=1.0)
 

@@ -219,6 +219,10 @@ class TrainingConfig(Section):
     """Recompute each layer in the backward pass: less memory, about a third more compute."""
     packing: Literal["none"] = "none"
     """`none`: one sequence per response."""
+    reference_mixing: Fraction = 0.6
+    """Share of the policy in each update of a moving reference (preset tr-dpo; 1 copies the policy)."""
+    reference_steps: Positive = 512
+    """Optimizer steps between updates of a moving reference."""
     threads: Positive = 1
     """OpenMP threads per CPU process. 1 makes runs on CPU bitwise repeatable."""
     max_failures: Annotated[int, Field(ge=0)] = 3

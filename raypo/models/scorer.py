@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from raypo.errors import ModelError
-from raypo.logprobs import chunked_token_logps
+from raypo.logprobs import Measure, TokenValues, chunked_token_logps
 from raypo.models.attention import Span, refuse_unshareable, use_attention
 
 HEAD_TOLERANCE = 1e-4
@@ -38,9 +38,10 @@ class TokenScorer(nn.Module):
     until its backward, so that the head can be applied again there, chunk by chunk.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, mask_head: nn.Module | None = None) -> None:
         super().__init__()
         self.model = model
+        self.mask_head = mask_head
         use_attention(self.causal)
 
     @property
@@ -54,15 +55,23 @@ class TokenScorer(nn.Module):
         Raises:
             ModelError: responses share their prompt in the batch, and this architecture cannot keep them apart.
         """
-        how: dict[str, Any] = {"attention_mask": batch.attention_mask}
+        states: Tensor = self._backbone(batch).last_hidden_state
+        return states.reshape(-1, states.shape[-1]).index_select(0, batch.predictor_index)
+
+    def _backbone(self, batch: Batch, **asked: Any) -> Any:
+        how: dict[str, Any] = {"attention_mask": batch.attention_mask} | asked
         if batch.spans is not None:
             refuse_unshareable(self.causal)
             # four dimensions: transformers then makes no mask of its own; which token sees which is in the spans
-            how = {"attention_mask": batch.attention_mask.new_ones(1, 1, 1, 1), "prefix_spans": batch.spans}
-        states: Tensor = self.causal.base_model(
+            how |= {"attention_mask": batch.attention_mask.new_ones(1, 1, 1, 1), "prefix_spans": batch.spans}
+        return self.causal.base_model(
             input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **how
-        ).last_hidden_state
-        return states.reshape(-1, states.shape[-1]).index_select(0, batch.predictor_index)
+        )
+
+    def layers(self, batch: Batch) -> Tensor:
+        """Hidden states after each layer at the predictor positions, [L, P, H]; the last are those of `hidden`."""
+        states = self._backbone(batch, output_hidden_states=True).hidden_states[1:]
+        return torch.stack([one.reshape(-1, one.shape[-1]).index_select(0, batch.predictor_index) for one in states])
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [p, V] of hidden states [p, H], with the architecture's own scaling and soft cap."""
@@ -76,20 +85,38 @@ class TokenScorer(nn.Module):
             logits = cap * torch.tanh(logits / cap)
         return logits
 
-    def forward(self, batch: Batch, *, chunk_tokens: int, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Log-prob of each response token, and the entropy at it.
+    def forward(
+        self,
+        batch: Batch,
+        *,
+        chunk_tokens: int,
+        with_entropy: bool = False,
+        measure: Measure | None = None,
+        reference_layers: Tensor | None = None,
+    ) -> TokenValues:
+        """Log-prob of each response token, and what else is asked for.
 
         Args:
             batch: on the model's device.
             chunk_tokens: positions per application of the head.
             with_entropy: also return entropies.
+            measure: one more value per position, from the logits.
+            reference_layers: [L, P, H] hidden states of the reference, for the mask head.
 
         Returns:
-            [P] fp32 log-probs with gradient, nats; [P] fp32 entropies without, or None.
+            [P] each, fp32, nats.
         """
-        return chunked_token_logps(
-            self.hidden(batch), self.head, batch.targets, chunk_size=chunk_tokens, with_entropy=with_entropy
+        found = chunked_token_logps(
+            self.hidden(batch),
+            self.head,
+            batch.targets,
+            chunk_size=chunk_tokens,
+            with_entropy=with_entropy,
+            measure=measure,
         )
+        if reference_layers is None or self.mask_head is None:
+            return found
+        return found._replace(masks=self.mask_head(reference_layers))
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from raypo.config import PolicyConfig
 from raypo.errors import ModelError
 from raypo.models.load import DTYPES, add_lora, empty_causal_lm, load_causal_lm
+from raypo.models.masks import MaskHead
 from raypo.models.scorer import TokenScorer, check_head
 
 
@@ -48,13 +49,16 @@ def shard(scorer: TokenScorer, mesh: DeviceMesh, *, compute_dtype: str) -> None:
     fully_shard(scorer, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
 
 
-def load_sharded(policy: PolicyConfig, mesh: DeviceMesh, *, activation_checkpointing: bool) -> TokenScorer:
+def load_sharded(
+    policy: PolicyConfig, mesh: DeviceMesh, *, activation_checkpointing: bool, masks: bool = False
+) -> TokenScorer:
     """The policy, sharded: rank 0 reads the folder and the other ranks receive their shards.
 
     Args:
         policy: of the run.
         mesh: one dimension, over all ranks.
         activation_checkpointing: recompute each layer in the backward pass.
+        masks: add a head of trained token masks.
 
     Raises:
         ModelError: it cannot be read, or its head is of an unknown kind.
@@ -66,6 +70,10 @@ def load_sharded(policy: PolicyConfig, mesh: DeviceMesh, *, activation_checkpoin
     else:
         model = empty_causal_lm(policy.path, revision=policy.revision)
     scorer = TokenScorer(add_lora(model, policy) if policy.adapter == "lora" else model)
+    if masks:
+        scorer.mask_head = MaskHead(
+            len(decoder_layers(scorer.causal)), scorer.causal.config.get_text_config().hidden_size
+        )
     whole = scorer.state_dict() if first else {}
     if activation_checkpointing:
         recompute(scorer)

@@ -32,8 +32,9 @@ class Objective:
         alpha: weight of the deviations, >= 0; read only with a deviation.
         tie_eps: a set trains only when its rewards span more than this.
         nll: weight of the preferred responses' negative log-prob per token (CPO, RPO, SLiC-HF), over response tokens.
-        extra_terms: names of terms beside the prior's: "anchor" (the anchor's score), "response_weights" (WPO's
-            detached weights, multiplied over a comparison's members).
+        anchor: the anchor's score, given as the term "anchor" unless it is "zero": a "running-mean" of implicit
+            rewards (BCO), or the divergence on "mismatched-pairs" of prompt and response (KTO).
+        confidence: comparisons are weighted by WPO's detached weights of their members, the term "response_weights".
         reference: what the live reference does while the policy trains: "frozen", or "moving", which makes it the
             policy's moving average (TR-DPO; the learned prior of MI-DPO).
 
@@ -50,7 +51,8 @@ class Objective:
     alpha: float = 0.0
     tie_eps: float = 0.0
     nll: float = 0.0
-    extra_terms: tuple[str, ...] = ()
+    anchor: Literal["zero", "running-mean", "mismatched-pairs"] = "zero"
+    confidence: bool = False
     reference: Literal["frozen", "moving"] = "frozen"
 
     def __post_init__(self) -> None:
@@ -59,13 +61,20 @@ class Objective:
     @property
     def needs(self) -> Needs:
         """What the objective needs beside the policy; see `Needs`."""
-        return "reference-logits" if self.reference == "moving" and self.prior.needs == "sums" else self.prior.needs
+        live = self.reference == "moving" or self.anchor == "mismatched-pairs"
+        states = self.contrast.select in ("coreset", "opt-select")
+        own: Needs = "reference-hidden-states" if states else "reference-logits" if live else "sums"
+        return max(own, self.prior.needs, key=NEEDS.index)
 
     @property
     def terms(self) -> tuple[str, ...]:
         """Names of the terms that `set_loss` must be given."""
-        embeddings = ("embeddings",) if self.contrast.select in ("coreset", "opt-select") else ()
-        return (*self.prior.terms, *self.extra_terms, *embeddings)
+        return (
+            *self.prior.terms,
+            *(("anchor",) if self.anchor != "zero" else ()),
+            *(("response_weights",) if self.confidence else ()),
+            *(("embeddings",) if self.contrast.select in ("coreset", "opt-select") else ()),
+        )
 
     @property
     def needs_reference(self) -> bool:
@@ -86,6 +95,11 @@ class Objective:
     def couples_sets(self) -> bool:
         """Whether the loss of a set depends on the other sets of the step."""
         return False
+
+    @property
+    def parts(self) -> tuple[tuple[float, Objective], ...]:
+        """Itself: a sum of one."""
+        return ((1.0, self),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +135,11 @@ class Outside:
     def __post_init__(self) -> None:
         if not self.beta > 0 or self.tie_eps < 0:
             raise ConfigError(f"{self.name}: beta = {self.beta}, tie_eps = {self.tie_eps}", "beta > 0, tie_eps >= 0")
+
+    @property
+    def parts(self) -> tuple[tuple[float, Outside], ...]:
+        """Itself: a sum of one."""
+        return ((1.0, self),)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,7 +121,7 @@ def _composed(objective: Objective, inputs: Inputs) -> SetLoss:
         margins, scale if objective.needs_psi else None, comparisons.targets, **objective.link.parameters
     )
     weights = comparisons.weights
-    if "response_weights" in objective.extra_terms:
+    if objective.confidence:
         weights = weights * comparisons.products(inputs.terms["response_weights"].detach())
     weighted = torch.where(weights > 0, losses * weights, torch.zeros_like(losses)).sum(1)
     used = inputs.trainable(objective.tie_eps, lone=lone) & (comparisons.weights.sum(1) > 0)

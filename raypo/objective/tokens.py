@@ -60,17 +60,26 @@ def importance(positive_logps: Tensor, negative_logps: Tensor, preferred: Tensor
     return 1 + torch.where(preferred, -gap, gap) * IMPORTANCE_SPAN / IMPORTANCE_BOUND
 
 
-def activation_mask(hidden_states: Tensor) -> Tensor:
+def activation_mask(hidden_states: Tensor, response_index: Tensor, responses: int) -> Tensor:
     """SparsePO's activation-based mask [P] in [0, 1] (MaPO, arXiv 2410.05102), from reference states [L, P, H].
 
-    The mean absolute activation of each layer, standardised over the batch's tokens, averaged over layers and rescaled
-    from its smallest to its largest value.
+    The mean absolute activation of each layer, standardised over the response's tokens, averaged over layers and
+    rescaled from the response's smallest to its largest value; all ones where they are equal. Within a response and
+    not over a batch, so that a mask does not depend on what shares its batch.
     """
     size = hidden_states.detach().float().abs().mean(-1)
-    size = (size - size.mean(1, keepdim=True)) / size.std(1, keepdim=True, correction=0).clamp_min(1e-12)
-    mean = size.mean(0)
-    low, high = mean.min(), mean.max()
-    return (mean - low) / (high - low).clamp_min(1e-12)
+    count = torch.bincount(response_index, minlength=responses).clamp_min(1)
+
+    def mean(values: Tensor) -> Tensor:
+        sums = values.new_zeros(len(values), responses).index_add(1, response_index, values)
+        return (sums / count)[:, response_index]
+
+    centred = size - mean(size)
+    score = (centred / mean(centred**2).sqrt().clamp_min(1e-12)).mean(0)
+    low = score.new_full((responses,), torch.inf).index_reduce(0, response_index, score, "amin")
+    high = score.new_full((responses,), -torch.inf).index_reduce(0, response_index, score, "amax")
+    span = (high - low)[response_index]
+    return torch.where(span > 1e-9, (score - low[response_index]) / span.clamp_min(1e-9), torch.ones_like(score))
 
 
 def confidence_weights(token_logps: Tensor, token_log_square_sums: Tensor, response_index: Tensor, n: int) -> Tensor:

@@ -75,26 +75,37 @@ class ReferenceScorer:
         return int(self._reference[1].causal.get_output_embeddings().weight.shape[0])
 
     @torch.no_grad()
-    def annotate(self, rows: pa.Table) -> pa.Table:
+    def annotate(self, rows: pa.Table, *, with_tokens: bool = False) -> pa.Table:
         """Add the reference's view of every response, usable or not.
 
         Args:
             rows: with prompt_id, prompt_token_ids and response_token_ids, as in records.SCORED.
+            with_tokens: keep each token's log-prob, for objectives that weigh tokens.
 
         Returns:
-            the same rows with reference_logps and reference_entropies (sums over the response's tokens, nats) and
-            response_lengths (tokens).
+            the same rows with reference_logps and reference_entropies (sums over the response's tokens, nats),
+            reference_token_logps (null without `with_tokens`) and response_lengths (tokens).
 
         Raises:
             ModelError: a sequence is longer than the model's context.
         """
         scorer = self._reference[1]
 
-        def measure(batch: Batch) -> list[Tensor]:
-            logps, entropies = scorer(batch, chunk_tokens=self._chunk_tokens, with_entropy=True)
-            return [logps, entropies]
+        kept: dict[tuple[int, int], list[float]] = {}
+
+        def measure(batch: Batch, group: list[int]) -> list[Tensor]:
+            found = scorer(batch, chunk_tokens=self._chunk_tokens, with_entropy=True)
+            if with_tokens:
+                lengths = torch.bincount(batch.response_index, minlength=len(batch.slot)).tolist()
+                places = zip(batch.set_index.tolist(), batch.slot.tolist(), strict=True)
+                for (member, slot), values in zip(places, found.logps.split(lengths), strict=True):
+                    kept[group[member], slot] = values.tolist()
+            return [found.logps, found.entropies]
 
         logps, entropies = self._measure(rows, measure, count=2)
+        per_token = [[kept.get((row, slot), []) for slot in range(len(values))] for row, values in enumerate(logps)]
+        column = pa.array(per_token if with_tokens else [None] * rows.num_rows, pa.list_(pa.list_(pa.float32())))
+        rows = rows.append_column("reference_token_logps", column)
         lengths = [[len(ids) for ids in row] for row in rows["response_token_ids"].to_pylist()]
         rows = rows.append_column("reference_logps", pa.array(logps, pa.list_(pa.float64())))
         rows = rows.append_column("response_lengths", pa.array(lengths, pa.list_(pa.int32())))
@@ -119,7 +130,7 @@ class ReferenceScorer:
         """
         policy, reference = self._policy_scorer(policy_folder), self._reference[1]
 
-        def measure(batch: Batch) -> list[Tensor]:
+        def measure(batch: Batch, group: list[int]) -> list[Tensor]:
             hidden = policy.hidden(batch).split(self._chunk_tokens), reference.hidden(batch).split(self._chunk_tokens)
             parts: list[list[Tensor]] = [[], [], [], []]
             for ours, theirs, targets in zip(*hidden, batch.targets.split(self._chunk_tokens), strict=True):
@@ -136,7 +147,7 @@ class ReferenceScorer:
         )
 
     def _measure(
-        self, rows: pa.Table, measure: Callable[[Batch], list[Tensor]], *, count: int
+        self, rows: pa.Table, measure: Callable[[Batch, list[int]], list[Tensor]], *, count: int
     ) -> list[list[list[float]]]:
         """Sums per response of `count` per-token quantities: per quantity, per row, per response."""
         sets = [
@@ -150,7 +161,7 @@ class ReferenceScorer:
         sums: list[list[list[float]]] = [[[] for _ in sets] for _ in range(count)]
         for group, batch in self._batches(sets):
             owners = batch.response_index
-            for quantity, values in enumerate(measure(batch)):
+            for quantity, values in enumerate(measure(batch, group)):
                 totals = sum_by_response(values.double(), owners, len(batch.set_index)).tolist()
                 for member, total in zip(batch.set_index.tolist(), totals, strict=True):
                     sums[quantity][group[member]].append(total)  # rows of a batch are in the order of slots

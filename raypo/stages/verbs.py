@@ -23,6 +23,7 @@ from raypo.errors import RewardError
 from raypo.records import ANNOTATED, SAMPLED, SCORED, conform
 from raypo.scoring.rewards import Scorer, reward_spread, trainability
 from raypo.stages.actors import EMPTY, Actors, get, stream
+from raypo.stages.cluster import objective_of
 
 Progress = Callable[[pa.Table], None]
 Facts = dict[str, Any]
@@ -205,11 +206,13 @@ def annotate(
     """
     began = time.monotonic()
     handles, timeout = actors.references, config.cluster.no_progress_timeout_s
+    with_tokens = objective_of(config).needs == "token-logps"
 
     def call(batch: pa.Table) -> pa.Table:
         actor = handles[batch["chunk"][0].as_py() % len(handles)]
         rows = batch.drop_columns(["chunk"])
-        return get(actor.call.remote(reference, "annotate", rows), timeout, "the reference")
+        call = actor.call.remote(reference, "annotate", rows, with_tokens=with_tokens)
+        return get(call, timeout, "the reference")
 
     table = stream(
         chunked(scored, config.sampling.batch_prompts),

@@ -27,7 +27,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
 
 from raypo.errors import IntegrityError
 
@@ -62,19 +67,37 @@ def folder_of(run_dir: str | Path, version: int) -> Path:
     return Path(run_dir) / "checkpoints" / f"version-{version:04d}"
 
 
-def save_state(run_dir: str | Path, version: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Write this rank's shards; collective where there are ranks."""
+def save_state(
+    run_dir: str | Path,
+    version: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    reference: nn.Module | None = None,
+) -> None:
+    """Write this rank's shards, of a moving reference too; collective where there are ranks."""
     model_state, optimizer_state = get_state_dict(model, optimizer)
     state = {"model": model_state, "optimizer": optimizer_state}
+    if reference is not None:
+        state["reference"] = get_model_state_dict(reference)
     state_dict_saver.save(state, checkpoint_id=_state(run_dir, version), no_dist=not dist.is_initialized())
 
 
-def load_state(run_dir: str | Path, version: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Read this rank's shards into model and optimizer; collective where there are ranks."""
+def load_state(
+    run_dir: str | Path,
+    version: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    reference: nn.Module | None = None,
+) -> None:
+    """Read this rank's shards into model, optimizer and moving reference; collective where there are ranks."""
     model_state, optimizer_state = get_state_dict(model, optimizer)
     state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state}
+    if reference is not None:
+        state["reference"] = get_model_state_dict(reference)
     state_dict_loader.load(state, checkpoint_id=_state(run_dir, version), no_dist=not dist.is_initialized())
     set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    if reference is not None:
+        set_model_state_dict(reference, state["reference"])
 
 
 def _state(run_dir: str | Path, version: int) -> str:

@@ -1,84 +1,27 @@
 """One optimizer step over sets of responses. No Ray here: torch alone, so that it runs and is measured anywhere.
 
-Shapes: B sets, K responses. Normalisation is global: the gradient is that of the mean loss over the sets of the step,
-on all ranks and in all micro-batches, so neither the micro-batch nor the world size changes the result.
+The gradient is that of the mean loss over the sets of the step, on all ranks and in all micro-batches, so neither the
+micro-batch nor the world size changes the result (`raypo.training.passes`).
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
 
-import pyarrow as pa
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from raypo.config import TrainingConfig
-from raypo.data.packing import ResponseSet, micro_batches, pack
 from raypo.errors import RunError
-from raypo.logprobs import sum_by_response
-from raypo.objective import AnyObjective, set_loss
-from raypo.objective.kernel import SetLoss
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """One row of records.ANNOTATED, as training needs it."""
-
-    tokens: ResponseSet
-    reference_logps: Sequence[float]
-    rewards: Sequence[float]
-    usable: Sequence[bool]
-    psi: float
-
-    @property
-    def response_tokens(self) -> int:
-        """Tokens of all responses."""
-        return sum(len(ids) for ids in self.tokens.response_token_ids)
-
-
-def training_sets(table: pa.Table, objective: AnyObjective) -> list[TrainingSet]:
-    """The rows of a table of records.ANNOTATED that train, by prompt id and round; unusable responses are left out.
-
-    An objective with its own `tie_eps` may use fewer sets than the table marks as trainable.
-
-    Raises:
-        DataError: the objective needs scalar rewards, and all are ordinal.
-    """
-    found = []
-    for row in sorted(table.to_pylist(), key=lambda row: (row["prompt_id"], row["round"])):
-        if not row["trainable"]:
-            continue
-        keep = [k for k, usable in enumerate(row["usable"]) if usable]
-        found.append(
-            TrainingSet(
-                ResponseSet(row["prompt_id"], row["prompt_token_ids"], [row["response_token_ids"][k] for k in keep]),
-                [row["reference_logps"][k] for k in keep],
-                [row["scaled_rewards"][k] for k in keep],
-                [True] * len(keep),
-                row["psi"],
-            )
-        )
-    if not found:
-        return []
-    given = columns(found, torch.float64, "cpu")
-    used = set_loss(objective, policy_logps=torch.zeros_like(given["rewards"]), **given).used
-    return [_from_the_best(one) for one, trains in zip(found, used.tolist(), strict=True) if trains]
-
-
-def _from_the_best(one: TrainingSet) -> TrainingSet:
-    """Rewards counted down from the set's best: only differences matter.
-
-    A micro-batch whose scores happen to be 0 and 1 is then not taken for labels; whether all are labels was asked of
-    the whole round.
-    """
-    best = max(one.rewards)
-    return replace(one, rewards=[value - best for value in one.rewards])
+from raypo.models.live import LiveReference
+from raypo.objective import AnyObjective
+from raypo.training.passes import Ranks, backward
+from raypo.training.sets import TrainingSet
+from raypo.training.terms import Means
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
@@ -111,17 +54,6 @@ def step_order(count: int, *, seed: int, round_index: int, epoch: int) -> list[i
     return torch.randperm(count, generator=generator).tolist()
 
 
-def share(sets: Sequence[TrainingSet], world_size: int) -> list[list[int]]:
-    """Which sets of a step each rank takes: longest first, each to the rank with the fewest tokens so far."""
-    loads = [0] * world_size
-    parts: list[list[int]] = [[] for _ in range(world_size)]
-    for index in sorted(range(len(sets)), key=lambda i: (-sets[i].tokens.padded_tokens, i)):
-        rank = loads.index(min(loads))
-        parts[rank].append(index)
-        loads[rank] += sets[index].tokens.padded_tokens
-    return parts
-
-
 def train_step(
     scorer: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -135,6 +67,8 @@ def train_step(
     rank: int = 0,
     world_size: int = 1,
     device: torch.device | str = "cpu",
+    reference: LiveReference | None = None,
+    anchor: float = 0.0,
 ) -> dict[str, float]:
     """One optimizer step; every rank is given all sets of the step and takes its share.
 
@@ -150,6 +84,8 @@ def train_step(
         rank: of this process.
         world_size: number of ranks; gradients are averaged over them by FSDP2.
         device: of the model.
+        reference: the live reference, where the objective needs one.
+        anchor: the anchor's score in this step, where the objective reads one.
 
     Returns:
         loss, grad_norm, learning_rate, tokens, tokens_per_s and the objective's metrics, all over all ranks.
@@ -161,13 +97,8 @@ def train_step(
     rate = learning_rate(progress, config)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    sums: dict[str, Tensor] = {}
-    for part, real in rank_batches(sets, config.tokens_per_micro_batch, rank, world_size):
-        loss, out = forward(scorer, part, objective, config, pad_token_id, device)
-        # FSDP2 averages gradients over ranks; the sum over all of them is wanted, divided by the step's sets
-        torch.autograd.backward(loss * (world_size / len(sets) if real else 0.0))
-        if real:
-            accumulate(sums, loss, out)
+    means = Means(scorer, objective, config, pad_token_id, device, reference, anchor)
+    sums = backward(means, sets, Ranks(rank, world_size))
     norm = clip(scorer, config.max_grad_norm)
     if not math.isfinite(norm):
         optimizer.zero_grad(set_to_none=True)
@@ -188,64 +119,6 @@ def train_step(
         "tokens_per_s": tokens / seconds,
         "seconds": seconds,
     }
-
-
-def rank_batches(
-    sets: Sequence[TrainingSet], budget: int, rank: int, world_size: int
-) -> Iterator[tuple[list[TrainingSet], bool]]:
-    """This rank's micro-batches, as many as the busiest rank has: the missing ones repeat a set with weight 0.
-
-    Every rank must join every forward and backward pass, because they gather shards.
-    """
-    parts = share(sets, world_size)
-    plans = [micro_batches([sets[i].tokens for i in part], budget) for part in parts]
-    most = max(len(plan) for plan in plans)
-    for number in range(most):
-        if number < len(plans[rank]):
-            yield [sets[parts[rank][i]] for i in plans[rank][number]], True
-        else:
-            yield [min(sets, key=lambda one: one.tokens.padded_tokens)], False
-
-
-def forward(
-    scorer: nn.Module,
-    sets: Sequence[TrainingSet],
-    objective: AnyObjective,
-    config: TrainingConfig,
-    pad_token_id: int,
-    device: torch.device | str,
-) -> tuple[Tensor, SetLoss]:
-    """Sum of the losses of a micro-batch, with gradient, and what the objective says of each set."""
-    batch = pack([one.tokens for one in sets], pad_token_id=pad_token_id).to(device)
-    token_logps, _ = scorer(batch, chunk_tokens=config.logprob_chunk_tokens)
-    sums = sum_by_response(token_logps, batch.response_index, len(batch.slot))
-    given = columns(sets, sums.dtype, device)
-    out = set_loss(objective, policy_logps=batch.scatter(sums), **given)
-    return out.loss.sum(), out
-
-
-def columns(sets: Sequence[TrainingSet], dtype: torch.dtype, device: torch.device | str) -> dict[str, Any]:
-    """What `set_loss` needs beside the policy's log-probs: psi [B], and [B, K] tensors, 0 where no response is."""
-    width = max(len(one.rewards) for one in sets)
-
-    def padded(rows: list[Sequence[Any]], kind: torch.dtype) -> Tensor:
-        return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=kind, device=device)
-
-    return {
-        "reference_logps": padded([one.reference_logps for one in sets], dtype),
-        "lengths": padded([[len(ids) for ids in one.tokens.response_token_ids] for one in sets], torch.long),
-        "rewards": padded([one.rewards for one in sets], dtype),
-        "mask": padded([one.usable for one in sets], torch.bool),
-        "psi": torch.tensor([one.psi for one in sets], dtype=dtype, device=device),
-    }
-
-
-def accumulate(sums: dict[str, Tensor], loss: Tensor, out: SetLoss) -> None:
-    """Add a micro-batch's sums over its used sets."""
-    parts = {"loss": loss.detach(), "used": out.used.sum().to(loss.dtype)}
-    parts |= {name: torch.where(out.used, value, torch.zeros_like(value)).sum() for name, value in out.metrics.items()}
-    for name, value in parts.items():
-        sums[name] = sums.get(name, torch.zeros_like(value)) + value
 
 
 def reduce_metrics(sums: dict[str, Tensor], sets: int, world_size: int) -> dict[str, float]:

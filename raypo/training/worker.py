@@ -40,8 +40,11 @@ from raypo.models.load import DTYPES, LOAD_FAULTS, load_tokenizer
 from raypo.models.shard import load_sharded
 from raypo.objective import AnyObjective
 from raypo.training import checkpoint
+from raypo.training.against import Against, learns_masks
 from raypo.training.checkpoint import Checkpoint, folder_of
-from raypo.training.step import make_optimizer, step_order, train_step, training_sets
+from raypo.training.sets import TrainingSet, training_sets
+from raypo.training.step import make_optimizer, step_order, train_step
+from raypo.training.terms import Means
 from raypo.training.tracking import Tracker
 
 
@@ -134,12 +137,15 @@ class Learner:
         self._tokenizer = load_tokenizer(policy.path, policy.revision, policy.chat_template)
         mesh = init_device_mesh(self._device.type, (self.world_size,), mesh_dim_names=("data",))
         torch.manual_seed(config.seed)  # new adapters are random
-        self.scorer = load_sharded(policy, mesh, activation_checkpointing=training.activation_checkpointing)
+        recompute, masks = training.activation_checkpointing, learns_masks(objective)
+        self.scorer = load_sharded(policy, mesh, activation_checkpointing=recompute, masks=masks)
         self._optimizer = make_optimizer(self.scorer, training)
+        self._against = Against(config, objective, mesh)
         found = checkpoint.newest(run_dir)
         self.version, self._step = (found.version, found.step) if found else (0, 0)
         if found is not None:
-            checkpoint.load_state(run_dir, found.version, self.scorer, self._optimizer)
+            checkpoint.load_state(run_dir, found.version, self.scorer, self._optimizer, self._against.moving)
+            self._against.load(found.facts.get("against", {}))
         self._tracker = Tracker(config, run_dir, self._step) if self.first else None
 
     def round(self, task: RoundTask) -> dict[str, float]:
@@ -158,23 +164,35 @@ class Learner:
             order = step_order(len(sets), seed=task.seed, round_index=task.round, epoch=epoch)
             for start in starts:
                 span = task.progress_end - task.progress_start
-                metrics = train_step(
-                    self.scorer,
-                    self._optimizer,
-                    [sets[i] for i in order[start : start + training.sets_per_step]],
-                    self._objective,
-                    training,
-                    # the middle of the step: neither the first nor the last step has rate 0
-                    progress=task.progress_start + span * (done + 0.5) / total,
-                    pad_token_id=self._tokenizer.pad_token_id,
-                    step=self._step + 1,
-                    rank=self.rank,
-                    world_size=self.world_size,
-                    device=self._device,
-                )
+                part = [sets[i] for i in order[start : start + training.sets_per_step]]
+                # the middle of the step: neither the first nor the last step has rate 0
+                metrics = self._one_step(part, task.progress_start + span * (done + 0.5) / total)
                 done += 1
-                self._step += 1
                 self._log(task.round, epoch, done, total, metrics)
+        return metrics
+
+    def _one_step(self, sets: list[TrainingSet], progress: float) -> dict[str, float]:
+        """One optimizer step on these sets, against what the objective is measured against."""
+        training, pad = self._config.training, self._tokenizer.pad_token_id
+        means = Means(self.scorer, self._objective, training, pad, self._device, self._against.reference)
+        self._against.before(means, sets, self.rank, self.world_size)
+        metrics = train_step(
+            self.scorer,
+            self._optimizer,
+            sets,
+            self._objective,
+            training,
+            progress=progress,
+            pad_token_id=pad,
+            step=self._step + 1,
+            rank=self.rank,
+            world_size=self.world_size,
+            device=self._device,
+            reference=self._against.reference,
+            anchor=self._against.anchor,
+        )
+        self._step += 1
+        self._against.after(self.scorer, metrics, self._step)
         return metrics
 
     def _log(self, round_index: int, epoch: int, done: int, total: int, metrics: dict[str, float]) -> None:
@@ -190,7 +208,7 @@ class Learner:
         if self.first:
             checkpoint.clear(self._run_dir, version)
         dist.barrier()
-        checkpoint.save_state(self._run_dir, version, self.scorer, self._optimizer)
+        checkpoint.save_state(self._run_dir, version, self.scorer, self._optimizer, self._against.moving)
         weights = self._collect()
         adapter = adapter_weights(self.scorer) if config.policy.adapter == "lora" else {}
         if self.first:
@@ -202,6 +220,7 @@ class Learner:
             facts = facts | {
                 "changed_fraction": changed_fraction(before, weights),
                 "objective": repr(self._objective),
+                "against": self._against.facts(),
                 "environment": checkpoint.environment(),
             }
             if config.online.reference == "ema":

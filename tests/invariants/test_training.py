@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from raypo.models.export import changed_fraction, export_weights, save_model
 from raypo.models.load import add_lora, load_causal_lm
 from raypo.models.scorer import TokenScorer
-from raypo.training.step import rank_batches
+from raypo.training.passes import rank_batches
 
 # loss and gradient norm of four steps of w-mpo (beta 0.1, alpha 1) on 8 sets of 3 responses, tests/tiny.py, fp32, CPU
 GOLDEN = [(1.307581, 1.50856), (1.128143, 1.786577), (1.574606, 1.6499), (1.087311, 1.151767)]

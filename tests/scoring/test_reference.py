@@ -19,7 +19,7 @@ from raypo.models.scorer import TokenScorer
 from raypo.scoring.reference import ReferenceScorer
 
 SETS = response_sets(5, responses=3, seed=1)
-ANNOTATION = ["reference_logps", "response_lengths", "reference_entropies"]
+ANNOTATION = ["reference_logps", "reference_token_logps", "response_lengths", "reference_entropies"]
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_the_cached_reference_is_the_live_one(folders: dict[str, str]) -> None:
     live = TokenScorer(load_causal_lm(folders["initial"], dtype=torch.float32))
     batch = pack(SETS, pad_token_id=0)
     with torch.no_grad():
-        logps, _ = live(batch, chunk_tokens=1024)
+        logps = live(batch, chunk_tokens=1024).logps
     sums = batch.scatter(sum_by_response(logps, batch.response_index, 15)).tolist()
     cached = scorer(folders["initial"]).annotate(table(SETS))["reference_logps"].to_pylist()
     assert [value for row in cached for value in row] == pytest.approx([v for row in sums for v in row], abs=2e-5)

@@ -15,23 +15,17 @@ from raypo.errors import DataError, RunError
 from raypo.logprobs import sum_by_response
 from raypo.models.scorer import TokenScorer
 from raypo.objective import preset
-from raypo.training.step import (
-    TrainingSet,
-    learning_rate,
-    make_optimizer,
-    rank_batches,
-    share,
-    step_order,
-    train_step,
-)
-from raypo.training.step import training_sets as read_sets
+from raypo.training.passes import rank_batches, share
+from raypo.training.sets import TrainingSet
+from raypo.training.sets import training_sets as read_sets
+from raypo.training.step import learning_rate, make_optimizer, step_order, train_step
 
 
 def live_reference(scorer: TokenScorer, sets: list[TrainingSet]) -> list[TrainingSet]:
     """The same sets with the scorer itself as reference."""
     batch = pack([one.tokens for one in sets], pad_token_id=0)
     with torch.no_grad():
-        logps, _ = scorer(batch, chunk_tokens=64)
+        logps = scorer(batch, chunk_tokens=64).logps
     table = batch.scatter(sum_by_response(logps, batch.response_index, len(batch.slot))).tolist()
     return [replace(one, reference_logps=row[: len(one.rewards)]) for one, row in zip(sets, table, strict=True)]
 
@@ -161,6 +155,7 @@ def row(prompt_id: str, rewards: list[float | None], **changes: object) -> dict[
         "usable": usable,
         "trainable": True,
         "scaled_rewards": rewards,
+        "finish_reasons": ["stop"] * len(rewards),
         "psi": 1.25,
     }
     return given | changes

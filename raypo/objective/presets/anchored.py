@@ -27,7 +27,7 @@ ROWS: dict[str, Row] = {
         meaning="the best above the running mean of implicit rewards and the worst below",
         paper="2404.04656",
         equation="delta: running mean",
-        make=lambda p: compose(p, contrast=BOTH, extra_terms=("anchor",)),
+        make=lambda p: compose(p, contrast=BOTH, anchor="running-mean"),
     ),
     "sppo-hard": Row(
         meaning="the best's log-ratio is regressed to 1/(2 beta), the worst's to -1/(2 beta)",
@@ -60,7 +60,7 @@ ROWS: dict[str, Row] = {
                 parameters={name: p.above(name, 0) for name in ("desirable_weight", "undesirable_weight")},
             ),
             link=Link(kind="sigmoid"),
-            extra_terms=("anchor",),
+            anchor="mismatched-pairs",
         ),
         hyperparameters=("desirable_weight", "undesirable_weight"),
     ),

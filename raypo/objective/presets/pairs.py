@@ -91,7 +91,7 @@ ROWS: dict[str, Row] = {
         meaning="DPO weighted by how likely both responses are under the policy",
         paper="2406.11827",
         equation="code a104458: weights at most 1",
-        make=lambda p: compose(p, extra_terms=("response_weights",)),
+        make=lambda p: compose(p, confidence=True),
     ),
     "mallows-theta": Row(
         meaning="DPO whose margin is scaled by the prompt's dispersion (Spearman)",

@@ -33,6 +33,8 @@ def needs(objective: AnyObjective) -> str:
     """What must be there beside the policy's log-probs, in words."""
     if objective.reference == "moving":
         return "a live, moving reference"
+    if "anchor" in objective.terms and objective.needs == "reference-logits":
+        return "a live reference, for mismatched pairs"
     if objective.needs == "sums":
         return "reference sums" if objective.needs_reference else "nothing"
     return objective.needs.replace("-", " ")

@@ -1,0 +1,243 @@
+"""From sets to gradients: one pass where a micro-batch holds whole sets, two where it cannot.
+
+    direct     forward, loss and backward per micro-batch of whole sets
+    two-pass   scores without gradient for all responses; the loss of the whole sets, and c_i = dL/ds_i; then forward
+               again in parts and backward of sum_i c_i s_i
+
+The second gives the first's gradient exactly (the chain rule with c_i held constant; GroupDPO, arXiv 2604.15602), with
+the memory of a part however large the set is, for one more forward pass. It is taken when a set exceeds the token
+budget, and when the objective couples sets: then the scores of all ranks are gathered before the loss (AOT sorts over
+them).
+
+Normalisation is global: losses are summed over sets and divided by the sets of the step, over all ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from raypo.data.packing import Packing, micro_batches
+from raypo.objective import set_loss
+from raypo.objective.kernel import SetLoss
+from raypo.training.sets import TrainingSet, columns
+from raypo.training.terms import DIFFERENTIABLE, Means, response_values, scatter
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of how many."""
+
+    rank: int
+    world_size: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some responses of one of this rank's sets: its place among them, and the responses' slots."""
+
+    place: int
+    slots: tuple[int, ...]
+
+
+def share(sets: Sequence[TrainingSet], world_size: int) -> list[list[int]]:
+    """Which sets of a step each rank takes: longest first, each to the rank with the fewest tokens so far."""
+    loads = [0] * world_size
+    parts: list[list[int]] = [[] for _ in range(world_size)]
+    for index in sorted(range(len(sets)), key=lambda i: (-sets[i].tokens.padded_tokens, i)):
+        rank = loads.index(min(loads))
+        parts[rank].append(index)
+        loads[rank] += sets[index].tokens.padded_tokens
+    return parts
+
+
+def needs_two(means: Means, sets: Sequence[TrainingSet]) -> bool:
+    """Whether a set exceeds the budget of a micro-batch, or the objective couples sets; the same on every rank."""
+    budget, packing = means.config.tokens_per_micro_batch, means.config.packing
+    return means.objective.couples_sets or any(one.tokens.tokens(packing) > budget for one in sets)
+
+
+def backward(means: Means, sets: Sequence[TrainingSet], ranks: Ranks) -> dict[str, Tensor]:
+    """Gradients of the mean loss over the step's sets; returns this rank's sums of loss and metrics."""
+    return (two_pass if needs_two(means, sets) else direct)(means, sets, ranks)
+
+
+def direct(means: Means, sets: Sequence[TrainingSet], ranks: Ranks) -> dict[str, Tensor]:
+    """One pass: micro-batches of whole sets."""
+    sums: dict[str, Tensor] = {}
+    config = means.config
+    batches = rank_batches(sets, config.tokens_per_micro_batch, ranks.rank, ranks.world_size, config.packing)
+    for part, real in batches:
+        batch = means.pack(part)
+        values = {name: scatter(batch, value) for name, value in response_values(means, part, batch).items()}
+        out = loss_of(means, part, values)
+        loss = out.loss.sum()
+        # FSDP2 averages gradients over ranks; the sum over all of them is wanted, divided by the step's sets
+        torch.autograd.backward(loss * (ranks.world_size / len(sets) if real else 0.0))
+        if real:
+            accumulate(sums, out)
+    return sums
+
+
+def two_pass(means: Means, sets: Sequence[TrainingSet], ranks: Ranks) -> dict[str, Tensor]:
+    """Scores first, then the surrogate in parts."""
+    own = [sets[i] for i in share(sets, ranks.world_size)[ranks.rank]]
+    plan = split(means, own)
+    most = _most(len(plan), ranks, means.device)
+    with torch.no_grad():
+        scores = _score(means, own, plan, most, min(sets, key=lambda one: one.tokens.padded_tokens))
+    out, slopes = _slopes(means, sets, own, scores, ranks)
+    spare = min(sets, key=lambda one: one.tokens.padded_tokens).part([0])
+    for number in range(most):
+        group = plan[number] if number < len(plan) else []
+        part = [own[one.place].part(one.slots) for one in group] or [spare]
+        batch = means.pack(part)
+        values = response_values(means, part, batch)
+        surrogate = sum(
+            (
+                (_rows(slopes[name], group) if group else torch.zeros_like(value)) * value
+                for name, value in values.items()
+                if name in DIFFERENTIABLE
+            ),
+            start=torch.zeros_like(values["policy_logps"]),
+        )
+        torch.autograd.backward(surrogate.sum() * (ranks.world_size / len(sets)))
+    sums: dict[str, Tensor] = {}
+    if out is not None:
+        accumulate(sums, out)
+    return sums
+
+
+def split(means: Means, own: Sequence[TrainingSet]) -> list[list[Part]]:
+    """Micro-batches of parts of sets, none over the budget unless one response is."""
+    config = means.config
+    parts: list[Part] = []
+    for place, one in enumerate(own):
+        slots: list[int] = []
+        for slot in range(len(one.rewards)):
+            grown = one.part([*slots, slot]).tokens.tokens(config.packing)
+            if slots and grown > config.tokens_per_micro_batch:
+                parts.append(Part(place, tuple(slots)))
+                slots = []
+            slots.append(slot)
+        parts.append(Part(place, tuple(slots)))
+    pieces = [own[one.place].part(one.slots).tokens for one in parts]
+    return [[parts[i] for i in group] for group in micro_batches(pieces, config.tokens_per_micro_batch, config.packing)]
+
+
+def _score(
+    means: Means, own: Sequence[TrainingSet], plan: list[list[Part]], most: int, spare: TrainingSet
+) -> dict[str, list[list[Tensor]]]:
+    """Values of every response of this rank's sets, without gradient: per name, per set, per slot."""
+    found: dict[str, list[list[Tensor]]] = {}
+    for number in range(most):
+        group = plan[number] if number < len(plan) else []
+        part = [own[one.place].part(one.slots) for one in group] or [spare.part([0])]
+        values = response_values(means, part, means.pack(part))
+        for name, value in values.items():
+            rows = found.setdefault(name, [[torch.empty(0)] * len(one.rewards) for one in own])
+            places = [(one.place, slot) for one in group for slot in one.slots]
+            for (place, slot), each in zip(places, value, strict=False):
+                rows[place][slot] = each
+    return found
+
+
+def _slopes(
+    means: Means,
+    sets: Sequence[TrainingSet],
+    own: Sequence[TrainingSet],
+    scores: dict[str, list[list[Tensor]]],
+    ranks: Ranks,
+) -> tuple[SetLoss | None, dict[str, list[Tensor]]]:
+    """Loss of this rank's sets, and its slope in each response's values: per name, per set, [K]."""
+    held, first = list(own), 0
+    if means.objective.couples_sets and ranks.world_size > 1:
+        held, scores, first = _gather(sets, scores, ranks)
+    if not held:
+        return None, {}
+    leaves = {
+        name: torch.stack([_padded(row, max(len(one.rewards) for one in held)) for row in rows]).to(means.device)
+        for name, rows in scores.items()
+    }
+    for name, leaf in leaves.items():
+        leaf.requires_grad_(name in DIFFERENTIABLE)
+    out = loss_of(means, held, leaves)
+    wanted = [name for name in leaves if name in DIFFERENTIABLE]
+    grads = torch.autograd.grad(out.loss.sum(), [leaves[name] for name in wanted], allow_unused=True)
+    mine = slice(first, first + len(own))
+    slopes = {
+        name: list((torch.zeros_like(leaves[name]) if grad is None else grad)[mine])
+        for name, grad in zip(wanted, grads, strict=True)
+    }
+    metrics = {name: value[mine] for name, value in out.metrics.items()}
+    return SetLoss(out.loss[mine].detach(), out.used[mine], out.margins[mine], metrics), slopes
+
+
+def _gather(
+    sets: Sequence[TrainingSet], scores: dict[str, list[list[Tensor]]], ranks: Ranks
+) -> tuple[list[TrainingSet], dict[str, list[list[Tensor]]], int]:
+    """The sets and scores of all ranks, in one order on every rank, and where this rank's begin."""
+    theirs: list[dict[str, list[list[Tensor]]]] = [{} for _ in range(ranks.world_size)]
+    dist.all_gather_object(theirs, {name: [[v.cpu() for v in row] for row in rows] for name, rows in scores.items()})
+    parts = share(sets, ranks.world_size)
+    held = [sets[i] for part in parts for i in part]
+    joined = {name: [row for one in theirs for row in one.get(name, [])] for name in scores}
+    return held, joined, sum(len(part) for part in parts[: ranks.rank])
+
+
+def _padded(row: list[Tensor], width: int) -> Tensor:
+    return torch.stack([*row, *[torch.zeros_like(row[0])] * (width - len(row))])
+
+
+def _rows(slopes: list[Tensor], group: list[Part]) -> Tensor:
+    """Slopes of a micro-batch's responses, in its order, [N]."""
+    return torch.stack([slopes[one.place][slot] for one in group for slot in one.slots])
+
+
+def loss_of(means: Means, sets: Sequence[TrainingSet], values: dict[str, Tensor]) -> SetLoss:
+    """The objective on sets whose values are [B, K]."""
+    policy = values["policy_logps"]
+    given = columns(sets, policy.dtype, means.device)
+    if "reference_logps" in values:
+        given["reference_logps"] = values["reference_logps"]
+    terms = {name: values[name] for name in means.objective.terms if name in values}
+    if "anchor" in means.objective.terms:
+        terms["anchor"] = torch.full_like(policy, means.anchor)
+    return set_loss(means.objective, policy_logps=policy, terms=terms, **given)
+
+
+def rank_batches(
+    sets: Sequence[TrainingSet], budget: int, rank: int, world_size: int, packing: Packing = "none"
+) -> Iterator[tuple[list[TrainingSet], bool]]:
+    """This rank's micro-batches, as many as the busiest rank has: the missing ones repeat a set with weight 0.
+
+    Every rank must join every forward and backward pass, because they gather shards.
+    """
+    parts = share(sets, world_size)
+    plans = [micro_batches([sets[i].tokens for i in part], budget, packing) for part in parts]
+    for number in range(max(len(plan) for plan in plans)):
+        if number < len(plans[rank]):
+            yield [sets[parts[rank][i]] for i in plans[rank][number]], True
+        else:
+            yield [min(sets, key=lambda one: one.tokens.padded_tokens)], False
+
+
+def _most(count: int, ranks: Ranks, device: torch.device | str) -> int:
+    """The largest count over the ranks: each must join as many passes as the busiest."""
+    if ranks.world_size == 1:
+        return count
+    counts: list[int] = [0] * ranks.world_size
+    dist.all_gather_object(counts, count)
+    return max(counts)
+
+
+def accumulate(sums: dict[str, Tensor], out: SetLoss) -> None:
+    """Add sums over the used sets of a micro-batch."""
+    parts = {"loss": out.loss.detach().sum(), "used": out.used.sum().to(out.loss.dtype)}
+    parts |= {name: torch.where(out.used, value, torch.zeros_like(value)).sum() for name, value in out.metrics.items()}
+    for name, value in parts.items():
+        sums[name] = sums.get(name, torch.zeros_like(value)) + value

@@ -1,0 +1,135 @@
+"""What a step trains on: sets of responses, from rows of records.ANNOTATED.
+
+Shapes: B sets, K responses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from raypo.data.packing import ResponseSet
+from raypo.errors import DataError
+from raypo.objective import AnyObjective, Objective, set_loss
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """One row of records.ANNOTATED, as training needs it.
+
+    Args:
+        tokens: prompt and responses.
+        reference_logps: per response, nats.
+        rewards: per response; only differences matter.
+        usable: per response.
+        psi: of the prompt.
+        ended: per response: a stop token ended it.
+        reference_token_logps: per response and token, nats; empty where the objective needs sums alone.
+        shortest: tokens of the shortest response of the whole set; 0: that of `tokens`.
+    """
+
+    tokens: ResponseSet
+    reference_logps: Sequence[float]
+    rewards: Sequence[float]
+    usable: Sequence[bool]
+    psi: float
+    ended: Sequence[bool] = ()
+    reference_token_logps: Sequence[Sequence[float]] = ()
+    shortest: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.shortest:
+            object.__setattr__(self, "shortest", min(len(ids) for ids in self.tokens.response_token_ids))
+        if not self.ended:
+            object.__setattr__(self, "ended", [True] * len(self.rewards))
+
+    @property
+    def response_tokens(self) -> int:
+        """Tokens of all responses."""
+        return sum(len(ids) for ids in self.tokens.response_token_ids)
+
+    def part(self, slots: Sequence[int]) -> TrainingSet:
+        """Some of the responses, for a forward pass that cannot hold all; what belongs to the whole set stays."""
+        ids = self.tokens.response_token_ids
+        token_logps = self.reference_token_logps
+        return replace(
+            self,
+            tokens=replace(self.tokens, response_token_ids=[ids[k] for k in slots]),
+            reference_logps=[self.reference_logps[k] for k in slots],
+            rewards=[self.rewards[k] for k in slots],
+            usable=[self.usable[k] for k in slots],
+            ended=[self.ended[k] for k in slots],
+            reference_token_logps=[token_logps[k] for k in slots] if token_logps else (),
+        )
+
+
+def training_sets(table: pa.Table, objective: AnyObjective) -> list[TrainingSet]:
+    """The rows of a table of records.ANNOTATED that train, by prompt id and round; unusable responses are left out.
+
+    An objective with its own `tie_eps` may use fewer sets than the table marks as trainable.
+
+    Raises:
+        DataError: the objective needs scalar rewards, and all are ordinal; or token log-probs, and none are there.
+    """
+    rows = sorted(table.to_pylist(), key=lambda row: (row["prompt_id"], row["round"]))
+    found = [_from_row(row) for row in rows if row["trainable"]]
+    if not found:
+        return []
+    if objective.needs == "token-logps" and not all(one.reference_token_logps for one in found):
+        raise DataError(
+            f"{objective.name} needs reference log-probs per token, and the annotated table has none",
+            "a table that was annotated for this objective",
+            "annotate again: raypo train or raypo run with this objective and another name",
+        )
+    given = columns(found, torch.float64, "cpu")
+    zeros = torch.zeros_like(given["rewards"])
+    terms = {name: zeros[..., None] if name == "embeddings" else zeros for name in objective.terms}
+    used = set_loss(objective, policy_logps=zeros, terms=terms, **given).used
+    kept = [one for one, trains in zip(found, used.tolist(), strict=True) if trains]
+    labels = isinstance(objective, Objective) and objective.contrast.lone
+    return kept if labels else [_from_the_best(one) for one in kept]
+
+
+def _from_row(row: dict[str, Any]) -> TrainingSet:
+    keep = [k for k, usable in enumerate(row["usable"]) if usable]
+    token_logps = row.get("reference_token_logps")
+    return TrainingSet(
+        ResponseSet(row["prompt_id"], row["prompt_token_ids"], [row["response_token_ids"][k] for k in keep]),
+        [row["reference_logps"][k] for k in keep],
+        [row["scaled_rewards"][k] for k in keep],
+        [True] * len(keep),
+        row["psi"],
+        [row["finish_reasons"][k] == "stop" for k in keep],
+        [token_logps[k] for k in keep] if token_logps else (),
+    )
+
+
+def _from_the_best(one: TrainingSet) -> TrainingSet:
+    """Rewards counted down from the set's best: only differences matter.
+
+    A micro-batch whose scores happen to be 0 and 1 is then not taken for labels; whether all are labels was asked of
+    the whole round.
+    """
+    best = max(one.rewards)
+    return replace(one, rewards=[value - best for value in one.rewards])
+
+
+def columns(sets: Sequence[TrainingSet], dtype: torch.dtype, device: torch.device | str) -> dict[str, Any]:
+    """What `set_loss` needs beside the policy's log-probs: psi [B], and [B, K] tensors, 0 where no response is."""
+    width = max(len(one.rewards) for one in sets)
+
+    def padded(rows: list[Sequence[Any]], kind: torch.dtype) -> Tensor:
+        return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=kind, device=device)
+
+    return {
+        "reference_logps": padded([one.reference_logps for one in sets], dtype),
+        "lengths": padded([[len(ids) for ids in one.tokens.response_token_ids] for one in sets], torch.long),
+        "rewards": padded([one.rewards for one in sets], dtype),
+        "mask": padded([one.usable for one in sets], torch.bool),
+        "psi": torch.tensor([one.psi for one in sets], dtype=dtype, device=device),
+    }

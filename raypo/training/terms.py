@@ -1,0 +1,191 @@
+"""Per-response values of a micro-batch: the policy's log-prob sums, and the terms that the objective declares.
+
+Shapes: P response tokens, N responses, H hidden size. An objective that needs sums alone costs one forward pass of the
+policy; what else is computed follows from `objective.needs` and `objective.terms`, never from its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from raypo.config import TrainingConfig
+from raypo.data.packing import Batch, pack
+from raypo.errors import ConfigError
+from raypo.logprobs import (
+    Measure,
+    TokenValues,
+    chunked_token_logps,
+    sum_by_response,
+    token_kl,
+    token_log_square_sums,
+)
+from raypo.models.live import LiveReference
+from raypo.objective import AnyObjective, Objective, TokenPrior, tokens
+from raypo.training.sets import TrainingSet
+
+DIFFERENTIABLE = frozenset({"policy_logps", "weighted_log_ratios", "forward_kl", "mask_sizes", "eos_logps"})
+"""Values with a gradient; the others are constants of a step."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """What every micro-batch of a step is computed with.
+
+    Args:
+        scorer: the policy, a `TokenScorer`, sharded or alone.
+        objective: which one.
+        config: of training.
+        pad_token_id: fills rows.
+        device: of the model.
+        reference: held when the objective needs a live one.
+        anchor: the anchor's score in this step.
+    """
+
+    scorer: nn.Module
+    objective: AnyObjective
+    config: TrainingConfig
+    pad_token_id: int
+    device: torch.device | str
+    reference: LiveReference | None = None
+    anchor: float = 0.0
+
+    def pack(self, sets: Sequence[TrainingSet]) -> Batch:
+        """One batch of sets, on the device."""
+        return pack([one.tokens for one in sets], pad_token_id=self.pad_token_id, packing=self.config.packing).to(
+            self.device
+        )
+
+    @property
+    def live(self) -> LiveReference:
+        """The live reference.
+
+        Raises:
+            ConfigError: it is needed and not there.
+        """
+        if self.reference is None:
+            raise ConfigError(f"{self.objective.name} needs {self.objective.needs}", "a live reference in the trainer")
+        return self.reference
+
+
+def token_prior(objective: AnyObjective) -> TokenPrior | None:
+    """The prior that weighs tokens, of the first part that has one."""
+    priors = [part.prior for _, part in objective.parts if isinstance(part, Objective)]
+    return next((prior for prior in priors if isinstance(prior, TokenPrior)), None)
+
+
+def response_values(means: Means, sets: Sequence[TrainingSet], batch: Batch) -> dict[str, Tensor]:
+    """The policy's log-prob sums [N], "reference_logps" [N] where the reference is live, and each declared term.
+
+    Args:
+        means: of the step.
+        sets: of the batch.
+        batch: from `means.pack(sets)`.
+    """
+    objective, chunk = means.objective, means.config.logprob_chunk_tokens
+    prior, responses, owner = token_prior(objective), len(batch.slot), batch.response_index
+    states = _reference_states(means, batch)
+    learned = states.layers if prior is not None and prior.weights == "learned-mask" else None
+    measure = _measure(means, states.last)
+    found = means.scorer(batch, chunk_tokens=chunk, measure=measure, reference_layers=learned)
+    values = {"policy_logps": sum_by_response(found.logps, owner, responses)}
+    reference = _reference_tokens(means, sets, batch, prior, states.last)
+    if objective.reference == "moving" and reference is not None:
+        values["reference_logps"] = sum_by_response(reference, owner, responses)
+    if "response_weights" in objective.terms:
+        values["response_weights"] = tokens.confidence_weights(found.logps, found.measured, owner, responses)
+    if "eos_logps" in objective.terms:
+        last = torch.bincount(owner, minlength=responses).cumsum(0) - 1
+        values["eos_logps"] = found.logps[last]
+        values["ended"] = torch.tensor([float(end) for one in sets for end in one.ended], device=last.device)
+    if "embeddings" in objective.terms and states.last is not None:
+        sums = states.last.new_zeros(responses, states.last.shape[-1]).index_add(0, owner, states.last)
+        values["embeddings"] = sums / torch.bincount(owner, minlength=responses).clamp_min(1)[:, None]
+    if prior is not None:
+        values |= _weighted(prior, sets, batch, found, reference, states.layers)
+    return values
+
+
+@dataclass(frozen=True)
+class States:
+    """Hidden states of the live reference: the last [P, H], and all layers' [L, P, H] where they are needed."""
+
+    last: Tensor | None = None
+    layers: Tensor | None = None
+
+
+def _reference_states(means: Means, batch: Batch) -> States:
+    if means.objective.needs == "reference-hidden-states":
+        layers = means.live.layers(batch)
+        return States(layers[-1], layers)
+    if means.objective.needs == "reference-logits":
+        return States(means.live.hidden(batch))
+    return States()
+
+
+def _measure(means: Means, states: Tensor | None) -> Measure | None:
+    """What is measured of the policy's logits beside the log-prob."""
+    terms = means.objective.terms
+    if "forward_kl" in terms and states is not None:
+        live = means.live
+        # KL(reference || policy) over the vocabulary, TDPO's direction
+        return lambda logits, place: token_kl(live.head(states[place]).detach(), logits)
+    if "response_weights" in terms:
+        return lambda logits, place: token_log_square_sums(logits.detach())
+    return None
+
+
+def _reference_tokens(
+    means: Means, sets: Sequence[TrainingSet], batch: Batch, prior: TokenPrior | None, states: Tensor | None
+) -> Tensor | None:
+    """Reference log-probs per token [P]: live, or as annotated; None where annotated sums are enough."""
+    weighted = prior is not None and prior.weights != "none"
+    if means.objective.needs == "token-logps":
+        rows = [row for one in sets for row in one.reference_token_logps]
+        return torch.tensor([value for row in rows for value in row], dtype=torch.float32, device=means.device)
+    if states is None or not (weighted or means.objective.reference == "moving"):
+        return None
+    with torch.no_grad():
+        chunk = means.config.logprob_chunk_tokens
+        asked = states, means.live.head, batch.targets
+        return chunked_token_logps(*asked, chunk_size=chunk, with_entropy=False).logps
+
+
+def _weighted(
+    prior: TokenPrior,
+    sets: Sequence[TrainingSet],
+    batch: Batch,
+    found: TokenValues,
+    reference: Tensor | None,
+    layers: Tensor | None,
+) -> dict[str, Tensor]:
+    """Sums of a token prior: weighted log-ratios, KL and mask sizes."""
+    owner, responses = batch.response_index, len(batch.slot)
+    logps = found.logps
+    weights = torch.ones_like(logps)
+    if prior.weights == "length-desensitized":
+        shortest = torch.tensor([one.shortest for one in sets for _ in one.rewards], device=logps.device)
+        weights = tokens.length_desensitized(owner, shortest, tail=prior.tail).to(logps.dtype)
+    elif prior.weights == "activation-mask" and layers is not None:
+        weights = tokens.activation_mask(layers, owner, responses)
+    elif prior.weights == "learned-mask" and found.masks is not None:
+        weights = found.masks
+    values = {}
+    if prior.weights != "none" and reference is not None:
+        values["weighted_log_ratios"] = tokens.weighted_log_ratios(weights, logps, reference, owner, responses)
+    if prior.kl and found.measured is not None:
+        values["forward_kl"] = sum_by_response(weights * found.measured, owner, responses)
+    if prior.penalty:
+        lengths = torch.bincount(owner, minlength=responses).clamp_min(1)
+        # one mask weighs both sums: |m| + |d| is twice its size
+        values["mask_sizes"] = 2 * sum_by_response(weights.abs(), owner, responses) / lengths
+    return values
+
+
+def scatter(batch: Batch, values: Tensor) -> Tensor:
+    """Per-response values [N, ...] into [B, K, ...], differentiably; 0 where a set has fewer responses."""
+    shape = (*batch.shape, *values.shape[1:])
+    return values.new_zeros(shape).index_put((batch.set_index, batch.slot), values)
