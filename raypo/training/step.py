@@ -216,7 +216,7 @@ def forward(
     device: torch.device | str,
 ) -> tuple[Tensor, SetLoss]:
     """Sum of the losses of a micro-batch, with gradient, and what the objective says of each set."""
-    batch = pack([one.tokens for one in sets], pad_token_id=pad_token_id).to(device)
+    batch = pack([one.tokens for one in sets], pad_token_id=pad_token_id, packing=config.packing).to(device)
     token_logps, _ = scorer(batch, chunk_tokens=config.logprob_chunk_tokens)
     sums = sum_by_response(token_logps, batch.response_index, len(batch.slot))
     given = columns(sets, sums.dtype, device)
