@@ -212,13 +212,13 @@ class TrainingConfig(Section):
     sets_per_step: Positive = 32
     """Prompts per optimizer step, over all workers."""
     tokens_per_micro_batch: Positive = 8192
-    """Padded tokens per forward pass and worker: bounds memory, never changes the result."""
+    """Tokens per forward pass and worker, padding counted: bounds memory, never changes the result."""
     logprob_chunk_tokens: Positive = 1024
     """Response positions per chunk of the language-model head: bounds memory at chunk x vocabulary."""
     activation_checkpointing: bool = False
     """Recompute each layer in the backward pass: less memory, about a third more compute."""
-    packing: Literal["none"] = "none"
-    """`none`: one sequence per response."""
+    packing: Literal["shared", "none"] = "shared"
+    """`shared`: a prompt is encoded once for all its responses. `none`: once per response, padded; same result."""
     reference_mixing: Fraction = 0.6
     """Share of the policy in each update of a moving reference (preset tr-dpo; 1 copies the policy)."""
     reference_steps: Positive = 512
@@ -239,7 +239,7 @@ class AnnotationConfig(Section):
     gpus: Annotated[float, Field(ge=0)] = 0.0
     """GPUs per replica."""
     tokens_per_batch: Positive = 16384
-    """Padded tokens per forward pass."""
+    """Tokens per forward pass, padding counted; laid out as `training.packing` says."""
 
 
 class OnlineConfig(Section):

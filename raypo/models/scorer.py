@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 
 from raypo.errors import ModelError
 from raypo.logprobs import Measure, TokenValues, chunked_token_logps
-from raypo.models.attention import Span, refuse_unshareable, use_attention
+from raypo.models.attention import refuse_unshareable, use_attention
+from raypo.models.split import Span
 
 HEAD_TOLERANCE = 1e-4
 
@@ -117,6 +119,48 @@ class TokenScorer(nn.Module):
         if reference_layers is None or self.mask_head is None:
             return found
         return found._replace(masks=self.mask_head(reference_layers))
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """The least batch that tells layouts apart, as tensors of one row or two."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor
+    predictor_index: Tensor
+    targets: Tensor
+    spans: tuple[Span, ...] | None
+
+
+@torch.no_grad()
+def check_shared(scorer: TokenScorer) -> None:
+    """Compare the hidden states of two responses of two tokens in one row with those in rows of their own.
+
+    Raises:
+        ModelError: they differ, or the architecture is known to let responses that share a prompt meet.
+    """
+    refuse_unshareable(scorer.causal)
+    device, size = next(scorer.parameters()).device, scorer.causal.config.get_text_config().vocab_size
+    tokens = torch.arange(6, device=device) % size
+    rows = torch.stack([tokens[:4], tokens[[0, 1, 4, 5]]])
+    apart = _probe(rows, torch.arange(4, device=device).expand(2, 4), [2, 3, 6, 7], None)
+    positions = torch.tensor([[0, 1, 2, 3, 2, 3]], device=device)
+    together = _probe(tokens[None], positions, [2, 3, 4, 5], ((0, 2, (2, 2)),))
+    own, ours = scorer.hidden(apart).float(), scorer.hidden(together).float()
+    gap, scale = (own - ours).abs().max().item(), own.abs().max().item()
+    allowed = HEAD_TOLERANCE if next(scorer.parameters()).dtype == torch.float32 else 0.1
+    if not gap <= allowed * max(1.0, scale):
+        raise ModelError(
+            f"{type(scorer.causal).__name__}: a response that shares its prompt gets other hidden states, by {gap:.3g}",
+            "a decoder whose tokens meet in attention alone",
+            "set training.packing=none",
+        )
+
+
+def _probe(ids: Tensor, positions: Tensor, places: list[int], spans: tuple[Span, ...] | None) -> _Probe:
+    index = torch.tensor(places, device=ids.device)
+    return _Probe(ids, torch.ones_like(ids), positions, index, ids.flatten()[index], spans)
 
 
 @torch.no_grad()

@@ -12,11 +12,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from raypo.data.packing import Batch, ResponseSet, micro_batches, pack
+from raypo.data.packing import Batch, Packing, ResponseSet, micro_batches, pack
 from raypo.errors import ModelError
 from raypo.logprobs import sum_by_response, token_entropies, token_kl, token_logps
 from raypo.models.load import DTYPES, load_causal_lm
-from raypo.models.scorer import TokenScorer, check_head
+from raypo.models.scorer import TokenScorer, check_head, check_shared
 
 PAD = 0  # attention never sees it
 
@@ -28,12 +28,13 @@ class ReferenceScorer:
         path: Hugging Face folder or hub name of the reference.
         revision: hub revision of `path`.
         compute_dtype: "float32" or "bfloat16", that of training.
-        tokens_per_batch: padded tokens per forward pass; a set is never split.
+        tokens_per_batch: tokens per forward pass, padding counted; a set is never split.
         chunk_tokens: response positions per application of the head.
+        packing: layout of a batch, that of training.
         device: "cpu" or "cuda".
 
     Raises:
-        ModelError: the model cannot be read, or its head is of an unknown kind.
+        ModelError: the model cannot be read, its head is of an unknown kind, or its responses cannot share a prompt.
     """
 
     def __init__(
@@ -44,11 +45,12 @@ class ReferenceScorer:
         compute_dtype: str,
         tokens_per_batch: int,
         chunk_tokens: int,
+        packing: Packing = "shared",
         device: str = "cpu",
     ) -> None:
         self._initial, self._revision = path, revision
         self._dtype, self._device = DTYPES[compute_dtype], torch.device(device)
-        self._tokens_per_batch, self._chunk_tokens = tokens_per_batch, chunk_tokens
+        self._tokens_per_batch, self._chunk_tokens, self._packing = tokens_per_batch, chunk_tokens, packing
         self._policy: tuple[str, TokenScorer] | None = None
         self._reference = path, self._read(path)
 
@@ -169,9 +171,9 @@ class ReferenceScorer:
 
     def _batches(self, sets: list[ResponseSet]) -> Iterator[tuple[list[int], Batch]]:
         full = [i for i, one in enumerate(sets) if one.response_token_ids]
-        for places in micro_batches([sets[i] for i in full], self._tokens_per_batch):
+        for places in micro_batches([sets[i] for i in full], self._tokens_per_batch, self._packing):
             group = [full[place] for place in places]
-            yield group, pack([sets[i] for i in group], pad_token_id=PAD).to(self._device)
+            yield group, pack([sets[i] for i in group], pad_token_id=PAD, packing=self._packing).to(self._device)
 
     def _policy_scorer(self, folder: str) -> TokenScorer:
         if folder == self.folder:
@@ -193,6 +195,8 @@ class ReferenceScorer:
         revision = self._revision if folder == self._initial else None
         scorer = TokenScorer(load_causal_lm(folder, revision=revision, dtype=self._dtype)).to(self._device)
         check_head(scorer)
+        if self._packing == "shared":
+            check_shared(scorer)
         return scorer.requires_grad_(False)
 
     def _check_lengths(self, sets: list[ResponseSet]) -> None:

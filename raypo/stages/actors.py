@@ -271,6 +271,7 @@ def _reference_options(config: RunConfig) -> dict[str, Any]:
         "compute_dtype": config.policy.compute_dtype,
         "tokens_per_batch": config.annotation.tokens_per_batch,
         "chunk_tokens": config.training.logprob_chunk_tokens,
+        "packing": config.training.packing,
         "device": "cuda" if config.annotation.gpus > 0 else "cpu",
     }
 

@@ -44,14 +44,14 @@ class Part:
     slots: tuple[int, ...]
 
 
-def share(sets: Sequence[TrainingSet], world_size: int) -> list[list[int]]:
+def share(sets: Sequence[TrainingSet], world_size: int, packing: Packing = "none") -> list[list[int]]:
     """Which sets of a step each rank takes: longest first, each to the rank with the fewest tokens so far."""
-    loads = [0] * world_size
+    loads, sizes = [0] * world_size, [one.tokens.tokens(packing) for one in sets]
     parts: list[list[int]] = [[] for _ in range(world_size)]
-    for index in sorted(range(len(sets)), key=lambda i: (-sets[i].tokens.padded_tokens, i)):
+    for index in sorted(range(len(sets)), key=lambda i: (-sizes[i], i)):
         rank = loads.index(min(loads))
         parts[rank].append(index)
-        loads[rank] += sets[index].tokens.padded_tokens
+        loads[rank] += sizes[index]
     return parts
 
 
@@ -85,7 +85,7 @@ def direct(means: Means, sets: Sequence[TrainingSet], ranks: Ranks) -> dict[str,
 
 def two_pass(means: Means, sets: Sequence[TrainingSet], ranks: Ranks) -> dict[str, Tensor]:
     """Scores first, then the surrogate in parts."""
-    own = [sets[i] for i in share(sets, ranks.world_size)[ranks.rank]]
+    own = [sets[i] for i in share(sets, ranks.world_size, means.config.packing)[ranks.rank]]
     plan = split(means, own)
     most = _most(len(plan), ranks, means.device)
     with torch.no_grad():
@@ -156,7 +156,7 @@ def _slopes(
     """Loss of this rank's sets, and its slope in each response's values: per name, per set, [K]."""
     held, first = list(own), 0
     if means.objective.couples_sets and ranks.world_size > 1:
-        held, scores, first = _gather(sets, scores, ranks)
+        held, scores, first = _gather(sets, scores, ranks, means.config.packing)
     if not held:
         return None, {}
     leaves = {
@@ -178,12 +178,12 @@ def _slopes(
 
 
 def _gather(
-    sets: Sequence[TrainingSet], scores: dict[str, list[list[Tensor]]], ranks: Ranks
+    sets: Sequence[TrainingSet], scores: dict[str, list[list[Tensor]]], ranks: Ranks, packing: Packing
 ) -> tuple[list[TrainingSet], dict[str, list[list[Tensor]]], int]:
     """The sets and scores of all ranks, in one order on every rank, and where this rank's begin."""
     theirs: list[dict[str, list[list[Tensor]]]] = [{} for _ in range(ranks.world_size)]
     dist.all_gather_object(theirs, {name: [[v.cpu() for v in row] for row in rows] for name, rows in scores.items()})
-    parts = share(sets, ranks.world_size)
+    parts = share(sets, ranks.world_size, packing)
     held = [sets[i] for part in parts for i in part]
     joined = {name: [row for one in theirs for row in one.get(name, [])] for name in scores}
     return held, joined, sum(len(part) for part in parts[: ranks.rank])
@@ -217,7 +217,7 @@ def rank_batches(
 
     Every rank must join every forward and backward pass, because they gather shards.
     """
-    parts = share(sets, world_size)
+    parts = share(sets, world_size, packing)
     plans = [micro_batches([sets[i].tokens for i in part], budget, packing) for part in parts]
     for number in range(max(len(plan) for plan in plans)):
         if number < len(plans[rank]):

@@ -141,7 +141,6 @@ def last_name(node: ast.AST) -> str | None:
 CANNOT_BE_READ = {
     "type",  # tells a reward source's class apart
     "trust_remote_code",  # has one value
-    "packing",  # has one value
     "placement",  # the refusal of its second value is what reads it
 }
 

@@ -69,3 +69,45 @@ def test_groups_hold_every_set_once_within_the_budget_in_whatever_order_sets_com
         assert rows.numel() <= budget or len(group) == 1
     turned = micro_batches(sets[::-1], budget)
     assert [[sets[i].prompt_id for i in g] for g in groups] == [[sets[::-1][i].prompt_id for i in g] for g in turned]
+
+
+# ---- one row for all sets
+
+
+def test_a_shared_row_holds_each_prompt_once_and_no_padding() -> None:
+    """Set a: 5 6 | (7) | 8 9 (2); set b: 4 | 3 (2). Tokens in brackets predict nothing and are left out."""
+    batch = pack(TWO, pad_token_id=0, packing="shared")
+    assert batch.input_ids.tolist() == [[5, 6, 8, 9, 4, 3]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 0, 1]]
+    assert batch.attention_mask.tolist() == [[1] * 6]
+    assert batch.spans == ((0, 2, (0, 2)), (4, 1, (1,)))
+
+
+def test_the_prompts_last_token_predicts_the_first_token_of_every_response() -> None:
+    """7 and 8 at 1, then 9 at 2 and 2 at 3; 3 at 4, then 2 at 5."""
+    batch = pack(TWO, pad_token_id=0, packing="shared")
+    assert batch.predictor_index.tolist() == [1, 1, 2, 3, 4, 5]
+    rows = pack(TWO, pad_token_id=0)
+    for name in ("targets", "response_index", "set_index", "slot"):
+        assert torch.equal(getattr(batch, name), getattr(rows, name)), name
+    assert batch.shape == rows.shape
+
+
+def test_shared_sets_are_grouped_by_the_tokens_of_their_row() -> None:
+    """2 + 0 + 2 = 4 and 1 + 1 = 2 tokens, together 6."""
+    assert [one.tokens("shared") for one in TWO] == [4, 2]
+    assert micro_batches(TWO, 6, "shared") == [[0, 1]]
+    assert micro_batches(TWO, 5, "shared") == [[0], [1]]
+
+
+@given(st.integers(1, 12), st.integers(1, 4), st.integers(1, 60), st.integers(0, 99))
+def test_shared_groups_hold_every_set_once_within_the_budget(
+    count: int, responses: int, budget: int, seed: int
+) -> None:
+    sets = response_sets(count, responses=responses, seed=seed)
+    groups = micro_batches(sets, budget, "shared")
+    assert sorted(index for group in groups for index in group) == list(range(count))
+    for group in groups:
+        row = pack([sets[i] for i in group], pad_token_id=0, packing="shared").input_ids
+        assert row.numel() == sum(sets[i].tokens("shared") for i in group)
+        assert row.numel() <= budget or len(group) == 1
