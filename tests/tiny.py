@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,20 @@ from transformers import (
     Qwen3Config,
 )
 
-from raypo.config import PolicyConfig, RunConfig, TrainingConfig, build
-from raypo.data.packing import ResponseSet
+from raypo.config import HYPERPARAMETER_DEFAULTS, PolicyConfig, RunConfig, TrainingConfig, build
+from raypo.data.packing import ResponseSet, pack
 from raypo.models.export import export_weights
 from raypo.models.load import DTYPES
+from raypo.models.scorer import TokenScorer
 from raypo.models.shard import load_sharded
 from raypo.objective import AnyObjective, preset
+from raypo.objective.presets import hyperparameters
 from raypo.records import ANNOTATED
 from raypo.training import checkpoint
+from raypo.training.against import Against, learns_masks
 from raypo.training.sets import TrainingSet
 from raypo.training.step import make_optimizer, train_step
+from raypo.training.terms import Means
 from raypo.training.worker import Learner, RoundTask, Stop
 
 VOCABULARY = 64
@@ -309,3 +314,52 @@ class DyingSync:
         if sender:
             save_file(sent, self.folder / f"sent-{version}.safetensors")
         return {"seconds": 0.0}
+
+
+def step_objective(name: str) -> AnyObjective:
+    """A preset with the config's own defaults for what it takes."""
+    return preset(name, **{key: HYPERPARAMETER_DEFAULTS[key] for key in hyperparameters(name)})
+
+
+def take_steps(
+    rank: int, world_size: int, folder: str, names: list[str], training: dict[str, Any]
+) -> dict[str, list[float]]:
+    """On one rank, two steps of 6 sets of 4 responses for each objective; loss and gradient norm of each step.
+
+    The reference is the model itself with its annotated values, and moves after every step where it moves.
+    """
+    mesh = init_device_mesh("cpu", (world_size,), mesh_dim_names=("data",))
+    found = {}
+    for name in names:
+        objective = step_objective(name)
+        config = run_config(folder, "unused", training={"workers": world_size, "reference_steps": 1} | training)
+        torch.manual_seed(0)
+        scorer = load_sharded(config.policy, mesh, activation_checkpointing=False, masks=learns_masks(objective))
+        against, optimizer = Against(config, objective, mesh), make_optimizer(scorer, config.training)
+        curve = []
+        for step in (1, 2):
+            sets = annotated_by(folder, training_sets(6, responses=4, seed=step))
+            means = Means(scorer, objective, config.training, 0, "cpu", against.reference)
+            against.before(means, sets, rank, world_size)
+            where = {"rank": rank, "world_size": world_size, "pad_token_id": 0, "progress": 0.5, "step": step}
+            given = {"reference": against.reference, "anchor": against.anchor}
+            metrics = train_step(scorer, optimizer, sets, objective, config.training, **where, **given)
+            against.after(scorer, metrics, step)
+            curve += [metrics["loss"], metrics["grad_norm"]]
+        found[name] = curve
+    return found
+
+
+def annotated_by(folder: str, sets: list[TrainingSet]) -> list[TrainingSet]:
+    """The sets with a model's own log-probs as reference, and every other response cut before its end."""
+    scorer, batch = TokenScorer(Auto.from_pretrained(folder).eval()), pack([one.tokens for one in sets], pad_token_id=0)
+    with torch.no_grad():
+        logps = scorer(batch, chunk_tokens=64).logps
+    lengths = torch.bincount(batch.response_index).tolist()
+    per_response = iter([part.tolist() for part in logps.split(lengths)])
+    made = []
+    for one in sets:
+        rows = [next(per_response) for _ in one.rewards]
+        ended = [k % 2 == 0 for k in range(len(rows))]
+        made.append(replace(one, reference_logps=[sum(row) for row in rows], reference_token_logps=rows, ended=ended))
+    return made

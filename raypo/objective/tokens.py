@@ -64,8 +64,8 @@ def activation_mask(hidden_states: Tensor, response_index: Tensor, responses: in
     """SparsePO's activation-based mask [P] in [0, 1] (MaPO, arXiv 2410.05102), from reference states [L, P, H].
 
     The mean absolute activation of each layer, standardised over the response's tokens, averaged over layers and
-    rescaled from the response's smallest to its largest value; all ones where they are equal. Within a response and
-    not over a batch, so that a mask does not depend on what shares its batch.
+    rescaled from the response's smallest to its largest value; all ones where these are within 1e-4. Within a response
+    and not over a batch, so that a mask does not depend on what shares its batch.
     """
     size = hidden_states.detach().float().abs().mean(-1)
     count = torch.bincount(response_index, minlength=responses).clamp_min(1)
@@ -79,7 +79,7 @@ def activation_mask(hidden_states: Tensor, response_index: Tensor, responses: in
     low = score.new_full((responses,), torch.inf).index_reduce(0, response_index, score, "amin")
     high = score.new_full((responses,), -torch.inf).index_reduce(0, response_index, score, "amax")
     span = (high - low)[response_index]
-    return torch.where(span > 1e-9, (score - low[response_index]) / span.clamp_min(1e-9), torch.ones_like(score))
+    return torch.where(span > 1e-4, (score - low[response_index]) / span.clamp_min(1e-4), torch.ones_like(score))
 
 
 def confidence_weights(token_logps: Tensor, token_log_square_sums: Tensor, response_index: Tensor, n: int) -> Tensor:

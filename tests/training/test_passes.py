@@ -1,0 +1,134 @@
+"""Passes over sets: two give the gradient of one, ranks and layouts change nothing, and memory is that of a part."""
+
+from __future__ import annotations
+
+import math
+import resource
+from typing import Any
+
+import pytest
+import torch
+from tiny import causal_lm, run_ranks, step_objective, take_steps, training_config, training_sets
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from raypo.models.scorer import TokenScorer
+from raypo.objective.presets import TABLE
+from raypo.training.passes import Ranks, direct, two_pass
+from raypo.training.sets import TrainingSet
+from raypo.training.terms import Means
+
+SUMS = ["w-mpo", "dpo", "plackett-luce", "all-pairs", "mallows-mpo", "nca", "simpo", "cal-dpo", "wpo", "refa-eos"]
+LIVE = ["tdpo1", "tdpo2", "sparsepo", "mapo", "ld-dpo", "kto", "bco", "tr-dpo", "learned-prior", "aot"]
+LIVE += ["wpo", "refa-eos", "ampo-coreset", "ampo-opt-select"]
+
+
+def gradient(way: Any, name: str, sets: list[TrainingSet], budget: int) -> torch.Tensor:
+    """All gradients of a fresh model in one vector."""
+    scorer = TokenScorer(causal_lm())
+    config = training_config(tokens_per_micro_batch=budget)
+    sums = way(Means(scorer, step_objective(name), config, 0, "cpu"), sets, Ranks(0, 1))
+    assert float(sums["used"]) == len(sets)
+    return torch.cat([p.grad.flatten() for p in scorer.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_two_passes_give_the_gradient_of_one(name: str) -> None:
+    """Sets of 6 responses, scored and back-propagated one response at a time; relative to the largest entry."""
+    sets = training_sets(3, responses=6)
+    one, two = gradient(direct, name, sets, 10_000), gradient(two_pass, name, sets, 1)
+    assert float((one - two).abs().max() / one.abs().max()) < 1e-5
+    assert float(one.abs().max()) > 1e-4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    place = tmp_path_factory.mktemp("policy")
+    causal_lm().save_pretrained(place)
+    return str(place)
+
+
+@pytest.fixture(scope="module")
+def curves(folder: str) -> dict[str, dict[str, list[float]]]:
+    """Two steps of every objective with needs of its own: one rank, two ranks, and one response at a time."""
+    names = list(dict.fromkeys(LIVE))
+    return {
+        "one": run_ranks(take_steps, 1, folder, names, {})[0],
+        "two": run_ranks(take_steps, 2, folder, names, {})[0],
+        "parts": run_ranks(take_steps, 1, folder, names, {"tokens_per_micro_batch": 1})[0],
+        "rows": run_ranks(take_steps, 1, folder, names, {"packing": "none"})[0],
+    }
+
+
+@pytest.mark.parametrize("name", list(dict.fromkeys(LIVE)))
+def test_ranks_parts_and_layouts_change_nothing(name: str, curves: dict[str, dict[str, list[float]]]) -> None:
+    """Loss and gradient norm of two steps; the second sees a reference, masks and anchors that have moved."""
+    expected = curves["one"][name]
+    for other in ("two", "parts", "rows"):
+        assert curves[other][name] == pytest.approx(expected, rel=2e-4, abs=2e-5), other
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("tdpo1", math.log(2)),  # KL 0 at policy == reference
+        ("tdpo2", math.log(2)),
+        ("ld-dpo", math.log(2)),
+        ("sparsepo", math.log(2) + 1e-3 * 2),  # masks of one: penalty 1e-3 (|m| + |d|)
+        ("mapo", math.log(2)),
+        ("tr-dpo", math.log(2)),
+        ("bco", 2 * math.log(2)),
+        ("kto", 0.5),
+        ("aot", math.log(2)),
+        ("ampo-coreset", math.log(4)),
+        ("learned-prior", None),
+    ],
+)
+def test_the_first_step_starts_at_its_oracle_with_the_reference_that_the_trainer_holds(
+    name: str, expected: float | None, curves: dict[str, dict[str, list[float]]]
+) -> None:
+    """Policy == reference."""
+    loss = curves["one"][name][0]
+    if expected is None:
+        expected = run_w_mpo_start()
+    assert loss == pytest.approx(expected, abs=2e-5)
+
+
+def run_w_mpo_start() -> float:
+    """W-MPO at policy == reference with rewards 0 -1 -2 -3: deviations 1.5 .5 .5 1.5, alpha 1."""
+    high, low = math.exp(1.5) + math.exp(0.5), math.exp(0.5) + math.exp(1.5)
+    return math.log1p(low / high)
+
+
+def test_every_need_of_the_table_is_met_by_the_trainer_or_refused() -> None:
+    """An objective that needs more than sums is in LIVE, or needs weights that come with the data."""
+    needing = {name for name in TABLE if step_objective(name).needs != "sums" or step_objective(name).terms}
+    assert needing - set(LIVE) == {"tis-dpo", "refa-eos-independent"}
+
+
+def peak_of_a_step(rank: int, world_size: int, responses: int, budget: int) -> float:
+    """Peak resident memory of one step on one set, MiB, of a process of its own."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
+    model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=4096, **shape)).eval()
+    one = training_sets(1, responses=responses)[0]
+    ids = [[(7 * k + j) % 4000 for j in range(64)] for k in range(responses)]
+    tokens = type(one.tokens)("a", list(range(5, 37)), ids)
+    sets = [TrainingSet(tokens, [-400.0] * responses, [float(-k) for k in range(responses)], [True] * responses, 1.0)]
+    config = training_config(tokens_per_micro_batch=budget, logprob_chunk_tokens=256)
+    means = Means(TokenScorer(model), step_objective("w-mpo"), config, 0, "cpu")
+    (two_pass if responses > 8 else direct)(means, sets, Ranks(0, 1))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def test_512_responses_train_within_the_memory_of_8() -> None:
+    """The same budget of one micro-batch: 8 responses in one pass, 512 in two. Without the budget it is far more."""
+    eight, many = (run_ranks(peak_of_a_step, 1, count, 544)[0] for count in (8, 512))
+    assert many < 1.1 * eight
+    assert run_ranks(peak_of_a_step, 1, 64, 100_000)[0] > 1.2 * eight
+
+
+def test_a_moving_reference_ends_where_the_policy_is_at_mixing_one(folder: str) -> None:
+    """A copy after every step: the second step starts at ln 2 again."""
+    found = run_ranks(take_steps, 1, folder, ["tr-dpo"], {"reference_mixing": 1.0})[0]["tr-dpo"]
+    assert found[0] == pytest.approx(math.log(2), abs=1e-5)
+    assert found[2] == pytest.approx(math.log(2), abs=1e-5)
