@@ -19,6 +19,10 @@ HYPERPARAMETER_DEFAULTS: dict[str, float] = {
 """For the hyperparameters that a preset takes and `objective` does not give. gamma is half of beta, as SimPO's."""
 
 
+_Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_./-]{0,251}[A-Za-z0-9])?$")]
+"""Key or value of a label of a Ray node, as Kubernetes writes them."""
+
+
 class PolicyConfig(Section):
     """The model that is aligned."""
 
@@ -246,6 +250,12 @@ class ClusterConfig(Section):
 
     placement: Literal["split", "shared"] = "split"
     """`split`: engines and trainers on their own devices. `shared` is refused until it has been measured on a GPU."""
+    engine_labels: dict[_Label, _Label] = {}
+    """Labels of the Ray nodes that engines may use, e.g. {raypo-role: sampler}. Empty: any node."""
+    trainer_labels: dict[_Label, _Label] = {}
+    """Labels of the Ray nodes that train workers may use. Empty: any node."""
+    scorer_labels: dict[_Label, _Label] = {}
+    """Labels of the Ray nodes that references and reward models may use. Empty: any node."""
     ray_cpus: Positive | None = None
     """Logical CPUs of a Ray that raypo starts itself. None: max(8, cores). Not read on an existing cluster."""
     dashboard: bool = False

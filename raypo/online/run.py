@@ -257,6 +257,7 @@ def fit_workers(config: RunConfig, folder: RunFolder, source: worker.TableSource
             num_workers=config.training.workers,
             use_gpu=gpu,
             resources_per_worker={"CPU": 1} | ({"GPU": 1} if gpu else {}),
+            label_selector=config.cluster.trainer_labels or None,
         ),
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         run_config=TrainRunConfig(
