@@ -250,11 +250,11 @@ class ClusterConfig(Section):
 
     placement: Literal["split", "shared"] = "split"
     """`split`: engines and trainers on their own devices. `shared` is refused until it has been measured on a GPU."""
-    engine_labels: dict[_Label, _Label] = {}
+    engine_labels: dict[_Label, _Label] = Field(default_factory=dict)
     """Labels of the Ray nodes that engines may use, e.g. {raypo-role: sampler}. Empty: any node."""
-    trainer_labels: dict[_Label, _Label] = {}
+    trainer_labels: dict[_Label, _Label] = Field(default_factory=dict)
     """Labels of the Ray nodes that train workers may use. Empty: any node."""
-    scorer_labels: dict[_Label, _Label] = {}
+    scorer_labels: dict[_Label, _Label] = Field(default_factory=dict)
     """Labels of the Ray nodes that references and reward models may use. Empty: any node."""
     ray_cpus: Positive | None = None
     """Logical CPUs of a Ray that raypo starts itself. None: max(8, cores). Not read on an existing cluster."""

@@ -172,11 +172,21 @@ class Engines:
             EngineError: an engine did not come up in time.
         """
         deadline = time.monotonic() + self._config.engine.start_timeout_s
-        behind = [actor for actor in self.actors if self._version(actor, deadline) != version]
+        held = self.versions()
+        behind = [actor for actor, one in zip(self.actors, held, strict=True) if one != version]
         calls = [actor.bring_up.remote(folder, version) for actor in behind]
         for call in calls:
             get(call, max(1.0, deadline - time.monotonic()), "an engine that starts")
         return len(behind)
+
+    def versions(self) -> list[int]:
+        """Weight versions held, one per engine; -1 for an empty one. Waits for engines that Ray restarts.
+
+        Raises:
+            EngineError: an engine did not answer in time.
+        """
+        deadline = time.monotonic() + self._config.engine.start_timeout_s
+        return [self._version(actor, deadline) for actor in self.actors]
 
     def starts(self) -> int:
         """Engine starts over all engines, in their present processes."""
@@ -267,9 +277,7 @@ def create_scorers(config: RunConfig) -> Actors:
     return Actors(Engines([], config), references, models)
 
 
-def _replicas(
-    kind: Callable[..., Any], count: int, gpus: float, labels: dict[str, str], argument: Any
-) -> list[Any]:
+def _replicas(kind: Callable[..., Any], count: int, gpus: float, labels: dict[str, str], argument: Any) -> list[Any]:
     options = {
         "num_cpus": 1,
         "num_gpus": gpus,

@@ -171,7 +171,9 @@ def check_labels(config: RunConfig) -> None:
         wanted = getattr(config.cluster, field)
         if not any(wanted.items() <= labels.items() for labels in known):
             # Ray's own labels of each node (its id) help nobody here
-            told = sorted({f"{key}={value}" for labels in known for key, value in labels.items() if "node-id" not in key})
+            told = sorted(
+                {f"{key}={value}" for labels in known for key, value in labels.items() if "node-id" not in key}
+            )
             raise ResourceError(
                 f"cluster.{field} = {wanted}, and no node has these labels",
                 f"labels of living nodes: {', '.join(told) or 'none'}",

@@ -57,7 +57,8 @@ def test_actors_go_to_the_nodes_whose_labels_the_run_names() -> None:
 
     An engine that holds no weights answers -1. A label that no node has is refused, with those that there are.
     """
-    done = subprocess.run([sys.executable, "-c", DRIVER], cwd=TESTS, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+    command = [sys.executable, "-c", DRIVER]
+    done = subprocess.run(command, cwd=TESTS, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["places"] == ["sampler"] * 4
