@@ -281,7 +281,7 @@ class RunConfig(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
     """Name of the run: its folder under `output`. The same name continues where it stopped."""
     output: str = "runs"
-    """Folder or pyarrow URI under which the run's folder is made."""
+    """Folder under which the run's folder is made; with several nodes one that all of them see, e.g. NFS."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of everything random in the run."""
     policy: PolicyConfig

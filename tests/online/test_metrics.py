@@ -9,11 +9,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from tiny import run_config
 
 from raypo.online import metrics
+from raypo.online.coordinator import Coordinator
 from raypo.online.metrics import FIGURES, Metrics
 
 ROOT = Path(__file__).parents[2]
@@ -115,6 +119,41 @@ def test_a_copy_in_another_process_makes_gauges_of_its_own() -> None:
     run.set("raypo_loss", 0.5)
     copy = pickle.loads(pickle.dumps(run))
     copy.set("raypo_loss", 0.25)
+
+
+class Engines:
+    """Two engines, one of which missed the last sync."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def versions(self) -> list[int]:
+        """Held before they are brought up."""
+        return [1, 0]
+
+    def bring_up(self, folder: str, version: int) -> int:
+        """Keeps the lag that was told while it runs; one engine was behind."""
+        self.seen.append(Recorded.values[("raypo_weight_version_lag", "run")])
+        return 1
+
+
+def test_the_coordinator_tells_what_it_knows(recorded: dict[tuple[str, ...], float], tmp_path: Path) -> None:
+    """4 of 10 prompts are sampled; a step, a round of 4 s with a sync of 2 s; an engine one version behind, then none."""
+    engines = Engines()
+    coordinator = Coordinator(run_config("m", tmp_path), SimpleNamespace(engines=engines))
+    advance = coordinator._progress("sample", 10)
+    advance(pa.table({"response_token_ids": [[[1, 2], [3]]] * 4}))
+    assert recorded[("raypo_rows_waiting", "run", "sample")] == 6
+    assert recorded[("raypo_tokens_per_second", "run", "sample")] > 0
+    coordinator.note({"stage": "train", "step": "1/2", "loss": 0.5, "tokens_per_s": 10.0})
+    assert recorded[("raypo_tokens_per_second", "run", "sample")] == 0
+    assert (recorded[("raypo_loss", "run")], recorded[("raypo_tokens_per_second", "run", "train")]) == (0.5, 10)
+    coordinator.trained({"text": "", "round": 0, "seconds": 4.0, "save_seconds": 1.0, "sync_seconds": 2.0})
+    assert recorded[("raypo_tokens_per_second", "run", "train")] == 0
+    assert (recorded[("raypo_stage_seconds", "run", "train")], recorded[("raypo_sync_seconds", "run")]) == (4, 2)
+    coordinator._bring_up(1)
+    assert engines.seen == [1]
+    assert recorded[("raypo_weight_version_lag", "run")] == 0
 
 
 DRIVER = """
