@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -446,3 +447,45 @@ def test_the_laptops_run_lies_beside_its_prompts() -> None:
     assert run["data"].keys() == {"run.yaml", "rewards.py", "prompts.jsonl"}
     assert len(run["data"]["prompts.jsonl"].splitlines()) == 32
     assert "nvidia.com/gpu" not in str([group["template"]["spec"]["containers"] for group in groups(custom(trees))])
+
+
+# --- the page
+
+
+README = (CLUSTER / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_page_names_images_files_and_resources_that_there_are() -> None:
+    """Tags are of this version; every path that it gives lies here; the names are those of the manifests."""
+    assert set(re.findall(r"raypo:(\d[\w.-]*)", README)) == {TAG, f"{TAG}-cpu"}
+    paths = set(re.findall(r"\bcluster/[\w./-]+[\w]", README)) - {"cluster/overlays/mine"}
+    assert "cluster/overlays/kind" in paths
+    missing = [path for path in paths if not (ROOT / path).exists() and "overlays/mine" not in path]
+    assert missing == []
+    components = {path.parent.name for path in CLUSTER.glob("components/*/kustomization.yaml")}
+    [listed] = [line for line in README.splitlines() if line.startswith("| `components/`")]
+    assert set(re.findall(r"`([\w-]+)`", listed)) == components
+    secrets = {"raypo-ray-token": "auth_token", "raypo-secrets": "hf_token", "raypo-redis": "password"}
+    for name, key in secrets.items():
+        assert re.search(rf"create secret generic {name} --from-literal={key}=", README)
+
+
+def test_the_overlay_that_the_page_shows_can_be_rendered(tmp_path: Path) -> None:
+    """Written beside the others, with a run and a digest of one's own."""
+    [block] = [text for text in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL) if "kind: Kustomization" in text]
+    [block] = re.findall(r"( *apiVersion.*)", block, re.DOTALL)
+    shutil.copytree(CLUSTER, tmp_path / "cluster")
+    mine = tmp_path / "cluster/overlays/mine"
+    mine.mkdir()
+    text = "\n".join(line.removeprefix("   ") for line in block.splitlines()).replace(
+        "sha256:...", f"sha256:{'0' * 64}"
+    )
+    (mine / "kustomization.yaml").write_text(text, encoding="utf-8")
+    (mine / "run.yaml").write_text(RUN.read_text().replace("rounds: 3", "rounds: 9"), encoding="utf-8")
+    shutil.copy(RUN.parent / "rewards.py", mine)
+    trees = rendered(mine)
+    job = custom(trees)
+    images = {container["image"] for spec in pod_specs(job) for container in spec["containers"]}
+    assert images == {f"YOUR_REGISTRY/raypo@sha256:{'0' * 64}"}
+    [run] = [tree for tree in trees if tree["kind"] == "ConfigMap" and tree["metadata"]["name"] == "raypo-run"]
+    assert build(yaml.safe_load(run["data"]["run.yaml"])).online.rounds == 9

@@ -138,7 +138,7 @@ class Engines:
 
 
 def test_the_coordinator_tells_what_it_knows(recorded: dict[tuple[str, ...], float], tmp_path: Path) -> None:
-    """4 of 10 prompts are sampled; a step, a round of 4 s with a sync of 2 s; an engine one version behind, then none."""
+    """4 of 10 prompts are sampled; a round of 4 s with a sync of 2 s; an engine one version behind, then none."""
     engines = Engines()
     coordinator = Coordinator(run_config("m", tmp_path), SimpleNamespace(engines=engines))
     advance = coordinator._progress("sample", 10)
