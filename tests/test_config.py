@@ -61,6 +61,10 @@ REFUSED = [
     ({"dispersion": {"estimator": "none", "shuffle": True}}, "dispersion.shuffle = True"),
     ({"dispersion": {"estimator": "none", "scale": 2.0}}, "dispersion.scale = 2.0"),
     ({"cluster": {"placement": "shared"}}, "sharing a GPU is not built"),
+    ({"cluster": {"engine_labels": {"role": "a b"}}}, "cluster.engine_labels"),
+    ({"cluster": {"trainer_labels": {"": "x"}}}, "cluster.trainer_labels"),
+    ({"cluster": {"scorer_labels": {"role": 3}}}, "cluster.scorer_labels"),
+    ({"output": "s3://bucket/runs"}, "checkpoints cannot"),
     ({"training": {"adam_beta2": 1.0}}, "less than 1"),
     ({"training": {"learning_rate": float("inf")}}, "finite"),
 ]

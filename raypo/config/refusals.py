@@ -97,6 +97,7 @@ def _contradictions(config: RunConfig) -> Iterator[ConfigError]:
     yield from _rounds(config)
     yield from _lengths(config)
     yield from _devices(config)
+    yield from _output(config)
 
 
 def _prompts(config: RunConfig) -> Iterator[ConfigError]:
@@ -189,6 +190,15 @@ def _devices(config: RunConfig) -> Iterator[ConfigError]:
             f"online.sync = host with engine.tensor_parallel = {engine.tensor_parallel}",
             "nccl: the host rail writes into an engine of one process",
             "set online.sync=auto",
+        )
+
+
+def _output(config: RunConfig) -> Iterator[ConfigError]:
+    if "://" in config.output:
+        yield ConfigError(
+            f"output = {config.output}",
+            "a folder: tables could lie in an object store, but checkpoints cannot, and would stay on one node",
+            "mount shared storage (NFS, EFS, Filestore) on every node and name its folder",
         )
 
 

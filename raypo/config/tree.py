@@ -45,6 +45,10 @@ HYPERPARAMETER_DEFAULTS: dict[str, float] = {
 where they name one (`raypo presets` names the source of each row)."""
 
 
+_Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_./-]{0,251}[A-Za-z0-9])?$")]
+"""Key or value of a label of a Ray node, as Kubernetes writes them."""
+
+
 class PolicyConfig(Section):
     """The model that is aligned."""
 
@@ -285,6 +289,12 @@ class ClusterConfig(Section):
 
     placement: Literal["split", "shared"] = "split"
     """`split`: engines and trainers on their own devices. `shared` is refused until it has been measured on a GPU."""
+    engine_labels: dict[_Label, _Label] = Field(default_factory=dict)
+    """Labels of the Ray nodes that engines may use, e.g. {raypo-role: sampler}. Empty: any node."""
+    trainer_labels: dict[_Label, _Label] = Field(default_factory=dict)
+    """Labels of the Ray nodes that train workers may use. Empty: any node."""
+    scorer_labels: dict[_Label, _Label] = Field(default_factory=dict)
+    """Labels of the Ray nodes that references and reward models may use. Empty: any node."""
     ray_cpus: Positive | None = None
     """Logical CPUs of a Ray that raypo starts itself. None: max(8, cores). Not read on an existing cluster."""
     dashboard: bool = False
@@ -310,7 +320,7 @@ class RunConfig(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
     """Name of the run: its folder under `output`. The same name continues where it stopped."""
     output: str = "runs"
-    """Folder or pyarrow URI under which the run's folder is made."""
+    """Folder under which the run's folder is made; with several nodes one that all of them see, e.g. NFS."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of everything random in the run."""
     policy: PolicyConfig

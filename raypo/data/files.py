@@ -66,10 +66,7 @@ def read_rows(config: PromptsConfig, path: str | None = None) -> list[Row]:
 
 def _stream(config: PromptsConfig, path: str) -> Iterator[Row]:
     if "://" in path:
-        filesystem, inner = _remote(path)
-        is_folder = filesystem.get_file_info(inner).type == pafs.FileType.Directory
-        found = filesystem.get_file_info(pafs.FileSelector(inner, recursive=True)) if is_folder else []
-        files = [info.path for info in found] if is_folder else [inner]
+        filesystem, inner, is_folder, files = _remote(path)
     else:
         filesystem, inner = pafs.LocalFileSystem(), os.path.expanduser(path)
         is_folder = os.path.isdir(inner)
@@ -103,12 +100,19 @@ def _is_repository(folder: str) -> bool:
     return any(line.startswith(("configs:", "dataset_info:")) for line in front.splitlines())
 
 
-def _remote(uri: str) -> tuple[pafs.FileSystem, str]:
+def _remote(uri: str) -> tuple[pafs.FileSystem, str, bool, list[str]]:
+    """Filesystem and path of a URI; whether it is a folder, and the files in it.
+
+    Raises:
+        DataError: no such kind of storage, or it does not answer.
+    """
     try:
         filesystem, inner = pafs.FileSystem.from_uri(uri)
+        is_folder = filesystem.get_file_info(inner).type == pafs.FileType.Directory
+        found = filesystem.get_file_info(pafs.FileSelector(inner, recursive=True)) if is_folder else []
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{uri} cannot be opened: {error}", "a path or a pyarrow URI", "check the address") from error
-    return filesystem, inner
+    return filesystem, inner, is_folder, [info.path for info in found] if is_folder else [inner]
 
 
 def _file_rows(filesystem: pafs.FileSystem, file: str) -> Iterator[Row]:

@@ -23,6 +23,7 @@ from raypo.errors import EngineError, RaypoError, RewardError, RunError
 from raypo.evaluation.diagnostics import evaluate
 from raypo.online.decisions import stop_reason
 from raypo.online.folder import RunFolder
+from raypo.online.metrics import Metrics
 from raypo.stages import heldout, tables, verbs
 from raypo.stages.actors import Actors
 from raypo.training.worker import RoundTask, Stop
@@ -41,7 +42,7 @@ class Coordinator:
 
     def __init__(self, config: RunConfig, actors: Actors, policy_timeout_s: float = 0.0) -> None:
         self._config, self._actors, self._folder = config, actors, RunFolder(config)
-        self._policy_timeout_s = policy_timeout_s
+        self._policy_timeout_s, self._metrics = policy_timeout_s, Metrics(config.name)
         self._lock = threading.Lock()  # both ranks ask; the second finds the first one's tables
         self._events: list[dict[str, Any]] = []
         self._gauge: dict[str, Any] = {}
@@ -104,10 +105,12 @@ class Coordinator:
     def note(self, gauge: dict[str, Any]) -> None:
         """The trainer's present state, for the terminal."""
         self._gauge = gauge
+        self._metrics.training(gauge)
 
     def trained(self, fields: dict[str, Any]) -> None:
         """A training round is over, durable and live."""
         tables.write_json(self._folder.stage(fields["round"], "trained.json"), fields)
+        self._metrics.set("raypo_sync_seconds", fields["sync_seconds"])
         self._note("train", fields.pop("text"), **fields)
 
     def status(self, since: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -121,6 +124,7 @@ class Coordinator:
     def _note(self, stage: str, text: str, **fields: Any) -> None:
         self._events.append({"time": time.time(), "stage": stage, "text": text, **fields})
         self._gauge = {}
+        self._metrics.finished(stage, fields.get("seconds"))
 
     def _progress(self, stage: str, total: int) -> Callable[[pa.Table], None]:
         began, done = time.monotonic(), {"rows": 0, "tokens": 0}
@@ -132,13 +136,16 @@ class Coordinator:
                 done["tokens"] += verbs.count_tokens(chunk)
             rate = done["tokens"] / (time.monotonic() - began)
             self._gauge = {"stage": stage, "rows": done["rows"], "total": total, "tokens_per_s": rate}
+            self._metrics.under_way(stage, tokens_per_s=rate, waiting=total - done["rows"])
 
         return advance
 
     def _bring_up(self, version: int) -> None:
         self._gauge = {"stage": "engines start"}
         began = time.monotonic()
+        self._metrics.engines(version, self._actors.engines.versions())
         started = self._actors.engines.bring_up(self._folder.model(version), version)
+        self._metrics.engines(version, [version])
         if started:
             seconds = time.monotonic() - began
             self._note("engine", f"{started} engine(s) hold version {version}", seconds=seconds, version=version)
@@ -183,8 +190,9 @@ class Coordinator:
             return scored, facts | {"seconds": time.monotonic() - began}
 
         _, facts, new = self._committed(folder.evaluation(version), "scored", version, work)
+        measured = facts["evaluation"]
+        self._metrics.evaluated(measured)
         if new:
-            measured = facts["evaluation"]
             reward, kl = measured["reward"], measured["kl_per_response"]
             self._note(
                 "evaluate",
@@ -238,6 +246,7 @@ class Coordinator:
         if new:
             unusable = json.dumps(facts["unusable"]) if facts["unusable"] else "none"
             text = f"reward {facts['reward_mean']:.3f}, unusable: {unusable}"
+            self._metrics.set("raypo_reward", facts["reward_mean"], prompts="round")
             self._note("score", text, round=round_index, seconds=facts["seconds"])
         self._annotate(round_index, scored)
         first = 0 if config.online.data == "accumulate" else round_index

@@ -24,7 +24,8 @@ from raypo.errors import RewardError
 from raypo.evaluation.statistics import Floats, mean_interval
 from raypo.models.load import load_tokenizer
 from raypo.online.folder import RunFolder
-from raypo.online.progress import Terminal
+from raypo.online.metrics import Metrics
+from raypo.online.progress import Terminal, console_of_choice
 from raypo.online.run import check_sources, fit_workers, open_folder, same_config
 from raypo.scoring.rewards import score_given
 from raypo.stages import cluster, tables, verbs
@@ -34,10 +35,15 @@ from raypo.training.worker import RoundTask, Stop
 
 
 class GivenTables:
-    """A table source with one round, known beforehand. Picklable."""
+    """A table source with one round, known beforehand. Picklable.
 
-    def __init__(self, task: RoundTask) -> None:
-        self._task = task
+    Args:
+        task: the round.
+        metrics: of the run; the train worker that notes its steps exports them.
+    """
+
+    def __init__(self, task: RoundTask, metrics: Metrics) -> None:
+        self._task, self._metrics = task, metrics
 
     def ready(self) -> None:
         """The source policy is there."""
@@ -47,10 +53,13 @@ class GivenTables:
         return self._task if version == 0 else Stop("the given sets are trained on")
 
     def note(self, gauge: dict[str, Any]) -> None:
-        """The terminal reads the metrics file."""
+        """The terminal reads the metrics file; Prometheus is told."""
+        self._metrics.training(gauge)
 
     def trained(self, fields: dict[str, Any]) -> None:
         """The checkpoint's manifest says it."""
+        self._metrics.set("raypo_weight_version", fields["round"] + 1)
+        self._metrics.finished("train", fields["seconds"])
 
 
 class NoEngines:
@@ -74,7 +83,7 @@ def train_offline(config: RunConfig, console: Console | None = None) -> dict[str
         UserError: the input cannot be run; nothing was started.
         RunError: the run broke; what was committed stays, and the same command continues.
     """
-    console, folder = console or Console(), RunFolder(config)
+    console, folder = console or console_of_choice(), RunFolder(config)
     check_sources(config, policy_exists=True)
     began = time.monotonic()
     if (done := tables.read_json(folder.path("summary.json"))) is not None and same_config(folder, config):
@@ -96,7 +105,7 @@ def train_offline(config: RunConfig, console: Console | None = None) -> dict[str
         try:
             annotated = annotate(given, actors, config, folder, console, facts)
             with Terminal(status_of(folder), console):
-                fit_workers(config, folder, GivenTables(task_of(config, folder)), NoEngines())
+                fit_workers(config, folder, GivenTables(task_of(config, folder), Metrics(config.name)), NoEngines())
             accuracy = ranking_accuracy(annotated["heldout"], actors, config, folder)
         finally:
             actors.shutdown()

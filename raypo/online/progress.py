@@ -1,9 +1,16 @@
-"""The terminal's view of a run: one line per finished stage, and one live line for what is under way."""
+"""The view of a run: one line per finished stage, and one live line for what is under way.
+
+With RAY_LOGGING_CONFIG_ENCODING=JSON, the variable that turns Ray's own logs into JSON, every line is one JSON object
+under Ray's names (`asctime`, `levelname`, `message`); that of a finished stage has its figures as further keys.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from threading import Event, Thread
 from types import TracebackType
 from typing import Any
@@ -40,6 +47,32 @@ def line(event: dict[str, Any]) -> str:
     return f"{where:9} {event['stage']:9} {seconds:9} {event['text']}".rstrip()
 
 
+class JsonConsole(Console):
+    """A console whose lines are JSON objects; nothing is wrapped, styled or redrawn.
+
+    Args:
+        options: of rich's Console, e.g. `file`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, force_terminal=False)
+
+    def print(self, *objects: Any, **style: Any) -> None:
+        """One object for what would be one call's text; the style is not told."""
+        self.tell(" ".join(str(one) for one in objects))
+
+    def tell(self, message: str, **fields: Any) -> None:
+        """One line: a message and what is known beside it."""
+        told = {"asctime": datetime.now(UTC).isoformat(timespec="milliseconds"), "levelname": "INFO"}
+        self.file.write(json.dumps(told | {"message": message} | fields) + "\n")
+        self.file.flush()
+
+
+def console_of_choice() -> Console:
+    """Standard output: lines for people, or JSON objects where the environment asks for them."""
+    return JsonConsole() if os.environ.get("RAY_LOGGING_CONFIG_ENCODING") == "JSON" else Console()
+
+
 class Terminal:
     """Follows a coordinator's status in a thread, until closed.
 
@@ -71,7 +104,7 @@ class Terminal:
                 text = f"{describe(gauge)}   [{time.monotonic() - began:.0f} s]"
                 live.update(escape(text))
                 if not self._console.is_terminal and time.monotonic() - spoke > QUIET_S:
-                    self._console.print(escape(text), highlight=False, style="dim")
+                    self._console.print(text, highlight=False, markup=False, style="dim")
                     spoke = time.monotonic()
                 self._stop.wait(POLL_S)
             self._print_new()
@@ -80,5 +113,8 @@ class Terminal:
         events, gauge = self._status(self._seen)
         self._seen += len(events)
         for event in events:
-            self._console.print(escape(line(event)), highlight=False, soft_wrap=True)
+            if isinstance(self._console, JsonConsole):
+                self._console.tell(event["text"], **{key: event[key] for key in event.keys() - {"text", "time"}})
+            else:
+                self._console.print(line(event), highlight=False, soft_wrap=True, markup=False)
         return gauge

@@ -28,7 +28,7 @@ from raypo.errors import ConfigError, OutputError, RaypoError, RunError
 from raypo.models.load import check_folder, load_tokenizer
 from raypo.online.coordinator import Coordinator
 from raypo.online.folder import RunFolder
-from raypo.online.progress import Terminal
+from raypo.online.progress import Terminal, console_of_choice
 from raypo.online.source import Tables
 from raypo.online.summary import keep_versions, lines, summarize, write
 from raypo.sampling.engine import Backend, environment
@@ -54,13 +54,13 @@ def run(
         config: of the run.
         policy_timeout_s: wait so long for a policy folder that is still being written (its tokenizer must be there).
         policy_failure: asked while waiting: a message when the policy will never come.
-        console: where progress goes; standard output by default.
+        console: where progress goes; standard output by default, as JSON where the environment asks for it.
 
     Raises:
         UserError: the input cannot be run; nothing was started.
         RunError: the run broke; what was committed stays, and the same command continues.
     """
-    console = console or Console()
+    console = console or console_of_choice()
     folder = RunFolder(config)
     check(config, policy_exists=policy_timeout_s == 0.0)
     began = time.monotonic()
@@ -257,6 +257,7 @@ def fit_workers(config: RunConfig, folder: RunFolder, source: worker.TableSource
             num_workers=config.training.workers,
             use_gpu=gpu,
             resources_per_worker={"CPU": 1} | ({"GPU": 1} if gpu else {}),
+            label_selector=config.cluster.trainer_labels or None,
         ),
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         run_config=TrainRunConfig(

@@ -172,11 +172,21 @@ class Engines:
             EngineError: an engine did not come up in time.
         """
         deadline = time.monotonic() + self._config.engine.start_timeout_s
-        behind = [actor for actor in self.actors if self._version(actor, deadline) != version]
+        held = self.versions()
+        behind = [actor for actor, one in zip(self.actors, held, strict=True) if one != version]
         calls = [actor.bring_up.remote(folder, version) for actor in behind]
         for call in calls:
             get(call, max(1.0, deadline - time.monotonic()), "an engine that starts")
         return len(behind)
+
+    def versions(self) -> list[int]:
+        """Weight versions held, one per engine; -1 for an empty one. Waits for engines that Ray restarts.
+
+        Raises:
+            EngineError: an engine did not answer in time.
+        """
+        deadline = time.monotonic() + self._config.engine.start_timeout_s
+        return [self._version(actor, deadline) for actor in self.actors]
 
     def starts(self) -> int:
         """Engine starts over all engines, in their present processes."""
@@ -221,12 +231,15 @@ def create(config: RunConfig, engine_options: dict[str, Any], engine_environment
     """
     gpu = cluster.on_gpu(config)
     bundle = {"CPU": 1.0} | ({"GPU": float(config.engine.tensor_parallel)} if gpu else {})
-    group = placement_group([bundle] * config.engine.count, strategy="PACK")
+    count = config.engine.count
+    group = placement_group(
+        [bundle] * count, strategy="PACK", bundle_label_selector=[config.cluster.engine_labels] * count
+    )
     if not group.wait(config.engine.start_timeout_s):
         free = ray.available_resources()
         remove_placement_group(group)
         raise ResourceError(
-            f"no place for {config.engine.count} engines of {bundle} within {config.engine.start_timeout_s:g} s; "
+            f"no place for {count} engines of {bundle} within {config.engine.start_timeout_s:g} s; "
             f"free: CPU {free.get('CPU', 0):g}, GPU {free.get('GPU', 0):g}",
             "that many bundles, each on one node",
             "ask for fewer engines, or start a larger cluster",
@@ -241,7 +254,7 @@ def create(config: RunConfig, engine_options: dict[str, Any], engine_environment
             runtime_env={"env_vars": engine_environment},
             scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
         ).remote(engine_options)
-        for index in range(config.engine.count)
+        for index in range(count)
     ]
     scorers = create_scorers(config)
     return Actors(Engines(engines, config), scorers.references, scorers.reward_models, group)
@@ -250,18 +263,28 @@ def create(config: RunConfig, engine_options: dict[str, Any], engine_environment
 def create_scorers(config: RunConfig) -> Actors:
     """The actors of a run without engines: reference scorers and reward models."""
     references = _replicas(
-        ReferenceActor, config.annotation.replicas, config.annotation.gpus, _reference_options(config)
+        ReferenceActor,
+        config.annotation.replicas,
+        config.annotation.gpus,
+        config.cluster.scorer_labels,
+        _reference_options(config),
     )
     models = {
-        source.name: _replicas(RewardModelActor, source.replicas, source.gpus, source)
+        source.name: _replicas(RewardModelActor, source.replicas, source.gpus, config.cluster.scorer_labels, source)
         for source in config.rewards
         if isinstance(source, ModelReward)
     }
     return Actors(Engines([], config), references, models)
 
 
-def _replicas(kind: Callable[..., Any], count: int, gpus: float, argument: Any) -> list[Any]:
-    options = {"num_cpus": 1, "num_gpus": gpus, "max_restarts": -1, "max_task_retries": 0}
+def _replicas(kind: Callable[..., Any], count: int, gpus: float, labels: dict[str, str], argument: Any) -> list[Any]:
+    options = {
+        "num_cpus": 1,
+        "num_gpus": gpus,
+        "label_selector": labels or None,
+        "max_restarts": -1,
+        "max_task_retries": 0,
+    }
     return [ray.remote(kind).options(**options).remote(argument) for _ in range(count)]
 
 

@@ -142,6 +142,7 @@ def check_resources(config: RunConfig, *, engines: bool = True) -> None:
     import ray
 
     asked = Asked.by(config, on_gpu=on_gpu(config), engines=engines)
+    check_labels(config)
     free = ray.available_resources()
     for kind, need in (("CPU", asked.cpus), ("GPU", asked.gpus)):
         have = free.get(kind, 0.0)
@@ -154,4 +155,27 @@ def check_resources(config: RunConfig, *, engines: bool = True) -> None:
                 "whole CPUs for Ray Data",
                 "ask for fewer engines, workers or scorers, or start Ray with more CPUs: they are logical "
                 "(cluster.ray_cpus)",
+            )
+
+
+def check_labels(config: RunConfig) -> None:
+    """Refuse labels that no living node has: whatever is to run there would wait for ever.
+
+    Raises:
+        ResourceError: with the labels that there are.
+    """
+    import ray
+
+    known = [node.get("Labels", {}) for node in ray.nodes() if node["Alive"]]
+    for field in ("engine_labels", "trainer_labels", "scorer_labels"):
+        wanted = getattr(config.cluster, field)
+        if not any(wanted.items() <= labels.items() for labels in known):
+            # Ray's own labels of each node (its id) help nobody here
+            told = sorted(
+                {f"{key}={value}" for labels in known for key, value in labels.items() if "node-id" not in key}
+            )
+            raise ResourceError(
+                f"cluster.{field} = {wanted}, and no node has these labels",
+                f"labels of living nodes: {', '.join(told) or 'none'}",
+                "give the worker group these labels, or leave the field empty",
             )

@@ -45,9 +45,21 @@ class Manifest:
 
 
 def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
-    """Filesystem and path of a local folder or a pyarrow URI."""
+    """Filesystem and path of a local folder or a pyarrow URI.
+
+    An object store's address and keys come from its environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...) or from the
+    machine's identity, never from the URI: URIs are written into manifests and messages.
+
+    Raises:
+        OutputError: no such kind of storage, or it cannot be opened.
+    """
     if "://" in uri:
-        return pafs.FileSystem.from_uri(uri)
+        try:
+            return pafs.FileSystem.from_uri(uri)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise OutputError(
+                f"{uri} cannot be opened: {error}", "a folder, s3://, gs:// or another pyarrow URI", "check the address"
+            ) from error
     return pafs.LocalFileSystem(), os.path.abspath(uri)
 
 
@@ -99,14 +111,19 @@ def read(folder: str) -> tuple[pa.Table, Manifest] | None:
 
     Raises:
         IntegrityError: a listed file is missing or the rows are not those that were committed.
+        OutputError: the storage does not answer.
     """
     manifest = manifest_of(folder)
     if manifest is None:
         return None
     filesystem, path = resolve(folder)
+    remote = not isinstance(filesystem, pafs.LocalFileSystem)
     try:
         parts = [pq.read_table(f"{path}/{name}", filesystem=filesystem) for name in manifest.files]
     except (OSError, pa.ArrowInvalid) as error:
+        # a store that is away is no reason to delete anything; a local file that cannot be read is torn or gone
+        if remote and isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise _silent(folder, error) from error
         raise IntegrityError(
             f"{folder}: {error}", "the files that its manifest lists", "delete the folder; its stage is then redone"
         ) from error
@@ -148,9 +165,22 @@ def write_json(uri: str, tree: Any) -> None:
 
 
 def read_json(uri: str) -> Any | None:
-    """Read a JSON file; None where there is none."""
+    """Read a JSON file; None where there is none.
+
+    Raises:
+        OutputError: the storage does not answer.
+    """
     filesystem, path = resolve(uri)
-    if filesystem.get_file_info(path).type != pafs.FileType.File:
-        return None
-    with filesystem.open_input_stream(path) as stream:
-        return json.loads(stream.read())
+    try:
+        if filesystem.get_file_info(path).type != pafs.FileType.File:
+            return None
+        with filesystem.open_input_stream(path) as stream:
+            text = stream.read()
+    except OSError as error:
+        raise _silent(uri, error) from error
+    return json.loads(text)
+
+
+def _silent(uri: str, error: OSError) -> OutputError:
+    """For storage that does not answer: what is there is not known."""
+    return OutputError(f"{uri} cannot be read: {error}", "storage that answers", "wait for it; nothing was changed")

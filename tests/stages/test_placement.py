@@ -1,0 +1,87 @@
+"""Where the long-lived actors go: on a real cluster of three Ray nodes with labels, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import run_config
+
+from raypo.online import run as online
+
+TESTS = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
+DRIVER = """
+import json, logging, ray
+from ray._private.state import actors as states
+from ray.cluster_utils import Cluster
+from raypo.errors import ResourceError
+from raypo.stages import actors, cluster
+from tiny import run_config
+
+nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+# more room for trainers: without labels the actors would be packed there
+for role, cpus in (("trainer", 8), ("sampler", 4)):
+    nodes.add_node(num_cpus=cpus, labels={"raypo-role": role})
+nodes.wait_for_nodes()
+ray.init(address=nodes.address, logging_level=logging.ERROR, log_to_driver=False)
+roles = {node["NodeID"]: node["Labels"].get("raypo-role", "head") for node in ray.nodes()}
+labels = {"engine_labels": {"raypo-role": "sampler"}, "scorer_labels": {"raypo-role": "sampler"}}
+config = run_config("m", "out", engine={"count": 2, "backend": "cpu"}, annotation={"replicas": 2}, cluster=labels)
+cluster.check_resources(config)
+made = actors.create(config, {}, {})
+engines = ray.get([actor.version.remote() for actor in made.engines.actors])
+ray.get([actor.__ray_ready__.remote() for actor in made.references])
+places = [
+    roles[states(actor._actor_id.hex())["Address"]["NodeID"]] for actor in [*made.engines.actors, *made.references]
+]
+try:
+    cluster.check_resources(run_config("m", "out", cluster={"trainer_labels": {"raypo-role": "trainr"}}))
+except ResourceError as error:
+    refused = str(error)
+print(json.dumps({"places": places, "engines": engines, "refused": refused}))
+made.shutdown()
+ray.shutdown()
+nodes.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_actors_go_to_the_nodes_whose_labels_the_run_names() -> None:
+    """Two engines and two references on the sampler node, though the trainer node has twice its CPUs.
+
+    An engine that holds no weights answers -1. A label that no node has is refused, with those that there are.
+    """
+    command = [sys.executable, "-c", DRIVER]
+    done = subprocess.run(command, cwd=TESTS, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["places"] == ["sampler"] * 4
+    assert found["engines"] == [-1, -1]
+    assert "raypo-role=trainer" in found["refused"]
+    assert "trainr" in found["refused"]
+
+
+@pytest.mark.parametrize("labels", [{}, {"raypo-role": "trainer"}])
+def test_train_workers_are_asked_for_with_their_labels(labels: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Ray Train is given; it refuses an empty selector, so no labels are None."""
+    given: dict[str, Any] = {}
+
+    class Trainer:
+        """Keeps what it is made with."""
+
+        def __init__(self, loop: Any, **options: Any) -> None:
+            given.update(options)
+
+        def fit(self) -> None:
+            """Nothing to do."""
+
+    monkeypatch.setattr(online, "TorchTrainer", Trainer)
+    config = run_config("m", "out", cluster={"trainer_labels": labels})
+    online.fit_workers(config, online.RunFolder(config), None, None)
+    assert given["scaling_config"].label_selector == (labels or None)
