@@ -29,7 +29,7 @@ DIFFICULTY_PRIOR = 1.0
 """Standard deviation to which a prompt's difficulty is shrunk, in logits."""
 
 WEAK_PRIOR = 10.0
-"""Standard deviation to which the other coefficients are shrunk, in logits: it keeps a policy that always wins finite."""
+"""Standard deviation to which the other coefficients are shrunk, in logits: one that always wins stays finite."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Duel:
         return Duel(self.prompt[kept], self.preference[kept], self.longer[kept])
 
     def length_term(self) -> Floats:
-        """tanh of the standardized difference of lengths, in (-1, 1); 0 where all differences are equal."""
+        """Tanh of the standardized difference of lengths, in (-1, 1); 0 where all differences are equal."""
         spread = float(self.longer.std()) if len(self.longer) else 0.0
         if spread == 0:
             return np.zeros(len(self.longer))

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from raypo.evaluation.statistics import combine_seeds, correlation_interval, mean_interval, paired_test
+from raypo.evaluation.statistics import combine_seeds, correlation_interval, mean_interval, paired_test, prompt_means
 from raypo.evaluation.statistics import power as power_of
-from raypo.evaluation.statistics import prompt_means
 from raypo.evaluation.winrate import win_shares
 
 REPEATS = int(os.environ.get("CALIBRATION_REPEATS", "1000"))
