@@ -7,9 +7,10 @@ logistic GLM per policy m against one baseline b:
 
     controlled win rate  = mean over x of q with delta = 0
 
-theta is the policy's own strength, phi its gain from length, gamma_x how hard the prompt is for everybody. gamma_x
-comes from one joint regression over all policies with psi = 1, as in the paper. Fitted by scikit-learn; a preference
-between 0 and 1 is a row for a win and a row for a loss with that weight.
+theta is the policy's own strength, phi its gain from length, gamma_x how easy the prompt is for everybody. gamma_x
+comes from one joint regression with psi = 1 over all *other* policies: the paper fits it over all of its hundred, where
+one more hardly counts; among few, a policy's own luck would become the prompt's ease and narrow its interval falsely.
+Fitted by scikit-learn; a preference between 0 and 1 is a row for a win and a row for a loss with that weight.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class LengthControlled:
         win_rate: mean preference over prompts, as it is.
         controlled: the same if lengths were equal; its interval is from resampled prompts, difficulties held.
         length_effect: phi: logits won by a response that is much longer than the baseline's.
-        uses_difficulty: whether gamma_x could be told apart: it needs several comparisons per prompt.
+        uses_difficulty: whether gamma_x could be told: it needs two comparisons per prompt by other policies.
     """
 
     win_rate: Interval
@@ -92,7 +93,8 @@ def logistic(features: NDArray[np.float64] | sparse.csr_array, preference: Float
     if len(set(wins[used])) < 2:  # all won or all lost: a row of no weight to speak of names the other class
         used[np.argmax(wins != wins[used][0])] = True
         weights = np.where(used & (weights == 0), 1e-12, weights)
-    fitted = LogisticRegression(C=1.0, fit_intercept=False, max_iter=1000, tol=1e-6)
+    solver = "lbfgs" if sparse.issparse(features) else "newton-cholesky"  # few columns: some Newton steps, exact
+    fitted = LogisticRegression(C=1.0, fit_intercept=False, max_iter=1000, tol=1e-6, solver=solver)
     fitted.fit(twice[used], wins[used], sample_weight=weights[used])
     return np.asarray(fitted.coef_[0], dtype=np.float64)
 
@@ -132,20 +134,21 @@ def length_controlled(
     """
     known = {name: duel.finite() for name, duel in duels.items()}
     told = {name: duel for name, duel in known.items() if len(duel.prompt)}
-    seen = np.zeros(prompts)
-    for duel in told.values():
-        seen += np.bincount(duel.prompt, minlength=prompts)
-    uses = bool(told) and float(seen[seen > 0].mean()) >= 2  # one comparison per prompt is noise, not difficulty
-    gamma = difficulties(told, prompts) if uses else np.zeros(prompts)
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(prompts, np.full(prompts, 1 / prompts), samples).astype(np.float64)
     nothing = Interval(math.nan, math.nan, math.nan, 0)
-    return {
-        name: controlled(told[name], gamma, draws, confidence=confidence, uses_difficulty=uses)
-        if name in told
-        else LengthControlled(nothing, nothing, math.nan, uses)
-        for name in duels
-    }
+    found = {}
+    for name in duels:
+        others = {other: duel for other, duel in told.items() if other != name}
+        # one comparison per prompt is noise, not difficulty
+        uses = sum(len(duel.prompt) for duel in others.values()) >= 2 * prompts
+        gamma = difficulties(others, prompts) if uses else np.zeros(prompts)
+        found[name] = (
+            controlled(told[name], gamma, draws, confidence=confidence, uses_difficulty=uses)
+            if name in told
+            else LengthControlled(nothing, nothing, math.nan, False)
+        )
+    return found
 
 
 def controlled(
