@@ -173,7 +173,7 @@ def test_a_template_of_ones_own(server: tuple[Server, str], tmp_path: Path) -> N
         "p: bb or a? [[A]] [[B]]",
     }
     (tmp_path / "bad.txt").write_text("{prompt} {first} [[A]] [[B]]")
-    with pytest.raises(RewardError, match="has no {second}"):
+    with pytest.raises(RewardError, match=r"has no \{second\}"):
         judge(url, tmp_path, template=str(tmp_path / "bad.txt"))
     with pytest.raises(RewardError, match="cannot be read"):
         judge(url, tmp_path, template=str(tmp_path / "none.txt"))
