@@ -152,8 +152,8 @@ def check_resources(config: RunConfig, *, engines: bool = True, trains: bool = T
                 f"the run asks for {need:g} {kind}s and {have:g} are free "
                 f"({ray.cluster_resources().get(kind, 0.0):g} in the cluster)",
                 f"at least {need:g} free {kind}s: engines {config.engine.count}, train workers "
-                f"{config.training.workers if trains else 0}, annotation {config.annotation.replicas}, and {CPUS_PER_DATASET} "
-                "whole CPUs for Ray Data",
+                f"{config.training.workers if trains else 0}, annotation {config.annotation.replicas}, and "
+                f"{CPUS_PER_DATASET} whole CPUs for Ray Data",
                 "ask for fewer engines, workers or scorers, or start Ray with more CPUs: they are logical "
                 "(cluster.ray_cpus)",
             )
