@@ -47,6 +47,15 @@ def load(path: Path, overrides: list[str] | None) -> config.RunConfig:
     return config.load(path, overrides or [])
 
 
+def load_run(path: Path) -> config.RunConfig:
+    """The config of a run's folder; reward functions that lie in the working folder can then be imported."""
+    from raypo.online.evaluation import config_of_run
+
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    return config_of_run(path)
+
+
 @app.command()
 def run(path: ConfigFile, overrides: Overrides = None) -> None:
     """Align a policy online; the same command again continues where it stopped."""
@@ -71,7 +80,7 @@ def evaluate(
     overrides: Overrides = None,
     policy: Annotated[
         list[str] | None,
-        typer.Option(metavar="METHOD=FOLDER", help="A policy; a method given again is another seed of it."),
+        typer.Option(metavar="METHOD[:POINT]=FOLDER", help="A policy; given again, another seed of it."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for tables and figures.")] = None,
 ) -> None:
@@ -79,13 +88,10 @@ def evaluate(
     is_run = path.is_dir()
     if is_run and overrides:
         raise ConfigError("overrides beside a run's folder", "its own config", "give its config as a YAML file")
-    loaded = None if is_run else load(path, overrides)
+    settings = load_run(path) if is_run else load(path, overrides)
     from raypo.online import evaluation
 
-    settings = loaded or evaluation.config_of_run(path)
-    chosen = evaluation.policies_of(policy or [])
-    if not chosen:
-        chosen = evaluation.policies_of_run(settings)
+    chosen = evaluation.policies_of(policy or []) or evaluation.policies_of_run(settings)
     place = out or Path(settings.output) / settings.name / "comparison"
     evaluation.evaluate_policies(settings, chosen, place)
 

@@ -19,6 +19,7 @@ from raypo.evaluation.frontier import AtEqualKl, Point, at_equal_kl, on_frontier
 from raypo.evaluation.length import Duel, LengthControlled, length_controlled
 from raypo.evaluation.statistics import (
     Combined,
+    Floats,
     Interval,
     combine_seeds,
     detectable,
@@ -37,16 +38,23 @@ class Drawn:
     """What was measured of one policy; tables sorted by prompt id, of the same prompts for every policy.
 
     Args:
-        method: policies of the same method are its seeds, or its weight versions.
+        method: how it was made.
+        point: where on the method's path it lies, such as its weight version. Policies of one method and one point are
+            seeds of each other.
         rows: records.SCORED.
         measured: records.MEASURED of its own responses.
         moved: records.MEASURED of the start's responses under this policy; None for the start.
     """
 
     method: str
+    point: str
     rows: pa.Table
     measured: pa.Table
     moved: pa.Table | None = None
+
+    def reward(self) -> Floats:
+        """Mean training reward of each prompt."""
+        return prompt_means(self.rows["rewards"].to_pylist())
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,7 @@ class Comparison:
         judged_controlled: the same at equal length in characters.
         frontier: names that nobody beats at reward and KL at once.
         pairs: every two policies.
-        methods: by method with several policies: reward gain over its seeds and the prompts.
+        seeds: by method and point with several seeds: reward gain over seeds and prompts.
         equal_kl: by `a against b`, methods where both moved equally far; without those that share no KL.
     """
 
@@ -118,7 +126,7 @@ class Comparison:
     judged_controlled: dict[str, LengthControlled]
     frontier: list[str]
     pairs: list[Against]
-    methods: dict[str, Combined]
+    seeds: dict[str, Combined]
     equal_kl: dict[str, AtEqualKl]
 
     def to_dict(self) -> dict[str, Any]:
@@ -142,9 +150,8 @@ def compare(
     start, others = drawn[START], {name: one for name, one in drawn.items() if name != START}
     found = {name: evaluate(one.rows, start.rows, one.measured, config, one.moved) for name, one in drawn.items()}
     prompts = start.rows.num_rows
-    kls, rewards = (
-        [float(getattr(one, field).mean) for one in found.values()] for field in ("kl_per_response", "reward")
-    )
+    kls = [one.kl_per_response.mean for one in found.values()]
+    rewards = [one.reward.mean for one in found.values()]
     told = verdicts or {}
     return Comparison(
         policies=found,
@@ -155,7 +162,7 @@ def compare(
         judged_controlled=length_controlled({name: one.duel() for name, one in told.items()}, prompts, **refits),
         frontier=[name for name, on in zip(found, on_frontier(kls, rewards), strict=True) if on],
         pairs=each_against_each(drawn, options),
-        methods=over_seeds(drawn, settings.confidence),
+        seeds=over_seeds(drawn, settings.confidence),
         equal_kl=methods_at_equal_kl(drawn, found, options),
     )
 
@@ -193,24 +200,24 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in found]
 
 
-def by_method(drawn: Mapping[str, Drawn]) -> dict[str, list[str]]:
-    """Names of the policies of each method, the start aside."""
-    found: dict[str, list[str]] = {}
+def groups(drawn: Mapping[str, Drawn]) -> dict[str, dict[str, list[str]]]:
+    """Names of the policies by method and point, the start aside."""
+    found: dict[str, dict[str, list[str]]] = {}
     for name, one in drawn.items():
         if name != START:
-            found.setdefault(one.method, []).append(name)
+            found.setdefault(one.method, {}).setdefault(one.point, []).append(name)
     return found
 
 
 def over_seeds(drawn: Mapping[str, Drawn], confidence: float) -> dict[str, Combined]:
-    """Reward gain over the start of each method that has several policies."""
-    before = prompt_means(drawn[START].rows["rewards"].to_pylist())
+    """Reward gain over the start, where a method has several seeds at one point."""
+    before = drawn[START].reward()
     return {
-        method: combine_seeds(
-            np.stack([prompt_means(drawn[name].rows["rewards"].to_pylist()) - before for name in names]),
-            confidence=confidence,
+        f"{method} {point}".strip(): combine_seeds(
+            np.stack([drawn[name].reward() - before for name in names]), confidence=confidence
         )
-        for method, names in by_method(drawn).items()
+        for method, points in groups(drawn).items()
+        for point, names in points.items()
         if len(names) > 1
     }
 
@@ -220,10 +227,11 @@ def methods_at_equal_kl(
 ) -> dict[str, AtEqualKl]:
     """Every two methods at the largest KL that both reach; a method's path begins at the start."""
 
-    def point(name: str) -> Point:
-        return Point(found[name].kl_per_response.mean, prompt_means(drawn[name].rows["rewards"].to_pylist()))
+    def point(names: list[str]) -> Point:
+        kl = float(np.mean([found[name].kl_per_response.mean for name in names]))
+        return Point(kl, np.mean([drawn[name].reward() for name in names], axis=0))
 
-    paths = {method: [point(START), *map(point, names)] for method, names in by_method(drawn).items()}
+    paths = {method: [point([START]), *map(point, points.values())] for method, points in groups(drawn).items()}
     compared = {
         f"{one} against {other}": at_equal_kl(paths[one], paths[other], **options)
         for one, other in combinations(paths, 2)

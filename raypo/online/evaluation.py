@@ -47,30 +47,36 @@ class Policy:
 
     Args:
         name: its own.
-        method: policies with one method are its seeds or versions.
+        method: how it was made.
         folder: Hugging Face folder.
+        point: where on the method's path it lies; policies of one method and point are seeds of each other.
     """
 
     name: str
     method: str
     folder: str
+    point: str = ""
 
 
 def policies_of(given: Sequence[str]) -> list[Policy]:
-    """`METHOD=FOLDER`, each; a method that is given again is another seed of it.
+    """`METHOD=FOLDER` or `METHOD:POINT=FOLDER`, each; one that is given again is another seed of it.
 
     Raises:
         ConfigError: not of that form, or a name that is no folder's.
     """
     found: list[Policy] = []
     for text in given:
-        method, separator, folder = text.partition("=")
-        if not separator or not folder or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", method) or method == START:
+        parts = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9_-]*)(?::([A-Za-z0-9_-]+))?=(.+)", text)
+        if parts is None or parts[1] == START:
             raise ConfigError(
-                f"--policy {text!r}", f"METHOD=FOLDER, with a method of letters and digits that is not {START!r}"
+                f"--policy {text!r}",
+                f"METHOD=FOLDER or METHOD:POINT=FOLDER, of letters, digits, - and _; {START!r} is the start's own",
+                "write e.g. --policy dpo=runs/dpo/checkpoints/version-0003/model",
             )
-        count = sum(one.method == method for one in found)
-        found.append(Policy(method if not count else f"{method}.{count + 1}", method, folder))
+        method, point, folder = parts[1], parts[2] or "", parts[3]
+        count = sum((one.method, one.point) == (method, point) for one in found)
+        name = f"{method}-{point}" if point else method
+        found.append(Policy(name if not count else f"{name}.{count + 1}", method, folder, point))
     return found
 
 
@@ -86,7 +92,7 @@ def policies_of_run(config: RunConfig) -> list[Policy]:
     kept = [version for version in sorted(versions) if Path(folder.model(version)).is_dir()]
     if not kept:
         raise DataError(f"{folder.root} has no trained version", "a run that trained", "let it run on")
-    return [Policy(f"{config.name}-v{version}", config.name, folder.model(version)) for version in kept]
+    return [Policy(f"{config.name}-v{one}", config.name, folder.model(one), f"v{one}") for one in kept]
 
 
 def config_of_run(path: Path) -> RunConfig:
@@ -244,7 +250,7 @@ def draw_all(
     found = {}
     for one in everyone:
         read = [tables.read(str(places[one.name] / part)) for part in parts[one.name]]
-        found[one.name] = Drawn(one.method, *(table[0] for table in read if table is not None))
+        found[one.name] = Drawn(one.method, one.point, *(table[0] for table in read if table is not None))
     return found
 
 
@@ -345,9 +351,9 @@ def shown(found: Comparison, confidence: float) -> list[Table]:
             figures += [figure(told.position_bias), f"{told.turned.mean:.2f}", f"{told.unanswered:.0%}"]
             table.add_row(name, *figures)
         made.append(table)
-    if found.methods:
+    if found.seeds:
         table = Table("method", "seeds", "gain over seeds and prompts", "p", "spread of seeds", box=None)
-        for method, combined in found.methods.items():
+        for method, combined in found.seeds.items():
             gain = figure(combined.interval)
             table.add_row(method, str(combined.seeds), gain, f"{combined.p:.2g}", f"{combined.seed_spread:.3f}")
         made.append(table)

@@ -30,7 +30,7 @@ def test_between_two_points_reward_is_straight_in_the_root_of_kl() -> None:
 
 
 def test_methods_are_compared_as_far_as_both_went() -> None:
-    """One reaches KL 4 with rewards 2 and 6 from 0 and 2; the other KL 1 with 0.5 and 3.5. At 1: (1, 4) - (0.5, 3.5)."""
+    """One reaches KL 4 with rewards 2, 6 from 0, 2; the other KL 1 with 0.5, 3.5. At 1: (1, 4) - (0.5, 3.5)."""
     one = path((0.0, [0.0, 2.0]), (4.0, [2.0, 6.0]))
     other = path((0.0, [0.0, 2.0]), (1.0, [0.5, 3.5]))
     found = at_equal_kl(one, other, confidence=0.95, samples=100)
