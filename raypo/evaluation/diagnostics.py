@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -142,8 +142,9 @@ def evaluate(
         tie_rate=interval(tied_pairs(rewards)),
         length_correlation=correlation_interval(by_prompt(rewards), by_prompt(lengths), **options),
         best_of_n={str(n): interval(best_of(rewards, n)) for n in doublings(settings.num_responses)},
-        **where_probability_went(before, moved, config, interval),
     )
+    if moved is not None:
+        found = replace(found, **where_probability_went(before, moved, config, interval))
     found.warnings.extend(warnings_for(found, distinct_2(initial["response_token_ids"].to_pylist()), config))
     return found
 
@@ -179,11 +180,9 @@ def reward_duel(rows: pa.Table, other: pa.Table) -> Duel:
 
 
 def where_probability_went(
-    rewards: list[list[float | None]], moved: pa.Table | None, config: RunConfig, interval: Any
-) -> dict[str, Interval]:
-    """The fields of an evaluation that tell of the initial policy's own responses; none where not measured."""
-    if moved is None:
-        return {}
+    rewards: list[list[float | None]], moved: pa.Table, config: RunConfig, interval: Any
+) -> dict[str, Any]:
+    """The fields of an evaluation that tell of the initial policy's own responses."""
     beta = config.objective.hyperparameters.get("beta", HYPERPARAMETER_DEFAULTS["beta"])
     found = likelihoods(
         rewards, moved["policy_logps"].to_pylist(), moved["reference_logps"].to_pylist(), beta=float(beta)

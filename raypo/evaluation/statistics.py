@@ -100,8 +100,8 @@ def mean_interval(values: Floats, *, confidence: float, samples: int, seed: int 
         method="BCa",
         rng=np.random.default_rng(seed),
     )
-    figures = np.ldexp([scaled.mean(), *found.confidence_interval], exponent)
-    return Interval(*figures.tolist(), len(kept))
+    mean, low, high = np.ldexp([scaled.mean(), *found.confidence_interval], exponent).tolist()
+    return Interval(mean, low, high, len(kept))
 
 
 def resampled(

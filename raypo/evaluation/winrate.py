@@ -71,7 +71,11 @@ def judged(
         confidence: coverage, in (0, 1).
         samples: bootstrap resamples of prompts.
     """
-    shares, ties, bias, turned, pairs, known = [], [], [], [], 0, 0
+    shares: list[float] = []
+    ties: list[float] = []
+    bias: list[float] = []
+    turned: list[float] = []
+    pairs = known = 0
     for row in zip(ours_first, ours_second, strict=True):
         first, second = (np.array([math.nan if v is None else v for v in one], dtype=np.float64) for one in row)
         kept = np.isfinite(first) & np.isfinite(second)

@@ -359,8 +359,10 @@ def shown(found: Comparison, confidence: float) -> list[Table]:
         made.append(table)
     pairs = Table("one against another", "difference", "p (Holm)", "detectable", "win rate", box=None)
     for pair in found.pairs:
-        told = f"{pair.one} - {pair.other}", figure(pair.difference), f"{pair.p_adjusted:.2g}"
-        pairs.add_row(*told, f"{pair.detectable:.3f}", figure(pair.win_rate))
+        names = f"{pair.one} - {pair.other}"
+        pairs.add_row(
+            names, figure(pair.difference), f"{pair.p_adjusted:.2g}", f"{pair.detectable:.3f}", figure(pair.win_rate)
+        )
     made.append(pairs)
     for name, equal in found.equal_kl.items():
         table = Table("at equal KL", "KL", "difference", "p", box=None)

@@ -164,16 +164,14 @@ class Judge:
     def _content(self, answer: httpx.Response) -> str:
         try:
             content = answer.json()["choices"][0]["message"]["content"]
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            content, cause = None, error
-        else:
-            cause = None
+        except (ValueError, KeyError, IndexError, TypeError):
+            content = None
         if not isinstance(content, str):
             raise RewardError(
                 f"{self._who}: {self._config.url} answered {answer.text[:200]!r}",
                 '{"choices": [{"message": {"content": "..."}}]}',
                 "give the address of a chat completions endpoint",
-            ) from cause
+            )
         return content
 
     def _kept(self, key: str) -> str | None:
