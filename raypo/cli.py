@@ -21,7 +21,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from raypo import __version__, config
-from raypo.errors import RaypoError
+from raypo.errors import ConfigError, RaypoError
 
 if TYPE_CHECKING:
     from raypo.doctor import Value
@@ -48,6 +48,15 @@ def load(path: Path, overrides: list[str] | None) -> config.RunConfig:
     return config.load(path, overrides or [])
 
 
+def load_run(path: Path) -> config.RunConfig:
+    """The config of a run's folder; reward functions that lie in the working folder can then be imported."""
+    from raypo.online.evaluation import config_of_run
+
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    return config_of_run(path)
+
+
 @app.command()
 def run(path: ConfigFile, overrides: Overrides = None) -> None:
     """Align a policy online; the same command again continues where it stopped."""
@@ -64,6 +73,42 @@ def train(path: ConfigFile, overrides: Overrides = None) -> None:
     from raypo.online.offline import train_offline
 
     train_offline(loaded)
+
+
+@app.command()
+def evaluate(
+    path: Annotated[Path, typer.Argument(metavar="CONFIG_OR_RUN", help="YAML file of a run, or a run's folder.")],
+    overrides: Overrides = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METHOD[:POINT]=FOLDER", help="A policy; given again, another seed of it."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for tables and figures.")] = None,
+) -> None:
+    """Compare policies with their start on held-out prompts: the best and last of a run, or any folders."""
+    is_run = path.is_dir()
+    if is_run and overrides:
+        raise ConfigError("overrides beside a run's folder", "its own config", "give its config as a YAML file")
+    settings = load_run(path) if is_run else load(path, overrides)
+    from raypo.online import evaluation
+
+    chosen = evaluation.policies_of(policy or []) or evaluation.policies_of_run(settings)
+    place = out or Path(settings.output) / settings.name / "comparison"
+    evaluation.evaluate_policies(settings, chosen, place)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    out: Annotated[Path, typer.Option(help="Folder to write: it must not exist, or be empty.")],
+    version: Annotated[int | None, typer.Option(help="Weight version. None: the best within the KL bound.")] = None,
+    dtype: Annotated[str, typer.Option(help="bfloat16, or float32 where the run evaluated in float32.")] = "bfloat16",
+    licence: Annotated[str | None, typer.Option(help="Licence of the model, for its card. None: the start's.")] = None,
+) -> None:
+    """Write a version of a run as a model folder that others can use, with a card that says what it is."""
+    from raypo.online.export import export as write
+
+    Console().print(write(folder, out, version=version, dtype=dtype, licence=licence), soft_wrap=True, highlight=False)
 
 
 @app.command()

@@ -67,7 +67,17 @@ ANNOTATED = pa.schema(
     ]
 )
 
-SCHEMAS = {"prompts": PROMPTS, "sampled": SAMPLED, "scored": SCORED, "annotated": ANNOTATED}
+MEASURED = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("kl", _PER_RESPONSE_FLOAT),  # exact KL from a policy to the start, summed over the response's tokens, nats
+        ("policy_logps", _PER_RESPONSE_FLOAT),  # sum over the response's tokens, nats
+        ("policy_entropies", _PER_RESPONSE_FLOAT),  # sum over the response's tokens, nats
+        ("reference_logps", _PER_RESPONSE_FLOAT),  # of the start, sum over the response's tokens, nats
+    ]
+)
+
+SCHEMAS = {"prompts": PROMPTS, "sampled": SAMPLED, "scored": SCORED, "annotated": ANNOTATED, "measured": MEASURED}
 
 
 def conform(table: pa.Table, schema: pa.Schema, *, what: str) -> pa.Table:

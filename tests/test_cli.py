@@ -95,6 +95,12 @@ def test_a_printed_plan_is_the_same_run(raypo: Command, tmp_path: Path) -> None:
         (["plan", "run.yaml", "cluster.placement=shared"], "never measured"),
         (["run", "run.yaml", "rewards=[]"], "no reward source"),
         (["report", "nowhere"], "no run.json"),
+        (["evaluate", "."], "no run.json"),
+        (["evaluate", ".", "seed=1"], "overrides beside a run's folder"),
+        (["evaluate", "run.yaml"], "no trained version"),
+        (["evaluate", "run.yaml", "--policy", "a"], "METHOD=FOLDER"),
+        (["evaluate", "run.yaml", "--policy", "a=b"], "m"),
+        (["export", "nowhere", "--out", "out"], "no run.json"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -1,6 +1,6 @@
 """What a run is: one frozen tree. Every choice of a run is a field here, with its meaning, unit and default.
 
-    tree      the sections and their fields; section and rewards belong to it
+    tree      the sections and their fields; section, rewards and judge belong to it
     refusals  combinations that mean nothing, each with its reason
     load      one YAML file plus dotted overrides -> a tree, or every fault in one message
 
@@ -11,6 +11,7 @@ which `raypo.objective.presets` checks.
 
 from __future__ import annotations
 
+from raypo.config.judge import JudgeConfig
 from raypo.config.load import apply_overrides, as_yaml, build, key_of, load, read_yaml
 from raypo.config.refusals import refuse_online
 from raypo.config.rewards import FunctionReward, HttpReward, ModelReward, RewardSource
@@ -42,6 +43,7 @@ __all__ = [
     "EvaluationConfig",
     "FunctionReward",
     "HttpReward",
+    "JudgeConfig",
     "ModelReward",
     "ObjectiveConfig",
     "OnlineConfig",

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from raypo.config.judge import JudgeConfig
 from raypo.config.rewards import RewardSource
 from raypo.config.section import Fraction, Positive, Section, SetsFormat
 
@@ -282,6 +283,8 @@ class EvaluationConfig(Section):
     """Coverage of every interval."""
     bootstrap_samples: Annotated[int, Field(ge=100)] = 2000
     """Resamples of prompts per interval."""
+    judge: JudgeConfig | None = None
+    """Compares policies in `raypo evaluate`, beside the rewards. None: rewards alone."""
 
 
 class ClusterConfig(Section):

@@ -103,7 +103,7 @@ def save_model(
     config.save_pretrained(place)
     tokenizer.save_pretrained(place)
     (generation or causal.generation_config).save_pretrained(place)
-    _save_tensors(place, weights)
+    save_tensors(place, weights)
 
 
 def save_adapter(folder: str | Path, scorer: TokenScorer, weights: Mapping[str, Tensor]) -> None:
@@ -114,7 +114,7 @@ def save_adapter(folder: str | Path, scorer: TokenScorer, weights: Mapping[str, 
     save_file(dict(weights), place / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def _save_tensors(place: Path, weights: Mapping[str, Tensor]) -> None:
+def save_tensors(place: Path, weights: Mapping[str, Tensor]) -> None:
     """One safetensors file, or several with an index above SHARD_BYTES each."""
     groups: list[dict[str, Tensor]] = [{}]
     size = 0

@@ -184,8 +184,18 @@ class Coordinator:
                 initial=folder.model(0),
                 progress=lambda stage: self._progress(stage, chosen.num_rows),
             )
-            first = scored if version == 0 else self._initial()
-            evaluation = evaluate(scored, first, divergence, config).to_dict()
+            first, moved = scored, None
+            if version > 0:
+                first = self._initial()
+                moved = heldout.measure(
+                    first,
+                    self._actors,
+                    config,
+                    policy=folder.model(version),
+                    initial=folder.model(0),
+                    progress=self._progress("evaluate: where probability went", chosen.num_rows),
+                )
+            evaluation = evaluate(scored, first, divergence, config, moved).to_dict()
             facts = {"version": version, "evaluation": evaluation, "parts": seconds}
             return scored, facts | {"seconds": time.monotonic() - began}
 

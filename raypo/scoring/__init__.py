@@ -4,6 +4,7 @@
     function       a Python function by dotted path
     reward_model   a Hugging Face sequence classifier
     http           a reward server
+    judge          a language model that compares two responses, behind an OpenAI-compatible server
     reference      log-probs, entropies and exact KL of causal models over given responses
 
 A source is called as `source(prompts, responses, metadata)` and gives one value per response: a number, or None where

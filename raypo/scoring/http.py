@@ -37,19 +37,8 @@ class HttpReward:
 
     def __init__(self, source: config.HttpReward) -> None:
         self._source = source
-        if not source.url.startswith(("http://", "https://")):
-            raise RewardError(
-                f"reward {source.name!r}: url {source.url!r}", "http://... or https://...", "mend the url"
-            )
-        self._headers = {"Content-Type": "application/json"}
-        if source.token_env is not None:
-            if not os.environ.get(source.token_env):
-                raise RewardError(
-                    f"reward {source.name!r}: the environment variable {source.token_env} is not set",
-                    "a bearer token in it",
-                    f"export {source.token_env}=... before the run, or leave token_env out",
-                )
-            self._headers["Authorization"] = f"Bearer {os.environ[source.token_env]}"
+        check_url(source.url, f"reward {source.name!r}")
+        self._headers = headers(source.token_env, f"reward {source.name!r}")
 
     def __call__(self, prompts: list[str], responses: list[str], metadata: list[dict[str, Any]]) -> Values:
         """One value per response; None where the server gave none, or gave no answer.
@@ -70,18 +59,9 @@ class HttpReward:
         return [value for answer in answers for value in answer]
 
     def _ask(self, client: httpx.Client, batch: dict[str, list[Any]]) -> Values:
-        retrying = Retrying(
-            stop=stop_after_attempt(self._source.attempts),
-            wait=wait_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S) + wait_random(0, FIRST_WAIT_S),
-            retry=retry_if_exception(_may_pass),
-            reraise=True,
-        )
         count = len(batch["responses"])
         try:
-            for attempt in retrying:
-                with attempt:
-                    answer = client.post(self._source.url, content=json.dumps(batch))
-                    answer.raise_for_status()
+            answer = post(client, self._source.url, batch, attempts=self._source.attempts)
         except httpx.HTTPStatusError as error:
             if error.response.status_code not in TRY_AGAIN:
                 raise RewardError(
@@ -118,6 +98,50 @@ class HttpReward:
                 f"{who} answered {str(body)[:200]}", '{"rewards": [...]}, one number per response', "mend the server"
             )
         return checked_values(body["rewards"], count, who)
+
+
+def check_url(url: str, who: str) -> None:
+    """Refuse what is no http address.
+
+    Raises:
+        RewardError: naming who has it.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise RewardError(f"{who}: url {url!r}", "http://... or https://...", "mend the url")
+
+
+def headers(token_env: str | None, who: str) -> dict[str, str]:
+    """Headers of a JSON request, with the bearer token of an environment variable.
+
+    Raises:
+        RewardError: the variable is not set.
+    """
+    found = {"Content-Type": "application/json"}
+    if token_env is not None:
+        if not os.environ.get(token_env):
+            raise RewardError(
+                f"{who}: the environment variable {token_env} is not set",
+                "a bearer token in it",
+                f"export {token_env}=... before the run, or leave token_env out",
+            )
+        found["Authorization"] = f"Bearer {os.environ[token_env]}"
+    return found
+
+
+def post(client: httpx.Client, url: str, body: Any, *, attempts: int) -> httpx.Response:
+    """POST a JSON body; a server that may answer later is asked again, with exponential backoff.
+
+    Raises:
+        httpx.HTTPStatusError: no 2xx in the last attempt, or at once one that trying again would not change.
+        httpx.TransportError: no answer in the last attempt.
+    """
+    retrying = Retrying(
+        stop=stop_after_attempt(attempts),
+        wait=wait_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S) + wait_random(0, FIRST_WAIT_S),
+        retry=retry_if_exception(_may_pass),
+        reraise=True,
+    )
+    return retrying(lambda: client.post(url, content=json.dumps(body)).raise_for_status())
 
 
 def _may_pass(error: BaseException) -> bool:

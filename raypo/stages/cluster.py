@@ -34,13 +34,14 @@ class Asked:
     gpus: float
 
     @staticmethod
-    def by(config: RunConfig, *, on_gpu: bool, engines: bool = True) -> Asked:
+    def by(config: RunConfig, *, on_gpu: bool, engines: bool = True, trains: bool = True) -> Asked:
         """What a run asks for, by the rule of the design: train + engines + scorers + 2 x datasets at once."""
         count = config.engine.count if engines else 0
+        workers = config.training.workers if trains else 0
         models = [source for source in config.rewards if isinstance(source, ModelReward)]
         scorers = config.annotation.replicas + sum(source.replicas for source in models)
-        cpus = config.training.workers + count + scorers + CPUS_PER_DATASET
-        gpus = float(config.training.workers * config.training.gpus_per_worker)
+        cpus = workers + count + scorers + CPUS_PER_DATASET
+        gpus = float(workers * config.training.gpus_per_worker)
         gpus += config.annotation.replicas * config.annotation.gpus
         gpus += sum(source.replicas * source.gpus for source in models)
         if on_gpu:
@@ -129,19 +130,20 @@ def on_gpu(config: RunConfig) -> bool:
     return ray.cluster_resources().get("GPU", 0) > 0
 
 
-def check_resources(config: RunConfig, *, engines: bool = True) -> None:
+def check_resources(config: RunConfig, *, engines: bool = True, trains: bool = True) -> None:
     """Refuse a run that would wait for ever.
 
     Args:
         config: of the run.
         engines: whether it samples.
+        trains: whether it trains.
 
     Raises:
         ResourceError: fewer logical CPUs or GPUs are free than the run asks for.
     """
     import ray
 
-    asked = Asked.by(config, on_gpu=on_gpu(config), engines=engines)
+    asked = Asked.by(config, on_gpu=on_gpu(config), engines=engines, trains=trains)
     check_labels(config)
     free = ray.available_resources()
     for kind, need in (("CPU", asked.cpus), ("GPU", asked.gpus)):
@@ -151,8 +153,8 @@ def check_resources(config: RunConfig, *, engines: bool = True) -> None:
                 f"the run asks for {need:g} {kind}s and {have:g} are free "
                 f"({ray.cluster_resources().get(kind, 0.0):g} in the cluster)",
                 f"at least {need:g} free {kind}s: engines {config.engine.count}, train workers "
-                f"{config.training.workers}, annotation {config.annotation.replicas}, and {CPUS_PER_DATASET} "
-                "whole CPUs for Ray Data",
+                f"{config.training.workers if trains else 0}, annotation {config.annotation.replicas}, and "
+                f"{CPUS_PER_DATASET} whole CPUs for Ray Data",
                 "ask for fewer engines, workers or scorers, or start Ray with more CPUs: they are logical "
                 "(cluster.ray_cpus)",
             )

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raypo.config import RunConfig
+from raypo.records import MEASURED, conform
 from raypo.stages.actors import Actors, get, stream
 from raypo.stages.verbs import chunked, sample, score
 
@@ -47,8 +48,7 @@ def draw(
         progress: given a stage's name, a callback for its chunks.
 
     Returns:
-        rows of records.SCORED; a table with prompt_id and, per response, the exact KL to the initial policy summed over
-        its tokens (nats), the policy's log-prob and the initial policy's; seconds by part.
+        rows of records.SCORED and of records.MEASURED, both sorted by prompt id; seconds by part.
     """
     sampled, sampling = sample(
         prompts,
@@ -62,20 +62,43 @@ def draw(
     )
     scored, scoring = score(sampled, actors, config, progress=progress("evaluate: score"))
     began = time.monotonic()
+    divergence = measure(scored, actors, config, policy=policy, initial=initial, progress=progress("evaluate: KL"))
+    seconds = {"sample": sampling["seconds"], "score": scoring["seconds"], "kl": time.monotonic() - began}
+    return scored.sort_by("prompt_id"), divergence, seconds
+
+
+def measure(
+    rows: pa.Table,
+    actors: Actors,
+    config: RunConfig,
+    *,
+    policy: str,
+    initial: str,
+    progress: Callable[[pa.Table], None],
+) -> pa.Table:
+    """Given responses under a policy and under the initial policy; returns records.MEASURED, sorted by prompt id.
+
+    Args:
+        rows: records.SCORED, whoever drew the responses. The KL is unbiased where the policy did.
+        actors: of the run.
+        config: of the run.
+        policy: durable folder of the policy.
+        initial: folder of the initial policy.
+        progress: told each finished chunk.
+    """
     handles, timeout = actors.references, config.cluster.no_progress_timeout_s
 
     def call(batch: pa.Table) -> pa.Table:
         actor = handles[batch["chunk"][0].as_py() % len(handles)]
-        rows = batch.drop_columns(["chunk"])
-        measured = get(actor.call.remote(initial, "exact_kl", rows, policy), timeout, "the reference")
-        return measured.append_column("prompt_id", rows["prompt_id"])
+        part = batch.drop_columns(["chunk"])
+        measured = get(actor.call.remote(initial, "exact_kl", part, policy), timeout, "the reference")
+        return measured.append_column("prompt_id", part["prompt_id"])
 
-    divergence = stream(
-        chunked(scored, config.sampling.batch_prompts),
+    found = stream(
+        chunked(rows, config.sampling.batch_prompts),
         call,
         concurrency=2 * len(handles),
         no_progress_timeout_s=timeout,
-        progress=progress("evaluate: KL"),
+        progress=progress,
     )
-    seconds = {"sample": sampling["seconds"], "score": scoring["seconds"], "kl": time.monotonic() - began}
-    return scored.sort_by("prompt_id"), divergence.sort_by("prompt_id"), seconds
+    return conform(found, MEASURED, what="the measured KL").sort_by("prompt_id")

@@ -1,0 +1,239 @@
+"""Several policies on the same held-out prompts: each against the start, each against each, seeds put together.
+
+Pure functions of tables: no network, no Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from raypo.config import RunConfig
+from raypo.evaluation.diagnostics import REFITS, Evaluation, evaluate, reward_duel
+from raypo.evaluation.frontier import AtEqualKl, Point, at_equal_kl, on_frontier
+from raypo.evaluation.length import Duel, LengthControlled, length_controlled
+from raypo.evaluation.statistics import (
+    Combined,
+    Floats,
+    Interval,
+    combine_seeds,
+    detectable,
+    mean_interval,
+    paired_test,
+    prompt_means,
+)
+from raypo.evaluation.winrate import Judged, judged, win_shares
+
+START = "start"
+"""Name of the initial policy, which every other is compared with."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What was measured of one policy; tables sorted by prompt id, of the same prompts for every policy.
+
+    Args:
+        method: how it was made.
+        point: where on the method's path it lies, such as its weight version. Policies of one method and one point are
+            seeds of each other.
+        rows: records.SCORED.
+        measured: records.MEASURED of its own responses.
+        moved: records.MEASURED of the start's responses under this policy; None for the start.
+    """
+
+    method: str
+    point: str
+    rows: pa.Table
+    measured: pa.Table
+    moved: pa.Table | None = None
+
+    def reward(self) -> Floats:
+        """Mean training reward of each prompt."""
+        return prompt_means(self.rows["rewards"].to_pylist())
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """A judge's words on one policy against the start: per prompt and pair, in both orders.
+
+    Args:
+        ours_first: 1 for the policy, 0 for the start, 1/2 for a tie, None without an answer.
+        ours_second: the same with the policy's response in the second place.
+        longer: characters of the policy's response less those of the start's.
+    """
+
+    ours_first: list[list[float | None]]
+    ours_second: list[list[float | None]]
+    longer: list[list[float]]
+
+    def duel(self) -> Duel:
+        """As the length-controlled regression takes it."""
+        rows = [
+            (number, (a + b) / 2 if a is not None and b is not None else np.nan, length)
+            for number, row in enumerate(zip(self.ours_first, self.ours_second, self.longer, strict=True))
+            for a, b, length in zip(*row, strict=True)
+        ]
+        columns = np.array(rows, dtype=np.float64).reshape(-1, 3)
+        return Duel(columns[:, 0].astype(np.int64), columns[:, 1], columns[:, 2])
+
+
+@dataclass(frozen=True)
+class Against:
+    """Two policies by the training reward, paired by prompt.
+
+    Args:
+        one: name of the first.
+        other: name of the second.
+        difference: reward of the first less that of the second.
+        p: p-value that it is 0, as it is.
+        p_adjusted: the same for all comparisons of the table together (Holm).
+        detectable: smallest true difference that would have been found four times in five.
+        win_rate: of the first.
+    """
+
+    one: str
+    other: str
+    difference: Interval
+    p: float
+    p_adjusted: float
+    detectable: float
+    win_rate: Interval
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that is told of several policies.
+
+    Args:
+        policies: by name, the start among them.
+        length_controlled: by name, by the training reward, lengths in tokens.
+        judged: by name, by the judge; empty without one.
+        judged_controlled: the same at equal length in characters.
+        frontier: names that nobody beats at reward and KL at once.
+        pairs: every two policies.
+        seeds: by method and point with several seeds: reward gain over seeds and prompts.
+        equal_kl: by `a against b`, methods where both moved equally far; without those that share no KL.
+    """
+
+    policies: dict[str, Evaluation]
+    length_controlled: dict[str, LengthControlled]
+    judged: dict[str, Judged]
+    judged_controlled: dict[str, LengthControlled]
+    frontier: list[str]
+    pairs: list[Against]
+    seeds: dict[str, Combined]
+    equal_kl: dict[str, AtEqualKl]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def compare(
+    drawn: Mapping[str, Drawn], config: RunConfig, verdicts: Mapping[str, Verdicts] | None = None
+) -> Comparison:
+    """Compare policies that were sampled on the same prompts with the same seeds.
+
+    Args:
+        drawn: by name; START is the initial policy.
+        config: confidence and resamples.
+        verdicts: of the judge, by name, against the start.
+    """
+    settings = config.evaluation
+    options: dict[str, Any] = {"confidence": settings.confidence, "samples": settings.bootstrap_samples}
+    refits = options | {"samples": min(settings.bootstrap_samples, REFITS)}
+    start, others = drawn[START], {name: one for name, one in drawn.items() if name != START}
+    found = {name: evaluate(one.rows, start.rows, one.measured, config, one.moved) for name, one in drawn.items()}
+    prompts = start.rows.num_rows
+    kls = [one.kl_per_response.mean for one in found.values()]
+    rewards = [one.reward.mean for one in found.values()]
+    told = verdicts or {}
+    return Comparison(
+        policies=found,
+        length_controlled=length_controlled(
+            {name: reward_duel(one.rows, start.rows) for name, one in others.items()}, prompts, **refits
+        ),
+        judged={name: judged(one.ours_first, one.ours_second, **options) for name, one in told.items()},
+        judged_controlled=length_controlled({name: one.duel() for name, one in told.items()}, prompts, **refits),
+        frontier=[name for name, on in zip(found, on_frontier(kls, rewards), strict=True) if on],
+        pairs=each_against_each(drawn, options),
+        seeds=over_seeds(drawn, settings.confidence),
+        equal_kl=methods_at_equal_kl(drawn, found, options),
+    )
+
+
+def each_against_each(drawn: Mapping[str, Drawn], options: dict[str, Any]) -> list[Against]:
+    """Every two policies, the later against the earlier."""
+    rows = {name: one.rows["rewards"].to_pylist() for name, one in drawn.items()}
+    names = [(later, earlier) for earlier, later in combinations(drawn, 2)]
+    gains = [prompt_means(rows[one]) - prompt_means(rows[other]) for one, other in names]
+    p_values = [paired_test(gain) for gain in gains]
+    return [
+        Against(
+            one,
+            other,
+            mean_interval(gain, **options),
+            p,
+            adjusted,
+            detectable(gain, confidence=options["confidence"]),
+            mean_interval(win_shares(rows[one], rows[other]), **options),
+        )
+        for (one, other), gain, p, adjusted in zip(names, gains, p_values, holm(p_values), strict=True)
+    ]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values of a family of tests: with all of them, a false finding is as rare as one alone promises.
+
+    Holm, Scandinavian Journal of Statistics 6 (1979): the i-th smallest of m is multiplied by m - i + 1, and none is
+    smaller than one before it; at most 1.
+    """
+    order = np.argsort(p_values, kind="stable")
+    scaled = np.array(p_values, dtype=np.float64)[order] * np.arange(len(p_values), 0, -1)
+    found = np.empty(len(p_values))
+    found[order] = np.minimum(np.maximum.accumulate(scaled), 1.0) if len(p_values) else scaled
+    return [float(value) for value in found]
+
+
+def groups(drawn: Mapping[str, Drawn]) -> dict[str, dict[str, list[str]]]:
+    """Names of the policies by method and point, the start aside."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, one in drawn.items():
+        if name != START:
+            found.setdefault(one.method, {}).setdefault(one.point, []).append(name)
+    return found
+
+
+def over_seeds(drawn: Mapping[str, Drawn], confidence: float) -> dict[str, Combined]:
+    """Reward gain over the start, where a method has several seeds at one point."""
+    before = drawn[START].reward()
+    return {
+        f"{method} {point}".strip(): combine_seeds(
+            np.stack([drawn[name].reward() - before for name in names]), confidence=confidence
+        )
+        for method, points in groups(drawn).items()
+        for point, names in points.items()
+        if len(names) > 1
+    }
+
+
+def methods_at_equal_kl(
+    drawn: Mapping[str, Drawn], found: Mapping[str, Evaluation], options: dict[str, Any]
+) -> dict[str, AtEqualKl]:
+    """Every two methods at the largest KL that both reach; a method's path begins at the start."""
+
+    def point(names: list[str]) -> Point:
+        kl = float(np.mean([found[name].kl_per_response.mean for name in names]))
+        return Point(kl, np.mean([drawn[name].reward() for name in names], axis=0))
+
+    paths = {method: [point([START]), *map(point, points.values())] for method, points in groups(drawn).items()}
+    compared = {
+        f"{one} against {other}": at_equal_kl(paths[one], paths[other], **options)
+        for one, other in combinations(paths, 2)
+    }
+    return {name: result for name, result in compared.items() if result is not None}

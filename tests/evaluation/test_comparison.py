@@ -1,0 +1,93 @@
+"""Several policies together: literals, seeds against points, and the family of tests."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_diagnostics import PROMPTS, config, measured, moved, synthetic
+
+from raypo.evaluation.comparison import START, Drawn, Verdicts, compare, groups, holm
+
+
+def test_holm_by_hand() -> None:
+    """Sorted 0.01, 0.02, 0.03, 0.04 by 4, 3, 2, 1: 0.04, 0.06, 0.06, 0.06 (none below one before it)."""
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0.001, 1.0), min_size=1, max_size=8))
+def test_holm_is_between_the_p_value_and_bonferroni_and_keeps_the_order(values: list[float]) -> None:
+    found = np.array(holm(values))
+    given_values = np.array(values)
+    assert (found >= given_values - 1e-12).all()
+    assert (found <= np.minimum(given_values * len(values), 1.0) + 1e-12).all()
+    order = np.argsort(given_values, kind="stable")
+    assert (np.diff(found[order]) >= 0).all()
+
+
+def drawn(method: str, shift: float, kl: float, point: str = "", seed: int = 0) -> Drawn:
+    """A policy whose rewards are the prompt's number / 10 and a shift, with a little of its own."""
+    rng = np.random.default_rng(seed)
+    rewards = [[n / 10 + shift + 0.1 * rng.normal() for _ in range(2)] for n in range(PROMPTS)]
+    rows = synthetic([[5, 5]] * PROMPTS, rewards, seed)
+    return Drawn(method, point, rows, measured(rows, kl=kl), None if method == START else moved(1.0, -1.0))
+
+
+def test_policies_are_compared_with_the_start_with_each_other_and_over_seeds() -> None:
+    """Gains 1 (two seeds, KL 1) and 0.5 (KL 2): the first is better at less KL, and nobody beats it."""
+    policies = {
+        START: drawn(START, 0.0, 0.0, seed=0),
+        "good": drawn("good", 1.0, 1.0, seed=1),
+        "good.2": drawn("good", 1.1, 1.0, seed=2),
+        "far": drawn("far", 0.5, 2.0, seed=3),
+    }
+    found = compare(policies, config())
+    assert list(found.policies) == list(policies)
+    assert found.policies["good"].reward_gain.mean == pytest.approx(1.0, abs=0.05)
+    assert found.frontier == [START, "good.2"]
+    assert set(found.seeds) == {"good"}
+    assert found.seeds["good"].interval.mean == pytest.approx(1.05, abs=0.05)
+    by_names = {(one.one, one.other): one for one in found.pairs}
+    assert len(by_names) == 6
+    last = by_names["far", "good"]
+    assert last.difference.mean == pytest.approx(-0.5, abs=0.05)
+    assert last.p <= last.p_adjusted <= 6 * last.p
+    assert last.win_rate.mean < 0.1
+    # at KL 1 the far one is at sqrt(1 / 2) of its way: 0.354 of gain against 1.05
+    equal = found.equal_kl["good against far"]
+    assert equal.kl == 1.0
+    assert equal.difference.mean == pytest.approx(1.05 - 0.5 * np.sqrt(0.5), abs=0.05)
+    assert found.judged == {}
+    json.dumps(found.to_dict())
+
+
+def test_versions_of_a_run_are_points_and_not_seeds() -> None:
+    """They lie on one path: no mean over them is taken."""
+    policies = {
+        START: drawn(START, 0.0, 0.0),
+        "run-v1": drawn("run", 0.5, 1.0, "v1", seed=1),
+        "run-v2": drawn("run", 1.0, 4.0, "v2", seed=2),
+    }
+    assert groups(policies) == {"run": {"v1": ["run-v1"], "v2": ["run-v2"]}}
+    found = compare(policies, config())
+    assert found.seeds == {}
+    assert found.frontier == list(policies)
+
+
+def test_a_judges_verdicts_are_told_beside_the_rewards() -> None:
+    """It prefers the policy to every prompt but the first, which it did not answer in one order."""
+    policies = {START: drawn(START, 0.0, 0.0), "a": drawn("a", 0.1, 0.5, seed=1)}
+    verdicts = Verdicts([[1.0]] * PROMPTS, [[None], *[[1.0]] * (PROMPTS - 1)], [[3.0]] * PROMPTS)
+    found = compare(policies, config(), {"a": verdicts})
+    assert found.judged["a"].win_rate.mean == 1.0
+    assert found.judged["a"].unanswered == pytest.approx(1 / PROMPTS)
+    assert found.judged["a"].position_bias.mean == 0.0
+    assert found.judged_controlled["a"].controlled.mean > 0.9
+    duel = verdicts.duel()
+    assert np.isnan(duel.preference[0])
+    assert duel.preference[1:].tolist() == [1.0] * (PROMPTS - 1)

@@ -1,0 +1,39 @@
+"""Reward against KL: literals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from raypo.evaluation.frontier import Point, at_equal_kl, at_kl, on_frontier
+
+NAN = float("nan")
+
+
+def test_the_frontier_is_what_nobody_beats_at_both() -> None:
+    """(1, 2) is beaten by (1, 3) and by (0.5, 2); of two equal points both stay; NaN is never on it."""
+    kl, reward = [0.0, 1.0, 1.0, 0.5, 2.0, 2.0, NAN], [0.0, 2.0, 3.0, 2.0, 4.0, 4.0, 9.0]
+    assert on_frontier(kl, reward) == [True, False, True, True, True, True, False]
+
+
+def path(*points: tuple[float, list[float]]) -> list[Point]:
+    return [Point(kl, np.array(rewards)) for kl, rewards in points]
+
+
+def test_between_two_points_reward_is_straight_in_the_root_of_kl() -> None:
+    """Roots 0 and 2: KL 1 is half way. At a point it is the point's own."""
+    line = path((4.0, [2.0, 6.0]), (0.0, [0.0, 2.0]))
+    assert at_kl(line, 1.0).tolist() == [1.0, 4.0]  # type: ignore[union-attr]
+    assert at_kl(line, 4.0).tolist() == [2.0, 6.0]  # type: ignore[union-attr]
+    assert at_kl(line, 4.1) is None
+    assert at_kl(line[:1], 1.0) is None
+
+
+def test_methods_are_compared_as_far_as_both_went() -> None:
+    """One reaches KL 4 with rewards 2, 6 from 0, 2; the other KL 1 with 0.5, 3.5. At 1: (1, 4) - (0.5, 3.5)."""
+    one = path((0.0, [0.0, 2.0]), (4.0, [2.0, 6.0]))
+    other = path((0.0, [0.0, 2.0]), (1.0, [0.5, 3.5]))
+    found = at_equal_kl(one, other, confidence=0.95, samples=100)
+    assert found is not None
+    assert (found.kl, found.difference.mean) == (1.0, pytest.approx(0.5))
+    assert at_equal_kl(one[1:], other, confidence=0.95, samples=100) is None

@@ -1,0 +1,79 @@
+"""Ties, skew, agreement and calibration of rewards; where probability went: literals and known truths."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from raypo.evaluation.inputs import agreement, calibration, describe, skew
+from raypo.evaluation.likelihood import SATURATED, likelihoods
+
+NAN = math.nan
+OPTIONS = {"confidence": 0.95, "samples": 200}
+
+
+def test_inputs_are_described_by_source() -> None:
+    """Prompts (1 1 2), (3 3 3): ties (1/3 + 1) / 2 = 2/3, no preference in one of two."""
+    rewards = {"a": [[1.0, 1.0, 2.0], [3.0, 3.0, 3.0]], "b": [[0.0, 1.0, 2.0], [2.0, 1.0, 0.0]]}
+    found = describe(rewards, [0.02, 0.03, 0.99, 1.0], **OPTIONS)
+    assert found.tie_rate["a"].mean == pytest.approx(2 / 3)
+    assert found.no_preference["a"].mean == 0.5
+    assert found.no_preference["b"].mean == 0.0
+    assert found.dispersion_histogram == [2, *[0] * 18, 2]
+    # a's first prompt against b's: tau-b = 2 / sqrt(2 * 3); its second tells nothing apart
+    assert found.agreement["a ~ b"].mean == pytest.approx(2 / math.sqrt(6))
+    assert found.agreement["a ~ b"].n == 1
+    assert set(found.to_dict()) == {"tie_rate", "no_preference", "skew", "agreement", "dispersion_histogram"}
+
+
+def test_skew_is_within_prompts() -> None:
+    """0 0 3 less its mean is -1 -1 2: third moment (-1 - 1 + 8) / 3 = 2, variance 2: 2 / 2^1.5 = 0.7071.
+
+    The prompts' own levels do not count; mirrored rewards have the opposite skew.
+    """
+    assert skew([[0.0, 0.0, 3.0], [100.0, 100.0, 103.0]], **OPTIONS).mean == pytest.approx(math.sqrt(0.5))
+    assert skew([[0.0, 0.0, -3.0]], **OPTIONS).mean == pytest.approx(-math.sqrt(0.5))
+    assert math.isnan(skew([[1.0, 1.0], [2.0]], **OPTIONS).mean)
+
+
+def test_agreement_is_per_prompt() -> None:
+    """1 2 3 against 1 3 2: two pairs agree, one does not: 1 / 3. Unknown rewards leave the comparison."""
+    found = agreement([[1.0, 2.0, 3.0], [1.0, None, 2.0], [1.0, 2.0]], [[1.0, 3.0, 2.0], [5.0, 1.0, 6.0], [NAN, 1.0]])
+    assert found[:2] == pytest.approx([1 / 3, 1.0])
+    assert math.isnan(found[2])
+
+
+@pytest.mark.parametrize("stretch", [0.5, 1.0, 3.0])
+def test_a_reward_that_is_log_odds_stretched_has_the_slope_that_undoes_it(stretch: float) -> None:
+    """Verdicts are drawn with log-odds d; the reward says stretch * d: the slope is 1 / stretch."""
+    rng = np.random.default_rng(0)
+    odds = rng.normal(size=20_000)
+    verdict = (rng.random(20_000) < expit(odds)).astype(float)
+    found = calibration(stretch * odds, verdict)
+    assert found.slope == pytest.approx(1 / stretch, rel=0.06)
+    assert (found.error < 0.02) == (stretch == 1.0)
+
+
+def test_calibration_by_hand() -> None:
+    """Differences 0 (verdict 1/2) and ln 3 (verdict 0): told 1/2 and 3/4. Errors 0 and 3/4: their mean 3/8; squares
+    0 and 9/16: 9/32."""
+    found = calibration(np.array([0.0, math.log(3), NAN]), np.array([0.5, 0.0, 1.0]))
+    assert (found.error, found.brier, found.pairs) == (pytest.approx(3 / 8), pytest.approx(9 / 32), 2)
+    assert math.isnan(calibration(np.array([0.0, 0.0]), np.array([1.0, 0.0])).slope)
+
+
+def test_where_probability_went() -> None:
+    """Best is the second, worst the first: log-ratios 3 - 5 = -2 and 1 - 4 = -3, margin 1. With beta 5 it is 5 > 4.
+
+    A prompt with equal rewards, and one with a single known reward, tell nothing.
+    """
+    rewards = [[0.0, 2.0, 1.0], [1.0, 1.0], [1.0, None]]
+    policy, start = [[1.0, 3.0, 9.0], [0.0, 0.0], [0.0, 0.0]], [[4.0, 5.0, 9.0], [0.0, 0.0], [0.0, 0.0]]
+    found = likelihoods(rewards, policy, start, beta=5.0)
+    assert (found.chosen[0], found.rejected[0], found.saturated[0]) == (-2.0, -3.0, 1.0)
+    assert np.isnan(found.chosen[1:]).all()
+    assert likelihoods(rewards, policy, start, beta=4.0).saturated[0] == 0.0  # exactly at the bound
+    assert expit(-SATURATED) == pytest.approx(0.018, abs=1e-4)

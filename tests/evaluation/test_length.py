@@ -1,0 +1,105 @@
+"""Length-controlled win rates against known truths: the model's own data, and data without any effect of length."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from raypo.evaluation.length import Duel, difficulties, length_controlled, logistic
+
+PROMPTS = 400
+
+
+def duel(
+    rng: np.random.Generator, theta: float, phi: float, shift: float, gamma: NDArray[np.float64], *, drawn: bool = False
+) -> Duel:
+    """A policy of known strength whose responses are longer by `shift` spreads on average; preferences as expected
+    probabilities, or drawn as wins and losses."""
+    longer = 100.0 * (rng.normal(size=PROMPTS) + shift)
+    chance = expit(theta + phi * np.tanh(longer / longer.std()) + gamma)
+    preference = (rng.random(PROMPTS) < chance).astype(float) if drawn else chance
+    return Duel(np.arange(PROMPTS), preference, longer)
+
+
+def test_preferences_between_0_and_1_count_as_parts_of_a_win() -> None:
+    """One constant feature of 10, 3 of 4 won. Without a prior expit(10 c) = 3/4, c = 0.10986; with one of standard
+    deviation 1 the slope of the log-likelihood is that of the prior: 10 (3 - 4 expit(10 c)) = c, c = 0.10842."""
+    preference = np.array([1.0, 0.5, 0.5, 1.0])
+    found = logistic(np.full((4, 1), 10.0), preference, np.ones(4))[0]
+    assert found == pytest.approx(0.10842, abs=1e-4)
+    assert 10 * (3 - 4 * expit(10 * found)) == pytest.approx(found, abs=1e-3)
+
+
+def test_a_policy_that_wins_by_length_alone_is_at_one_half() -> None:
+    """theta = 0, phi = 1.5, longer by a spread and a half: it wins most, and none of it is left at equal length."""
+    rng = np.random.default_rng(0)
+    found = length_controlled(
+        {"long": duel(rng, 0.0, 1.5, 1.5, np.zeros(PROMPTS))}, PROMPTS, confidence=0.95, samples=100
+    )["long"]
+    assert found.win_rate.mean > 0.7
+    assert found.controlled.mean == pytest.approx(0.5, abs=0.02)
+    assert found.length_effect == pytest.approx(1.5, abs=0.1)
+    assert not found.uses_difficulty
+
+
+def test_known_strengths_lengths_and_difficulties_are_found_again() -> None:
+    """Truth of the controlled win rate: mean over prompts of expit(theta + gamma)."""
+    rng = np.random.default_rng(1)
+    gamma = rng.normal(size=PROMPTS)
+    truth = {"weak": (-1.5, 1.0, -0.5), "even": (0.0, 0.5, 1.0), "strong": (1.0, 2.0, 0.0), "short": (0.5, 1.0, -1.5)}
+    duels = {name: duel(rng, *given, gamma, drawn=True) for name, given in truth.items()}
+    assert np.corrcoef(difficulties(duels, PROMPTS), gamma)[0, 1] > 0.6  # four coins per prompt
+    found = length_controlled(duels, PROMPTS, confidence=0.99, samples=100)
+    for name, (theta, phi, _) in truth.items():
+        one = found[name]
+        assert one.uses_difficulty
+        assert one.controlled.low <= float(expit(theta + gamma).mean()) <= one.controlled.high, name
+        assert one.length_effect == pytest.approx(phi, abs=1.0), name
+    assert abs(found["short"].controlled.mean - found["short"].win_rate.mean) > 0.1
+
+
+def test_equal_lengths_change_nothing() -> None:
+    """Nothing to control: the controlled win rate is the mean preference, up to the weak prior."""
+    rng = np.random.default_rng(2)
+    preference = rng.random(PROMPTS)
+    found = length_controlled(
+        {"a": Duel(np.arange(PROMPTS), preference, np.full(PROMPTS, 7.0))}, PROMPTS, confidence=0.95, samples=50
+    )["a"]
+    assert found.controlled.mean == pytest.approx(preference.mean(), abs=1e-3)
+    assert found.length_effect == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_two_sides_of_a_duel_add_to_one() -> None:
+    rng = np.random.default_rng(3)
+    one = duel(rng, 0.7, 1.0, 0.5, np.zeros(PROMPTS), drawn=True)
+    other = Duel(one.prompt, 1 - one.preference, -one.longer)
+    rates = [
+        length_controlled({"a": side}, PROMPTS, confidence=0.95, samples=50)["a"].controlled.mean
+        for side in (one, other)
+    ]
+    assert sum(rates) == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("wins", [0.0, 1.0])
+def test_a_policy_that_always_wins_or_loses_has_a_finite_rate(wins: float) -> None:
+    preference, longer = np.full(30, wins), np.arange(30.0)
+    found = length_controlled({"a": Duel(np.arange(30), preference, longer)}, 30, confidence=0.95, samples=50)["a"]
+    assert found.controlled.mean == pytest.approx(wins, abs=0.02)
+    assert found.win_rate.mean == wins
+
+
+def test_unknown_preferences_are_left_out_and_nothing_known_is_not_a_number() -> None:
+    """The first 200 prompts decide; a policy without a single verdict has no rate."""
+    rng = np.random.default_rng(4)
+    whole = duel(rng, 0.3, 1.0, 0.2, np.zeros(PROMPTS))
+    half = Duel(whole.prompt[:200], whole.preference[:200], whole.longer[:200])
+    holes = Duel(whole.prompt, np.where(whole.prompt < 200, whole.preference, math.nan), whole.longer)
+    none = Duel(whole.prompt, np.full(PROMPTS, math.nan), whole.longer)
+    rates = length_controlled({"half": half, "holes": holes, "none": none}, PROMPTS, confidence=0.95, samples=50)
+    assert rates["half"].controlled.mean == pytest.approx(rates["holes"].controlled.mean, abs=1e-9)
+    assert rates["holes"].controlled.n == 200
+    assert math.isnan(rates["none"].controlled.mean)

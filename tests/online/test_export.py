@@ -1,0 +1,180 @@
+"""`raypo export` of a run's folder made by hand: weights bit for bit, sampling as evaluated, a card without secrets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import make_model
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from raypo.config import build
+from raypo.errors import ConfigError, DataError, OutputError
+from raypo.online.export import export, licence_of, public_name
+from raypo.online.folder import RunFolder
+from raypo.records import PROMPTS, SCORED
+from raypo.stages import tables
+
+
+def figure(mean: float) -> dict[str, float]:
+    return {"mean": mean, "low": mean - 0.125, "high": mean + 0.125, "n": 12}
+
+
+def facts(version: int, reward: float) -> dict[str, Any]:
+    names = ("reward_win_rate", "reward_win_rate_controlled", "kl_per_response", "length")
+    evaluation = {
+        "reward": figure(reward),
+        "reward_gain": figure(reward - 0.25),
+        "reward_gain_p": 0.0004,
+        "reward_by_source": {"ones": figure(reward), "brevity": figure(-3.0)},
+        "distinct_2": 0.5,
+        "warnings": ["reward follows length"],
+    } | {name: figure(0.75) for name in names}
+    return {"version": version, "evaluation": evaluation}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two versions, of which the first is the better one."""
+    place = tmp_path_factory.mktemp("export")
+    start = make_model(place / "start", tied=True)
+    (start / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A start\n")
+    (place / "template.jinja").write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    config = build(
+        {
+            "name": "done",
+            "output": str(place / "runs"),
+            "policy": {
+                "path": str(start),
+                "compute_dtype": "float32",
+                "export_dtype": "float32",
+                "chat_template": str(place / "template.jinja"),
+            },
+            "prompts": {"path": str(place / "prompts.jsonl")},
+            "sampling": {"temperature": 0.5, "max_response_tokens": 12, "stop_token_ids": [7]},
+            "rewards": [
+                {"name": "ones", "path": "judges:ones"},
+                {"type": "http", "name": "brevity", "url": "http://host/score?key=secret", "weight": 0.0},
+            ],
+            "objective": {"preset": "w-mpo", "beta": 0.2},
+        }
+    )
+    folder = RunFolder(config)
+    tables.write_json(folder.path("run.json"), {"config": json.loads(config.model_dump_json())})
+    tables.commit(folder.path("prompts"), PROMPTS.empty_table(), "prompts", {"train": 30, "heldout": 12})
+    for version, reward in enumerate((0.25, 0.75, 0.5)):
+        tables.commit(folder.evaluation(version), SCORED.empty_table(), "scored", facts(version, reward))
+        if version:
+            make_model(Path(folder.checkpoint(version)) / "model", tied=True, seed=version)
+    return Path(folder.root)
+
+
+def test_the_best_version_is_exported_bit_for_bit(run: Path, tmp_path: Path) -> None:
+    """Version 1 has reward 0.75; float32 as it was evaluated."""
+    told = export(run, tmp_path / "out", dtype="float32")
+    assert told.startswith("version 1 of done in float32")
+    source = load_file(run / "checkpoints" / "version-0001" / "model" / "model.safetensors")
+    exported = load_file(tmp_path / "out" / "model.safetensors")
+    assert exported.keys() == source.keys()
+    assert all(torch.equal(exported[name], source[name]) for name in source)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert model.dtype == torch.float32
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "byte for byte" in text
+    assert "cast after" not in text
+
+
+def test_a_cast_is_bf16_and_said_on_the_card(run: Path, tmp_path: Path) -> None:
+    export(run, tmp_path / "out", version=2)
+    source = load_file(run / "checkpoints" / "version-0002" / "model" / "model.safetensors")
+    exported = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(exported[name], source[name].bfloat16()) for name in source)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
+    assert "evaluated in float32 and cast after that" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_tokenizer_template_and_sampling_come_along(run: Path, tmp_path: Path) -> None:
+    """The template that the run replaced, and the run's stop token beside the model's own (2)."""
+    export(run, tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "w3"}], tokenize=False) == "w3"
+    assert tokenizer("w3")["input_ids"] == AutoTokenizer.from_pretrained(run.parents[1] / "start")("w3")["input_ids"]
+    sampling = GenerationConfig.from_pretrained(tmp_path / "out")
+    assert sampling.eos_token_id == [2, 7]
+    assert (sampling.do_sample, sampling.temperature, sampling.max_new_tokens) == (True, 0.5, 12)
+
+
+def test_the_card_names_data_rewards_licences_and_results(run: Path, tmp_path: Path) -> None:
+    export(run, tmp_path / "out", licence="mit")
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.license == "mit"
+    assert card.data.base_model == "start"
+    text = " ".join(card.text.split())
+    for said in (
+        "| reward | 0.250 [0.125, 0.375] | 0.750 [0.625, 0.875] |",
+        "30 training and 12 held-out prompts from `prompts.jsonl`",
+        "| ones | function | `judges:ones` | 1.0 |",
+        "| brevity | http | `http://host/score` | 0, watched |",
+        "`w-mpo` (beta 0.2)",
+        "| the model that it came from, `start` | apache-2.0 |",
+        "- reward follows length",
+        "p = 0.0004",
+    ):
+        assert said in text, said
+    assert "secret" not in text
+    assert str(run.parent) not in text
+
+
+def test_what_cannot_be_exported_is_refused(run: Path, tmp_path: Path) -> None:
+    """No run, no such version, the start itself, an unknown type, a folder in use."""
+    with pytest.raises(DataError, match=r"no run\.json"):
+        export(tmp_path, tmp_path / "out")
+    with pytest.raises(DataError, match=r"version 9 .* not there"):
+        export(run, tmp_path / "out", version=9)
+    with pytest.raises(DataError, match="the model that the run began with"):
+        export(run, tmp_path / "out", version=0)
+    with pytest.raises(ConfigError, match="--dtype int8"):
+        export(run, tmp_path / "out", dtype="int8")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("")
+    with pytest.raises(OutputError, match="not empty"):
+        export(run, tmp_path / "full")
+    assert not (tmp_path / "out").exists()
+
+
+def test_float32_cannot_be_made_of_what_was_evaluated_in_bfloat16(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "bf16")
+    tree = json.loads((tmp_path / "bf16" / "run.json").read_text())
+    tree["config"]["policy"]["export_dtype"] = "bfloat16"
+    (tmp_path / "bf16" / "run.json").write_text(json.dumps(tree))
+    with pytest.raises(ConfigError, match="evaluated bfloat16"):
+        export(tmp_path / "bf16", tmp_path / "out", dtype="float32")
+
+
+def test_licences_are_read_where_they_are_stated(tmp_path: Path) -> None:
+    assert licence_of(str(tmp_path)) == "not stated by its folder"
+    (tmp_path / "LICENSE").write_text("words")
+    assert licence_of(str(tmp_path)) == "see LICENSE of that folder"
+    (tmp_path / "README.md").write_text("---\n" + yaml.safe_dump({"license": "mit"}) + "---\n")
+    assert licence_of(str(tmp_path)) == "mit"
+    (tmp_path / "README.md").write_text("# no front matter")
+    assert licence_of(str(tmp_path)) == "see LICENSE of that folder"
+
+
+def test_names_of_paths_do_not_tell_of_the_machine(tmp_path: Path) -> None:
+    told = {
+        str(tmp_path / "model"): "model",
+        "owner/name": "owner/name",
+        "./data/prompts.jsonl": "prompts.jsonl",
+        "judges:f": "judges:f",
+        "https://me:secret@host:80/x?token=1": "https://host/x",
+    }
+    assert {path: public_name(path) for path in told} == told
