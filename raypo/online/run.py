@@ -20,6 +20,7 @@ from ray.train import FailureConfig, ScalingConfig
 from ray.train import RunConfig as TrainRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
 from raypo.config import FunctionReward, ModelReward, RunConfig, refuse_online
@@ -212,11 +213,7 @@ def fit(
     actors = create(config, *engine_setup(config))
     try:
         coordinator = (
-            ray.remote(Coordinator)
-            # never restarted: its arguments hold actor handles, which Ray cannot promise to keep for a restart;
-            # it has no state of its own, so the same command goes on where it stopped
-            .options(num_cpus=0, max_concurrency=8 + config.training.workers)
-            .remote(config, actors, policy_timeout_s)
+            ray.remote(Coordinator).options(**coordinator_options(config)).remote(config, actors, policy_timeout_s)
         )
 
         def status(since: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -234,6 +231,17 @@ def fit(
         return int(ray.get(coordinator.engine_starts.remote()))
     finally:
         actors.shutdown()
+
+
+def coordinator_options(config: RunConfig) -> dict[str, Any]:
+    """How Ray places the coordinator: on the driver's node, never restarted.
+
+    Ray puts an actor without CPUs anywhere, also on a spot machine; the driver's node has to live anyway. Its arguments
+    hold actor handles, which Ray cannot promise to keep for a restart; it has no state of its own, so the same command
+    goes on where it stopped.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return {"num_cpus": 0, "scheduling_strategy": here, "max_concurrency": 8 + config.training.workers}
 
 
 def fit_workers(config: RunConfig, folder: RunFolder, source: worker.TableSource, sync: worker.SyncSender) -> None:

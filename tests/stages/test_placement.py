@@ -21,6 +21,8 @@ import json, logging, ray
 from ray._private.state import actors as states
 from ray.cluster_utils import Cluster
 from raypo.errors import ResourceError
+from raypo.online.coordinator import Coordinator
+from raypo.online.run import coordinator_options
 from raypo.stages import actors, cluster
 from tiny import run_config
 
@@ -40,11 +42,14 @@ ray.get([actor.__ray_ready__.remote() for actor in made.references])
 places = [
     roles[states(actor._actor_id.hex())["Address"]["NodeID"]] for actor in [*made.engines.actors, *made.references]
 ]
+coordinators = [ray.remote(Coordinator).options(**coordinator_options(config)).remote(config, made) for _ in range(6)]
+ray.get([actor.status.remote(0) for actor in coordinators])
+heads = [roles[states(actor._actor_id.hex())["Address"]["NodeID"]] for actor in coordinators]
 try:
     cluster.check_resources(run_config("m", "out", cluster={"trainer_labels": {"raypo-role": "trainr"}}))
 except ResourceError as error:
     refused = str(error)
-print(json.dumps({"places": places, "engines": engines, "refused": refused}))
+print(json.dumps({"places": places, "engines": engines, "heads": heads, "refused": refused}))
 made.shutdown()
 ray.shutdown()
 nodes.shutdown()
@@ -55,7 +60,8 @@ nodes.shutdown()
 def test_actors_go_to_the_nodes_whose_labels_the_run_names() -> None:
     """Two engines and two references on the sampler node, though the trainer node has twice its CPUs.
 
-    An engine that holds no weights answers -1. A label that no node has is refused, with those that there are.
+    An engine that holds no weights answers -1. Coordinators go to the driver's node; Ray left alone spreads actors
+    without CPUs over all nodes, so six would not all be there. A label that no node has is refused with those that are.
     """
     command = [sys.executable, "-c", DRIVER]
     done = subprocess.run(command, cwd=TESTS, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
@@ -63,6 +69,7 @@ def test_actors_go_to_the_nodes_whose_labels_the_run_names() -> None:
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["places"] == ["sampler"] * 4
     assert found["engines"] == [-1, -1]
+    assert found["heads"] == ["head"] * 6
     assert "raypo-role=trainer" in found["refused"]
     assert "trainr" in found["refused"]
 
