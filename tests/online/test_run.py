@@ -45,7 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_model(folder / "policy", tied=True)
     rows = [{"prompt": f"w{i} w{i + 3} w{i + 7}", "number": i} for i in range(40)]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "judges.py").write_text(REWARDS)
+    (folder / "run_rewards.py").write_text(REWARDS)
     config = {
         "name": "tiny",
         "output": str(folder / "runs"),
@@ -53,8 +53,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "prompts": {"path": str(folder / "prompts.jsonl"), "heldout_fraction": 0.25, "max_prompt_tokens": 16},
         "sampling": {"num_responses": 4, "max_response_tokens": 12, "batch_prompts": 8},
         "rewards": [
-            {"name": "ones", "path": "judges:ones"},
-            {"name": "brevity", "path": "judges:brevity", "weight": 0.0},
+            {"name": "ones", "path": "run_rewards:ones"},
+            {"name": "brevity", "path": "run_rewards:brevity", "weight": 0.0},
         ],
         "objective": {"preset": "mallows-mpo"},
         "training": {"workers": 2, "learning_rate": 1e-3, "sets_per_step": 8},
@@ -145,11 +145,11 @@ def test_bad_input_ends_in_one_message_before_anything_starts(
     """An error for the user with what was got, and nothing that looks like a run's result."""
     monkeypatch.syspath_prepend(str(place))
     make, told = EARLY[case]
-    name = case.replace(" ", "-")
+    name, began = case.replace(" ", "-"), ray.is_initialized()
     with pytest.raises(UserError) as caught:
         run(load(place / "run.yaml", [f"name={name}", *make(place)]))
     assert told in str(caught.value)
-    assert not ray.is_initialized()
+    assert ray.is_initialized() == began
     assert not (place / "runs" / name / "summary.json").exists()
     assert not (place / "runs" / name / "prompts" / tables.MANIFEST).exists()
 
@@ -169,7 +169,7 @@ LATE = {"same": "online.min_trainable_fraction"}
 @pytest.mark.parametrize("function", ["same"])
 def test_a_reward_from_which_nothing_can_be_learned_ends_the_run(function: str, place: Path) -> None:
     """All rewards equal everywhere: exit code 2, and no weight version is made."""
-    done = raypo(place, "run", "run.yaml", f"name=late-{function}", f"rewards.0.path=judges:{function}")
+    done = raypo(place, "run", "run.yaml", f"name=late-{function}", f"rewards.0.path=run_rewards:{function}")
     assert done.returncode == 2, done.stdout + done.stderr
     assert LATE[function] in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
