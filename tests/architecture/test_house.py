@@ -66,7 +66,7 @@ def test_every_dependency_is_imported_somewhere() -> None:
     """Of the project and of its tests; tools that run beside them are named here."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     tools = {"import-linter", "mypy", "pytest-timeout", "ruff", "types-pyyaml"}
-    modules = {"pyyaml": "yaml"}
+    modules = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
     places = {
         "dependencies": (project["project"]["dependencies"], ("raypo",)),
         "dev": (project["dependency-groups"]["dev"], ("tests", "jobs")),
