@@ -32,10 +32,14 @@ def main(answers: str, leaderboard: str) -> None:
         published = {row["model"]: row for row in csv.DictReader(file)}
     duels = {}
     for model in [one["model"] for one in rows[0]["responses"]]:
-        texts = [next(one for one in row["responses"] if one["model"] == model) for row in rows]
-        longer = [float(len(one["text"]) - len(row["baseline"])) for one, row in zip(texts, rows, strict=True)]
-        preference = np.array([float(one["score"]) for one in texts])
-        duels[model] = Duel(np.arange(len(rows)), preference, np.array(longer))
+        prompt, preference, longer = [], [], []
+        for number, row in enumerate(rows):  # a model may have no answer to a prompt
+            for one in row["responses"]:
+                if one["model"] == model:
+                    prompt.append(number)
+                    preference.append(float(one["score"]))
+                    longer.append(float(len(one["text"]) - len(row["baseline"])))
+        duels[model] = Duel(np.array(prompt), np.array(preference), np.array(longer))
     found = length_controlled(duels, len(rows), confidence=CONFIDENCE, samples=400)
     table = Table("model", "win rate %", "published", "at equal length %", "published", "difference / error", box=None)
     ours, theirs = [], []
