@@ -93,6 +93,8 @@ def evaluate(
     from raypo.online import evaluation
 
     chosen = evaluation.policies_of(policy or []) or evaluation.policies_of_run(settings)
+    if out is None and "://" in settings.output:
+        raise ConfigError(f"output {settings.output} is no local folder", "one for the figures", "give --out")
     place = out or Path(settings.output) / settings.name / "comparison"
     evaluation.evaluate_policies(settings, chosen, place)
 

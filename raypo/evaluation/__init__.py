@@ -1,1 +1,12 @@
-"""Makes numbers for people: win rates, diagnostics, and the statistics behind their intervals."""
+"""Makes numbers for people: each with its interval, from tables alone.
+
+statistics    intervals and tests over prompts, their power, several seeds together
+winrate       win rates by reward and by a judge, position bias
+length        win rates at equal length
+responses     variety, the best of n, ties
+likelihood    where probability went: displacement and saturated margins
+inputs        what can be said of rewards before anything is trained on them
+frontier      reward against KL
+diagnostics   one weight version against the start, with warnings in plain words
+comparison    several policies together
+"""

@@ -9,9 +9,12 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from scipy import stats
 from scipy.special import expit
 
+from raypo.config import RunConfig
+from raypo.evaluation.diagnostics import REFITS, by_source
 from raypo.evaluation.length import logistic
 from raypo.evaluation.responses import tied_pairs
 from raypo.evaluation.statistics import Floats, Interval, mean_interval, resampled
@@ -72,6 +75,22 @@ def describe(
             f"{a} ~ {b}": interval(agreement(rewards[a], rewards[b])) for a, b in combinations(sorted(rewards), 2)
         },
         dispersion_histogram=np.histogram(list(dispersion), bins=HISTOGRAM_BINS, range=(0.0, 1.0))[0].tolist(),
+    )
+
+
+def describe_table(annotated: pa.Table, config: RunConfig) -> Inputs:
+    """Figures of the rewards of an annotated table, by source.
+
+    Args:
+        annotated: records.ANNOTATED.
+        config: confidence and resamples.
+    """
+    settings = config.evaluation
+    return describe(
+        by_source(annotated),
+        annotated["dispersion"].to_pylist(),
+        confidence=settings.confidence,
+        samples=min(settings.bootstrap_samples, REFITS),
     )
 
 

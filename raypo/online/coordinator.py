@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from raypo.config import RunConfig
 from raypo.errors import EngineError, RaypoError, RewardError, RunError
 from raypo.evaluation.diagnostics import evaluate
+from raypo.evaluation.inputs import describe_table
 from raypo.online.decisions import stop_reason
 from raypo.online.folder import RunFolder
 from raypo.online.metrics import Metrics
@@ -275,7 +276,7 @@ class Coordinator:
     def _annotate(self, round_index: int, scored: pa.Table) -> None:
         config, folder = self._config, self._folder
         first = tables.manifest_of(folder.stage(0, "annotated"))
-        _, facts, new = self._committed(
+        table, facts, new = self._committed(
             folder.stage(round_index, "annotated"),
             "annotated",
             round_index,
@@ -290,6 +291,7 @@ class Coordinator:
         )
         if new:
             text = f"{facts['trainable']} of {facts['sets']} sets can train"
+            tables.write_json(folder.stage(round_index, "inputs.json"), describe_table(table, config).to_dict())
             self._note("annotate", text, round=round_index, seconds=facts["seconds"])
         if facts["trainable"] < max(1, config.online.min_trainable_fraction * facts["sets"]):
             raise RewardError(

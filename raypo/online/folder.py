@@ -3,6 +3,7 @@
 run.json                          config, its hash, seed, versions, template hash
 prompts/                          records.PROMPTS
 rounds/round-0000/sampled|scored|annotated/
+rounds/round-0000/inputs.json     ties, skew and agreement of the round's rewards, histogram of its dispersion
 evaluations/version-0000/         held-out rows, records.SCORED, with the evaluation in the manifest's facts
 checkpoints/version-0001/         state/ for resume, model/ as a Hugging Face folder
 metrics.jsonl  tensorboard/       one line per optimizer step

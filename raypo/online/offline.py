@@ -21,6 +21,7 @@ from torch import Tensor
 from raypo.config import RunConfig
 from raypo.data.chat import load_sets
 from raypo.errors import RewardError
+from raypo.evaluation.inputs import describe_table
 from raypo.evaluation.statistics import Floats, mean_interval
 from raypo.models.load import load_tokenizer
 from raypo.online.folder import RunFolder
@@ -167,6 +168,7 @@ def annotate(
             )
             facts["data"] = data
             tables.commit(place, table, "annotated", facts)
+            tables.write_json(folder.path(split, "inputs.json"), describe_table(table, config).to_dict())
             text = f"annotate {split}: {facts['trainable']} of {facts['sets']} sets can train, {facts['seconds']:.1f} s"
             console.print(text, highlight=False)
         else:

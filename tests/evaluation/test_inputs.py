@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy.special import expit
 
-from raypo.evaluation.inputs import agreement, calibration, describe, skew
+from raypo.config import build
+from raypo.evaluation.inputs import agreement, calibration, describe, describe_table, skew
 from raypo.evaluation.likelihood import SATURATED, likelihoods
+from raypo.records import ANNOTATED
 
 NAN = math.nan
 OPTIONS = {"confidence": 0.95, "samples": 200}
@@ -27,6 +30,25 @@ def test_inputs_are_described_by_source() -> None:
     assert found.agreement["a ~ b"].mean == pytest.approx(2 / math.sqrt(6))
     assert found.agreement["a ~ b"].n == 1
     assert set(found.to_dict()) == {"tie_rate", "no_preference", "skew", "agreement", "dispersion_histogram"}
+
+
+def test_an_annotated_table_is_described_by_its_sources() -> None:
+    """Two prompts, two sources, dispersion 0.5 and 0.99: bins 10 and 19 of 20."""
+    rows = [
+        {
+            "prompt_id": str(number),
+            "reward_values": [{"name": "a", "values": [1.0, 2.0]}, {"name": "b", "values": [2.0, None]}],
+            "dispersion": dispersion,
+        }
+        for number, dispersion in enumerate((0.5, 0.99))
+    ]
+    found = describe_table(
+        pa.Table.from_pylist(rows, schema=ANNOTATED),
+        build({"policy": {"path": "nowhere"}, "prompts": {"path": "nowhere"}}),
+    )
+    assert found.tie_rate["a"].mean == 0.0
+    assert found.tie_rate["b"].n == 0
+    assert [number for number, count in enumerate(found.dispersion_histogram) if count] == [10, 19]
 
 
 def test_skew_is_within_prompts() -> None:
