@@ -113,9 +113,9 @@ def attention(
     if softcap is not None:
         return _capped(query, key, value, dense_mask(prefix_spans, sliding_window), scaling, softcap), None
     groups = query.shape[1] // key.shape[1]
-    rows = (x[0].transpose(0, 1) for x in (query, repeat_kv(key, groups), repeat_kv(value, groups)))
+    q, k, v = (x[0].transpose(0, 1) for x in (query, repeat_kv(key, groups), repeat_kv(value, groups)))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return split_attention(*rows, prefix_spans, window=sliding_window, scale=scale)[None], None
+    return split_attention(q, k, v, prefix_spans, window=sliding_window, scale=scale)[None], None
 
 
 AttentionInterface.register(NAME, attention)
