@@ -3,8 +3,8 @@
     python -m raypo.bench.case FOLDER CASE
 
 FOLDER holds the model and sets.json; CASE is JSON: threads, packing, responses, preset, steps, learning_rate, beta,
-optimizer (false: forward and backward alone), gradients (a path or null). Prints one line of JSON: seconds of each step after the first two,
-tokens of a step, peak_bytes.
+optimizer (false: forward and backward alone), gradients (a path or null). Prints one line of JSON: seconds of each step
+after the first two, tokens of a step, peak_bytes.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ AGREE = 1e-4
 
 PEER = Path(__file__).with_name("trl_peer.py")
 VOCABULARY, HIDDEN, INTERMEDIATE, LAYERS, HEADS = 8192, 384, 1024, 6, 6
+SPECIAL = "<pad>", "<unk>", "<end>"
 
 
 @dataclass(frozen=True)
@@ -104,16 +105,19 @@ def make_inputs(folder: Path, responses: int, prompt: int, response: int, count:
     )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.save_pretrained(folder)
-    words = Tokenizer(WordLevel({f"t{i}": i for i in range(VOCABULARY)}, unk_token="t1"))
+    # a special token is found inside other words too, so none may begin one
+    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *(f"t{i}" for i in range(len(SPECIAL), VOCABULARY))])}
+    words = Tokenizer(WordLevel(vocabulary, unk_token=SPECIAL[1]))
     words.pre_tokenizer = WhitespaceSplit()  # type: ignore[assignment]
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="t0", unk_token="t1", eos_token="t2")
+    names = dict(zip(("pad_token", "unk_token", "eos_token"), SPECIAL, strict=True))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, **names)
     tokenizer.save_pretrained(folder)
     generator = torch.Generator().manual_seed(0)
 
     def draw(length: int) -> list[int]:
         return torch.randint(3, VOCABULARY, (length,), generator=generator).tolist()
 
-    sets = [
+    sets: list[dict[str, Any]] = [
         {"prompt": draw(prompt), "responses": [[*draw(response - 1), 2] for _ in range(responses)]}
         for _ in range(count)
     ]
@@ -129,7 +133,7 @@ def make_inputs(folder: Path, responses: int, prompt: int, response: int, count:
 
 def text(ids: Sequence[int]) -> str:
     """Ids as words that the benchmark's tokenizer reads back."""
-    return " ".join(f"t{i}" for i in ids)
+    return " ".join(SPECIAL[i] if i < len(SPECIAL) else f"t{i}" for i in ids)
 
 
 def own_case(plan: Plan, **changes: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import json
 import resource
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def timed_steps(trainer: Any, case: dict[str, Any]) -> None:
     trainer.train()
     row = trainer.train_dataset[0]
     tokens = 2 * len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"])
-    seconds = [after - before for before, after in zip(marks[1:], marks[2:], strict=False)]
+    seconds = [after - before for before, after in pairwise(marks[1:])]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     found = {"seconds": seconds, "tokens": tokens * case["batch_size"], "peak_bytes": peak}
     print(json.dumps(found))  # noqa: T201 - read by the caller
