@@ -204,6 +204,34 @@ def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of
     Console().print(rewrite_report(folder), soft_wrap=True, highlight=False)
 
 
+bench = typer.Typer(help="Measure, print a table and write JSON.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+
+@bench.command("train")
+def bench_train(
+    out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("bench-train.json"),
+    against: Annotated[str | None, typer.Option(help="A peer to run beside: trl.")] = None,
+    python: Annotated[str | None, typer.Option(help="Interpreter of an environment that has the peer.")] = None,
+    responses: Annotated[int, typer.Option(min=2, help="K.")] = 8,
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 256,
+    response: Annotated[int, typer.Option(min=2, help="Tokens of a response.")] = 64,
+    steps: Annotated[int, typer.Option(min=4, help="Steps per case; the first two are not counted.")] = 12,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
+    grid: Annotated[bool, typer.Option(help="Also K = 2 to 64 at prompts of 64, 256 and 1,024 tokens.")] = False,
+) -> None:
+    """Measure a training step: prompts shared against separate rows, and against TRL on the same pairs."""
+    if (against is None) != (python is None) or against not in (None, "trl"):
+        raise ConfigError(
+            f"--against {against} with --python {python}",
+            "--against trl with --python, the interpreter of an environment that has trl==1.16.0, or neither",
+            "make one with `uv venv` and `uv pip install trl==1.16.0`",
+        )
+    from raypo.bench import train as benchmark
+
+    benchmark.bench_train(benchmark.Plan(responses, prompt, response, steps, threads, python, grid=grid), out)
+
+
 def _version(asked: bool) -> None:
     if asked:
         Console().print(f"raypo {__version__}", highlight=False)

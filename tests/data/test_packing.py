@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import response_sets
 
@@ -100,6 +100,7 @@ def test_shared_sets_are_grouped_by_the_tokens_of_their_row() -> None:
     assert micro_batches(TWO, 5, "shared") == [[0], [1]]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(1, 4), st.integers(1, 60), st.integers(0, 99))
 def test_shared_groups_hold_every_set_once_within_the_budget(
     count: int, responses: int, budget: int, seed: int

@@ -1,0 +1,81 @@
+"""One case of the training benchmark in a process of its own, so that its peak memory is its own.
+
+    python -m raypo.bench.case FOLDER CASE
+
+FOLDER holds the model and sets.json; CASE is JSON: threads, packing, responses, preset, steps, learning_rate, beta,
+optimizer (false: forward and backward alone), gradients (a path or null). Prints one line of JSON: seconds of each step
+after the first two, tokens of a step, peak_bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from raypo.bench.measure import peak_bytes
+from raypo.config import HYPERPARAMETER_DEFAULTS, TrainingConfig
+from raypo.data.packing import ResponseSet, pack
+from raypo.logprobs import sum_by_response
+from raypo.models.load import load_causal_lm
+from raypo.models.scorer import TokenScorer
+from raypo.objective import Objective, preset
+from raypo.objective.presets import hyperparameters
+from raypo.training.step import TrainingSet, forward, make_optimizer, train_step
+
+
+def objective_of(case: dict[str, Any]) -> Objective:
+    """The preset with the benchmark's beta and the config's defaults for what else it takes."""
+    defaults = HYPERPARAMETER_DEFAULTS | {"beta": case["beta"]}
+    return preset(case["preset"], **{name: defaults[name] for name in hyperparameters(case["preset"])})
+
+
+def training_set(scorer: TokenScorer, tokens: ResponseSet, case: dict[str, Any]) -> TrainingSet:
+    """The set with the scorer itself as its cached reference; responses are ranked in their order."""
+    batch = pack([tokens], pad_token_id=0, packing=case["packing"])
+    with torch.no_grad():
+        logps, _ = scorer(batch, chunk_tokens=1024)
+    count = len(tokens.response_token_ids)
+    reference = sum_by_response(logps, batch.response_index, count).tolist()
+    return TrainingSet(tokens, reference, [-float(k) for k in range(count)], [True] * count, 1.0)
+
+
+def main(folder: str, case: dict[str, Any]) -> None:
+    """Run one case."""
+    torch.set_num_threads(case["threads"])
+    rows = json.loads((Path(folder) / "sets.json").read_text(encoding="utf-8"))
+    sets = [ResponseSet(str(i), row["prompt"], row["responses"][: case["responses"]]) for i, row in enumerate(rows)]
+    scorer = TokenScorer(load_causal_lm(folder, dtype=torch.float32))
+    config = TrainingConfig(
+        learning_rate=case["learning_rate"], schedule="constant", packing=case["packing"], sets_per_step=1
+    )
+    given = [training_set(scorer, one, case) for one in sets]
+    objective = objective_of(case)
+    if case["gradients"]:
+        loss, _ = forward(scorer, given[:1], objective, config, 0, "cpu")
+        torch.autograd.backward(loss)
+        named = scorer.causal.named_parameters()
+        save_file({name: p.grad.contiguous() for name, p in named if p.grad is not None}, case["gradients"])
+        print(json.dumps({"loss": loss.item()}))  # noqa: T201 - read by the caller
+        return
+    optimizer, seconds = make_optimizer(scorer, config), []
+    for step in range(case["steps"]):
+        began, one = time.perf_counter(), [given[step % len(given)]]
+        if case["optimizer"]:
+            train_step(scorer, optimizer, one, objective, config, progress=0.5, pad_token_id=0, step=step)
+        else:
+            torch.autograd.backward(forward(scorer, one, objective, config, 0, "cpu")[0])
+        seconds.append(time.perf_counter() - began)
+        optimizer.zero_grad(set_to_none=True)
+    tokens = sum(len(sets[0].prompt_token_ids) + len(ids) for ids in sets[0].response_token_ids)
+    found = {"seconds": seconds[2:], "tokens": tokens, "peak_bytes": peak_bytes()}
+    print(json.dumps(found))  # noqa: T201 - read by the caller
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], json.loads(sys.argv[2]))

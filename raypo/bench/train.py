@@ -1,0 +1,305 @@
+"""`raypo bench train`: seconds per set and peak memory of one optimizer step, in both layouts, with TRL beside them.
+
+Every case runs in a process of its own, one after the other, on the same model, sets, threads and type. Before anything
+is timed, the gradients of both layouts, and of the peer on the same pairs, are shown to agree.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from raypo.bench.measure import environment, show, spread, write
+from raypo.errors import RunError
+
+AGREE = 1e-4
+"""Largest norm of a gradient's difference over its norm; fp32 sums in other orders give some 1e-6."""
+
+PEER = Path(__file__).with_name("trl_peer.py")
+VOCABULARY, HIDDEN, INTERMEDIATE, LAYERS, HEADS = 8192, 384, 1024, 6, 6
+SPECIAL = "<pad>", "<unk>", "<end>"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured.
+
+    Args:
+        responses: K of a set.
+        prompt: tokens.
+        response: tokens of each response.
+        steps: optimizer steps of a case; the first two are not counted.
+        threads: of torch.
+        python: interpreter of an environment with TRL, or None.
+        batch_sizes: of the peer, in pairs; the fastest per pair counts.
+        grid: also compare layouts over K and prompt lengths, forward and backward.
+    """
+
+    responses: int = 8
+    prompt: int = 256
+    response: int = 64
+    steps: int = 12
+    threads: int = 2
+    python: str | None = None
+    batch_sizes: tuple[int, ...] = (1, 2, 4)
+    grid: bool = False
+
+
+def bench_train(plan: Plan, out: Path) -> dict[str, Any]:
+    """Run all cases, print tables, write JSON; returns what was written.
+
+    Raises:
+        RunError: gradients do not agree, or a case failed.
+    """
+    found: dict[str, Any] = {"plan": asdict(plan), "environment": environment(plan.threads)}
+    with TemporaryDirectory() as place:
+        folder = Path(place)
+        found["parameters"] = make_inputs(folder, plan.responses, plan.prompt, plan.response)
+        found["gradients"] = agreement(folder, plan)
+        show("gradients against `packing: none`", [{"case": k, **v} for k, v in found["gradients"].items()])
+        found["cases"] = cases(folder, plan)
+    show("one optimizer step", found["cases"])
+    if plan.python:
+        found["ratios"] = ratios(found["cases"], plan.responses)
+        show("ratios", [{"what": name, "times": value} for name, value in found["ratios"].items()])
+    if plan.grid:
+        found["sharing"] = sharing(plan)
+        show("sharing against separate rows, forward and backward", found["sharing"])
+    write(out, found)
+    return found
+
+
+def make_inputs(folder: Path, responses: int, prompt: int, response: int, count: int = 4) -> int:
+    """A Llama from config with a tokenizer of words t0, t1, ..., random sets, and their best-worst pairs as text.
+
+    Returns:
+        the model's parameters.
+    """
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=HIDDEN,
+        intermediate_size=INTERMEDIATE,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.save_pretrained(folder)
+    # a special token is found inside other words too, so none may begin one
+    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *(f"t{i}" for i in range(len(SPECIAL), VOCABULARY))])}
+    words = Tokenizer(WordLevel(vocabulary, unk_token=SPECIAL[1]))
+    words.pre_tokenizer = WhitespaceSplit()  # type: ignore[assignment]
+    names = dict(zip(("pad_token", "unk_token", "eos_token"), SPECIAL, strict=True))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, **names)
+    tokenizer.save_pretrained(folder)
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(length: int) -> list[int]:
+        return torch.randint(3, VOCABULARY, (length,), generator=generator).tolist()
+
+    sets: list[dict[str, Any]] = [
+        {"prompt": draw(prompt), "responses": [[*draw(response - 1), 2] for _ in range(responses)]}
+        for _ in range(count)
+    ]
+    (folder / "sets.json").write_text(json.dumps(sets), encoding="utf-8")
+    pairs = [
+        {"prompt": text(one["prompt"]), "chosen": " " + text(first), "rejected": " " + text(second)}
+        for one in sets
+        for first, second in [one["responses"][:2]]
+    ]
+    (folder / "pairs.json").write_text(json.dumps(pairs), encoding="utf-8")
+    return sum(p.numel() for p in model.parameters())
+
+
+def text(ids: Sequence[int]) -> str:
+    """Ids as words that the benchmark's tokenizer reads back."""
+    return " ".join(SPECIAL[i] if i < len(SPECIAL) else f"t{i}" for i in ids)
+
+
+def own_case(plan: Plan, **changes: Any) -> dict[str, Any]:
+    """A case of `raypo.bench.case`; the rate is so small that the model stays what it is."""
+    given = {
+        "threads": plan.threads,
+        "packing": "shared",
+        "responses": plan.responses,
+        "preset": "w-mpo",
+        "steps": plan.steps,
+        "learning_rate": 1e-7,
+        "beta": 0.1,
+        "optimizer": True,
+        "gradients": None,
+    }
+    return given | changes
+
+
+def peer_case(plan: Plan, **changes: Any) -> dict[str, Any]:
+    """A case of `trl_peer`."""
+    given = {"threads": plan.threads, "batch_size": 1, "precompute": True, "steps": plan.steps}
+    return given | {"learning_rate": 1e-7, "beta": 0.1, "gradients": None} | changes
+
+
+def run_own(folder: Path, case: Mapping[str, Any]) -> dict[str, Any]:
+    """One case of raypo in a fresh process."""
+    return _child([sys.executable, "-m", "raypo.bench.case", str(folder), json.dumps(case)])
+
+
+def run_peer(python: str, folder: Path, case: Mapping[str, Any]) -> dict[str, Any]:
+    """One case of TRL in a fresh process of its own interpreter."""
+    return _child([python, str(PEER), str(folder), json.dumps(case)])
+
+
+def _child(command: list[str]) -> dict[str, Any]:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RunError(
+            f"a case of the benchmark ended with {done.returncode}: {done.stderr.strip()[-2000:]}",
+            "an environment in which it runs",
+            "run it by hand: " + " ".join(command[:3]),
+        )
+    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer
+
+
+def agreement(folder: Path, plan: Plan) -> dict[str, dict[str, float]]:
+    """Loss, and distance of the gradients from those of separate rows: of a whole set, and of a pair under DPO.
+
+    Raises:
+        RunError: a distance is above `AGREE`.
+    """
+    found: dict[str, dict[str, float]] = {}
+
+    def compare(name: str, answer: Mapping[str, float], path: Path, base: Path) -> None:
+        found[name] = {"loss": answer["loss"], "distance": distance(load_file(path), load_file(base))}
+        if not found[name]["distance"] <= AGREE:
+            raise RunError(f"{name}: gradients differ by {found[name]['distance']:.3g}", f"at most {AGREE:g}")
+
+    for objective, responses in (("w-mpo", plan.responses), ("dpo", 2)):
+        base, shared = folder / f"{objective}-none", folder / f"{objective}-shared"
+        case = own_case(plan, preset=objective, responses=responses)
+        run_own(folder, case | {"packing": "none", "gradients": str(base)})
+        answer = run_own(folder, case | {"gradients": str(shared)})
+        compare(f"{objective}, shared", answer, shared, base)
+    if plan.python:
+        theirs = folder / "dpo-trl"
+        answer = run_peer(plan.python, folder, peer_case(plan, gradients=str(theirs)))
+        compare("dpo, TRL", answer, theirs, folder / "dpo-none")
+    return found
+
+
+def distance(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> float:
+    """Norm of the difference of all gradients over their norm; infinite where names differ."""
+    if set(ours) != set(theirs):
+        return float("inf")
+    apart = sum(float((ours[name] - theirs[name]).double().square().sum()) for name in theirs)
+    return (apart / sum(float(tensor.double().square().sum()) for tensor in theirs.values())) ** 0.5
+
+
+def cases(folder: Path, plan: Plan) -> list[dict[str, Any]]:
+    """Seconds and peak memory of every case; a step is one set, or as many pairs as the peer's batch holds."""
+    rows = []
+    for responses in sorted({plan.responses, 2}, reverse=True):
+        for packing in ("shared", "none"):
+            answer = run_own(folder, own_case(plan, responses=responses, packing=packing))
+            rows.append(_row("raypo", f"K={responses}, {packing}", answer))
+    if plan.python:
+        for size in plan.batch_sizes:
+            answer = run_peer(plan.python, folder, peer_case(plan, batch_size=size))
+            rows.append(_row("trl", f"batch {size}, reference cached", answer, pairs=size))
+        best = min(plan.batch_sizes, key=lambda size: _named(rows, f"batch {size}, reference cached")["per pair"])
+        answer = run_peer(plan.python, folder, peer_case(plan, batch_size=best, precompute=False))
+        rows.append(_row("trl", f"batch {best}, reference live", answer, pairs=best))
+    return rows
+
+
+def _row(who: str, case: str, answer: Mapping[str, Any], pairs: int | None = None) -> dict[str, Any]:
+    seconds = spread(answer["seconds"])
+    per_pair = None if pairs is None else seconds["mean"] / pairs
+    speed = answer["tokens"] / seconds["mean"]
+    rest = {"per pair": per_pair, "tokens/s": speed, "peak GB": answer["peak_bytes"] / 1e9}
+    return {"who": who, "case": case, **seconds, **rest}
+
+
+def _named(rows: Sequence[Mapping[str, Any]], case: str) -> Mapping[str, Any]:
+    return next(row for row in rows if row["case"] == case)
+
+
+def ratios(rows: Sequence[Mapping[str, Any]], responses: int) -> dict[str, float]:
+    """The marks: raypo's whole set against TRL at its best batch size, which is that of the least mean per pair.
+
+    Exploding a set of K responses, half of them better, gives (K / 2)^2 pairs.
+    """
+    cached = [row for row in rows if row["who"] == "trl" and row["case"].endswith("cached")]
+    best = min(cached, key=lambda row: row["per pair"])
+    whole, pair = _named(rows, f"K={responses}, shared"), _named(rows, "K=2, shared")
+    return {
+        f"TRL on {(responses // 2) ** 2} exploded pairs / set of {responses}": (responses // 2) ** 2
+        * best["per pair"]
+        / whole["mean"],
+        f"TRL on the best-worst pair / set of {responses}": best["per pair"] / whole["mean"],
+        "tokens/s at K = 2 / TRL's": pair["tokens/s"] / best["tokens/s"],
+        "peak memory at K = 2 / TRL's": pair["peak GB"] / best["peak GB"],
+        f"separate rows / shared, K = {responses}": _named(rows, f"K={responses}, none")["mean"] / whole["mean"],
+    }
+
+
+def flops(responses: int, prompt: int, response: int, *, shared: bool) -> float:
+    """Of a forward and a backward pass over one set.
+
+    Per token and decoder weight 2 forward and 4 backward; per query, key it sees and hidden unit 4 forward and 10
+    backward, as the fused kernel computes scores again; the head is applied per response token, forward, again, and
+    twice backward: 8 per weight.
+    """
+    weights = LAYERS * (4 * HIDDEN**2 + 3 * HIDDEN * INTERMEDIATE)
+    own = response * (response + 1) / 2
+    seen = prompt * (prompt + 1) / 2
+    if shared:
+        tokens, pairs = prompt + responses * (response - 1), seen + responses * (own + response * prompt)
+    else:
+        tokens, pairs = responses * (prompt + response), responses * (seen + own + response * prompt)
+    head = 8 * HIDDEN * VOCABULARY * responses * response
+    return 6 * weights * tokens + 14 * LAYERS * HIDDEN * pairs + head
+
+
+def sharing(plan: Plan) -> list[dict[str, Any]]:
+    """Achieved against theoretical speed-up, over K and prompt lengths; least seconds of each layout."""
+    rows = []
+    for prompt in (64, 256, 1024):
+        for responses in (2, 4, 8, 16, 64):
+            with TemporaryDirectory() as place:
+                make_inputs(Path(place), responses, prompt, plan.response, count=1)
+                least = [
+                    min(
+                        run_own(
+                            Path(place),
+                            own_case(plan, responses=responses, packing=packing, optimizer=False, steps=5),
+                        )["seconds"]
+                    )
+                    for packing in ("none", "shared")
+                ]
+            counts = [flops(responses, prompt, plan.response, shared=shared) for shared in (False, True)]
+            achieved, theory = least[0] / least[1], counts[0] / counts[1]
+            rows.append(
+                {"K": responses, "prompt": prompt, "separate s": least[0], "shared s": least[1]}
+                | {"achieved": achieved, "theory": theory, "share": achieved / theory}
+            )
+    return rows

@@ -1,0 +1,84 @@
+"""raypo.bench: the arithmetic of its figures, and that gradients are compared before anything is timed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from raypo.bench import train
+from raypo.bench.measure import spread
+from raypo.errors import RunError
+
+
+def test_the_spread_of_repeats() -> None:
+    """1, 2, 6: mean 3, deviations -2, -1, 3, variance (4 + 1 + 9) / 2 = 7."""
+    found = spread([1.0, 2.0, 6.0])
+    assert found == {"mean": 3.0, "std": pytest.approx(7**0.5), "min": 1.0, "max": 6.0}
+    assert spread([2.0])["std"] == 0.0
+
+
+def test_the_operations_of_a_set() -> None:
+    """One response of 1 token after a prompt of 1, apart: 2 tokens, 1 + 1 + 1 pairs, one application of the head.
+
+    6 x 6 x (4 x 384^2 + 3 x 384 x 1024) = 63,700,992 per token; 14 x 6 x 384 = 32,256 per pair; head 8 x 384 x 8192 =
+    25,165,824. Shared, the response's token is left out of the row: 1 token.
+    """
+    assert train.flops(1, 1, 1, shared=False) == 2 * 63_700_992 + 3 * 32_256 + 25_165_824
+    assert train.flops(1, 1, 1, shared=True) == 63_700_992 + 3 * 32_256 + 25_165_824
+
+
+def test_ratios_take_the_peers_best_batch_size_with_cached_references() -> None:
+    """Per pair 0.4 and 0.3 s: 16 x 0.3 / 0.2 = 24; 0.3 / 0.2 = 1.5; 900 / 300 = 3; 0.5 / 2 = 0.25; 0.6 / 0.2 = 3."""
+    own = {"who": "raypo", "tokens/s": 900.0, "peak GB": 0.5}
+    trl = {"who": "trl"}
+    rows = [
+        own | {"case": "K=8, shared", "mean": 0.2},
+        own | {"case": "K=8, none", "mean": 0.6},
+        own | {"case": "K=2, shared", "mean": 0.1},
+        trl | {"case": "batch 1, reference cached", "per pair": 0.4, "tokens/s": 200.0, "peak GB": 1.0},
+        trl | {"case": "batch 2, reference cached", "per pair": 0.3, "tokens/s": 300.0, "peak GB": 2.0},
+        trl | {"case": "batch 2, reference live", "per pair": 0.1, "tokens/s": 900.0, "peak GB": 0.1},
+    ]
+    assert list(train.ratios(rows, 8).values()) == pytest.approx([24.0, 1.5, 3.0, 0.25, 3.0])
+
+
+def test_gradients_that_differ_end_the_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """3, 4 against 3, 5: a distance of 1 / sqrt(34)."""
+    from safetensors.torch import save_file
+
+    assert train.distance({"a": torch.tensor([3.0, 4.0])}, {"a": torch.tensor([3.0, 5.0])}) == pytest.approx(34**-0.5)
+    assert train.distance({"a": torch.ones(1)}, {"b": torch.ones(1)}) == float("inf")
+
+    def child(folder: Path, case: dict[str, str]) -> dict[str, float]:
+        save_file({"a": torch.tensor([3.0, 4.0 if case["packing"] == "shared" else 5.0])}, case["gradients"])
+        return {"loss": 1.0}
+
+    monkeypatch.setattr(train, "run_own", child)
+    with pytest.raises(RunError, match=r"w-mpo, shared: gradients differ by 0\.171"):
+        train.agreement(tmp_path, train.Plan())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["w-mpo-none", "w-mpo-shared"]
+
+
+def test_the_peers_tokenizer_reads_the_same_ids(tmp_path: Path) -> None:
+    """Otherwise both sides would train on other data."""
+    import json
+
+    from transformers import AutoTokenizer
+
+    train.make_inputs(tmp_path, 2, 20, 6, count=1)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    (one,) = json.loads((tmp_path / "sets.json").read_text(encoding="utf-8"))
+    (pair,) = json.loads((tmp_path / "pairs.json").read_text(encoding="utf-8"))
+    for name, response in zip(("chosen", "rejected"), one["responses"], strict=True):
+        assert tokenizer(pair["prompt"] + pair[name])["input_ids"] == one["prompt"] + response
+
+
+@pytest.mark.slow
+def test_layouts_agree_in_processes_of_their_own(tmp_path: Path) -> None:
+    """A small set through the real children."""
+    train.make_inputs(tmp_path, 3, 12, 5, count=1)
+    found = train.agreement(tmp_path, train.Plan(responses=3, threads=1))
+    assert set(found) == {"w-mpo, shared", "dpo, shared"}
+    assert found["dpo, shared"]["loss"] == pytest.approx(0.693147, abs=1e-5)
