@@ -24,12 +24,15 @@ from raypo.data.packing import ResponseSet, pack
 from raypo.logprobs import sum_by_response
 from raypo.models.load import load_causal_lm
 from raypo.models.scorer import TokenScorer
-from raypo.objective import Objective, preset
+from raypo.objective import AnyObjective, preset
 from raypo.objective.presets import hyperparameters
-from raypo.training.step import TrainingSet, forward, make_optimizer, train_step
+from raypo.training.passes import Ranks, direct
+from raypo.training.sets import TrainingSet
+from raypo.training.step import make_optimizer, train_step
+from raypo.training.terms import Means
 
 
-def objective_of(case: dict[str, Any]) -> Objective:
+def objective_of(case: dict[str, Any]) -> AnyObjective:
     """The preset with the benchmark's beta and the config's defaults for what else it takes."""
     defaults = HYPERPARAMETER_DEFAULTS | {"beta": case["beta"]}
     return preset(case["preset"], **{name: defaults[name] for name in hyperparameters(case["preset"])})
@@ -39,7 +42,7 @@ def training_set(scorer: TokenScorer, tokens: ResponseSet, case: dict[str, Any])
     """The set with the scorer itself as its cached reference; responses are ranked in their order."""
     batch = pack([tokens], pad_token_id=0, packing=case["packing"])
     with torch.no_grad():
-        logps, _ = scorer(batch, chunk_tokens=1024)
+        logps = scorer(batch, chunk_tokens=1024).logps
     count = len(tokens.response_token_ids)
     reference = sum_by_response(logps, batch.response_index, count).tolist()
     return TrainingSet(tokens, reference, [-float(k) for k in range(count)], [True] * count, 1.0)
@@ -52,13 +55,17 @@ def main(folder: str, case: dict[str, Any]) -> None:
     sets = [ResponseSet(str(i), row["prompt"], row["responses"][: case["responses"]]) for i, row in enumerate(rows)]
     scorer = TokenScorer(load_causal_lm(folder, dtype=torch.float32))
     config = TrainingConfig(
-        learning_rate=case["learning_rate"], schedule="constant", packing=case["packing"], sets_per_step=1
+        learning_rate=case["learning_rate"],
+        schedule="constant",
+        packing=case["packing"],
+        sets_per_step=1,
+        tokens_per_micro_batch=10**9,  # one pass: what is compared is layouts
     )
     given = [training_set(scorer, one, case) for one in sets]
     objective = objective_of(case)
+    means, alone = Means(scorer, objective, config, 0, "cpu"), Ranks(0, 1)
     if case["gradients"]:
-        loss, _ = forward(scorer, given[:1], objective, config, 0, "cpu")
-        torch.autograd.backward(loss)
+        loss = direct(means, given[:1], alone)["loss"]
         named = scorer.causal.named_parameters()
         save_file({name: p.grad.contiguous() for name, p in named if p.grad is not None}, case["gradients"])
         print(json.dumps({"loss": loss.item()}))  # noqa: T201 - read by the caller
@@ -69,7 +76,7 @@ def main(folder: str, case: dict[str, Any]) -> None:
         if case["optimizer"]:
             train_step(scorer, optimizer, one, objective, config, progress=0.5, pad_token_id=0, step=step)
         else:
-            torch.autograd.backward(forward(scorer, one, objective, config, 0, "cpu")[0])
+            direct(means, one, alone)
         seconds.append(time.perf_counter() - began)
         optimizer.zero_grad(set_to_none=True)
     tokens = sum(len(sets[0].prompt_token_ids) + len(ids) for ids in sets[0].response_token_ids)
