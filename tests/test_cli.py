@@ -155,3 +155,11 @@ def test_rays_uv_hook_is_off_before_ray_is_imported() -> None:
             [sys.executable, "-c", code], env=clean | extra, capture_output=True, text=True, check=True
         )
         assert done.stdout.splitlines()[-1] == on
+
+
+def test_the_readmes_table_of_presets_is_the_one_that_is_printed(raypo: Command) -> None:
+    """`raypo presets --markdown`, between its two marks."""
+    code, printed, _ = raypo("presets", "--markdown")
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    start, end = "<!-- raypo presets --markdown -->\n", "\n<!-- end of the table -->"
+    assert (code, readme.split(start)[1].split(end)[0]) == (0, printed.strip())

@@ -8,6 +8,7 @@ last committed step. Every rank of the train function blocks in `next`, never in
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +29,8 @@ from raypo.online.metrics import Metrics
 from raypo.stages import heldout, tables, verbs
 from raypo.stages.actors import Actors
 from raypo.training.worker import RoundTask, Stop
+
+logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3  # of one stage, when an engine dies under it
 
@@ -87,6 +90,14 @@ class Coordinator:
                 except RaypoError as error:
                     # told by the driver: raised here it would only make Ray Train restart the workers and ask again
                     self._error = error
+                    return Stop("failed")
+                except Exception as error:
+                    logger.exception("a stage of the round after version %d raised", version)
+                    self._error = RunError(
+                        f"a stage of the round after version {version} raised {type(error).__name__}: {error}",
+                        "a stage that ends or says what is wrong",
+                        "see the traceback in the log; the same command continues after the last finished stage",
+                    )
                     return Stop("failed")
             return self._answers[version]
 

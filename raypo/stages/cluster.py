@@ -63,7 +63,29 @@ def objective_of(config: RunConfig) -> AnyObjective:
             "an estimator: psi would be 1 for every prompt, and the preset another one without dispersion",
             "set dispersion.estimator=reference_entropy, or choose a preset without dispersion",
         )
+    check_trainer(objective, config)
     return objective
+
+
+def check_trainer(objective: AnyObjective, config: RunConfig) -> None:
+    """Refuse what the objective needs and a run does not make.
+
+    Raises:
+        ConfigError: token weights that no stage makes; a moving reference of a policy with adapters.
+    """
+    weights = [getattr(getattr(part, "prior", None), "weights", "none") for _, part in objective.parts]
+    if "importance" in weights:
+        raise ConfigError(
+            f"objective.preset = {objective.name}: its token weights come from two contrastive models",
+            "a preset whose terms a run makes: no stage trains or reads those models",
+            "call raypo.objective.set_loss with the term weighted_log_ratios, or take ld-dpo or sparsepo",
+        )
+    if objective.reference == "moving" and config.policy.adapter != "none":
+        raise ConfigError(
+            f"objective.preset = {objective.name} with policy.adapter = {config.policy.adapter}",
+            "adapter 'none': the moving reference is an average of whole weights, and adapters change none of them",
+            "set policy.adapter=none, or take a preset with a fixed reference",
+        )
 
 
 def hyperparameters_of(config: RunConfig) -> dict[str, float]:

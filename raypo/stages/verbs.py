@@ -164,7 +164,7 @@ def score(sampled: pa.Table, actors: Actors, config: RunConfig, *, progress: Pro
     failed = reasons.get("reward_failed", 0)
     if total and failed / total > config.scoring.max_failed_fraction:
         raise RewardError(
-            f"{failed} of {total} responses could not be scored",
+            f"{failed} of {total} responses could not be scored ({without_value(table, config)})",
             f"at most a share of {config.scoring.max_failed_fraction:g} (scoring.max_failed_fraction)",
             "mend the reward source: it raised, timed out, or gave NaN",
         )
@@ -174,6 +174,18 @@ def score(sampled: pa.Table, actors: Actors, config: RunConfig, *, progress: Pro
         "reward_mean": mean_reward(table),
         "seconds": time.monotonic() - began,
     }
+
+
+def without_value(table: pa.Table, config: RunConfig) -> str:
+    """How many responses of a SCORED table each source of the training reward gave no number for."""
+    missing: Counter[str] = Counter()
+    for row in table["reward_values"].to_pylist():
+        for source in row:
+            missing[source["name"]] += sum(value is None for value in source["values"])
+    told = [
+        f"reward {source.name!r}: no number for {missing[source.name]}" for source in config.rewards if source.weight
+    ]
+    return ", ".join(told)
 
 
 def mean_reward(table: pa.Table) -> float:

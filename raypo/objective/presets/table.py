@@ -31,13 +31,14 @@ def described(name: str, defaults: Mapping[str, float]) -> dict[str, str]:
 
 def needs(objective: AnyObjective) -> str:
     """What must be there beside the policy's log-probs, in words."""
+    psi = " and psi" if objective.dispersion != "none" else ""
     if objective.reference == "moving":
-        return "a live, moving reference"
+        return "a live, moving reference" + psi
     if "anchor" in objective.terms and objective.needs == "reference-logits":
         return "a live reference, for mismatched pairs"
     if objective.needs == "sums":
-        return "reference sums" if objective.needs_reference else "nothing"
-    return objective.needs.replace("-", " ")
+        return ("reference sums" if objective.needs_reference else "no reference") + psi
+    return objective.needs.replace("-", " ") + psi
 
 
 def markdown(defaults: Mapping[str, float]) -> str:
