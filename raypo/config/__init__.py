@@ -1,6 +1,6 @@
 """What a run is: one frozen tree. Every choice of a run is a field here, with its meaning, unit and default.
 
-    tree      the sections and their fields; section, rewards and judge belong to it
+    tree      the sections and their fields; section, objective, rewards and judge belong to it
     refusals  combinations that mean nothing, each with its reason
     load      one YAML file plus dotted overrides -> a tree, or every fault in one message
 
@@ -13,17 +13,16 @@ from __future__ import annotations
 
 from raypo.config.judge import JudgeConfig
 from raypo.config.load import apply_overrides, as_yaml, build, key_of, load, read_yaml
+from raypo.config.objective import HYPERPARAMETER_DEFAULTS, ObjectiveConfig
 from raypo.config.refusals import refuse_online
 from raypo.config.rewards import FunctionReward, HttpReward, ModelReward, RewardSource
 from raypo.config.section import Section
 from raypo.config.tree import (
-    HYPERPARAMETER_DEFAULTS,
     AnnotationConfig,
     ClusterConfig,
     DispersionConfig,
     EngineConfig,
     EvaluationConfig,
-    ObjectiveConfig,
     OnlineConfig,
     PolicyConfig,
     PromptsConfig,

@@ -4,50 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from raypo.config.judge import JudgeConfig
+from raypo.config.objective import ObjectiveConfig
 from raypo.config.rewards import RewardSource
 from raypo.config.section import Fraction, Positive, Section, SetsFormat
-
-HYPERPARAMETER_DEFAULTS: dict[str, float] = {
-    "beta": 0.1,
-    "alpha": 1.0,
-    "gamma": 0.05,  # half of beta, as SimPO's
-    "power": 1.0,
-    "label_smoothing": 0.0,
-    "flip_rate": 0.1,
-    "smoothing": 1e-3,
-    "tau": 0.05,
-    "offset_scale": 1.0,
-    "mixing": 0.25,
-    "nll": 1.0,
-    "length_reward": 0.001,
-    "entropy_weight": 0.95,
-    "kl_weight": 0.5,
-    "tail": 0.5,
-    "sparsity": 1e-3,
-    "preferred_penalty": 50.0,
-    "bound": 10.0,
-    "order": 0.5,
-    "top": 2.0,
-    "bottom": 2.0,
-    "levels": 3.0,
-    "keep": 3.0,
-    "temperature": 1.0,
-    "negative_weight": 2.0,
-    "eos_weight": 1e-5,
-    "odds_weight": 0.1,
-    "desirable_weight": 1.0,
-    "undesirable_weight": 1.0,
-    "tie_eps": 0.0,
-}
-"""For the hyperparameters that a preset takes and `objective` does not give; from the papers' or TRL's own defaults
-where they name one (`raypo presets` names the source of each row)."""
-
-
-_Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_./-]{0,251}[A-Za-z0-9])?$")]
-"""Key or value of a label of a Ray node, as Kubernetes writes them."""
 
 
 class PolicyConfig(Section):
@@ -177,20 +139,6 @@ class DispersionConfig(Section):
     """c of psi = -c ln d. `fit`: mean psi is 1 over the trainable sets of the first round, then frozen."""
     shuffle: bool = False
     """Control: give each prompt another prompt's psi, by a seeded permutation within the round."""
-
-
-class ObjectiveConfig(Section):
-    """The loss: a preset and its hyperparameters, as further keys (`beta`, `alpha`, ...)."""
-
-    model_config = ConfigDict(extra="allow")
-
-    preset: str = "w-mpo"
-    """A row of `raypo presets`."""
-
-    @property
-    def hyperparameters(self) -> dict[str, Any]:
-        """The keys beside `preset`, as given."""
-        return dict(self.model_extra or {})
 
 
 class TrainingConfig(Section):

@@ -215,6 +215,53 @@ class Link:
         return self.kind + (f" ({', '.join(told)})" if told else "")
 
 
+CONTRASTS: dict[str, tuple[str, ...]] = {
+    "best-vs-worst": (),
+    "all-pairs": (),
+    "chosen-by-rejected": (),
+    "lambda-pairs": (),
+    "above-mean": (),
+    "top-vs-bottom": ("top", "bottom"),
+    "one-vs-rest": (),
+    "infonca": ("temperature",),
+    "each-vs-rest": ("temperature",),
+    "levels": ("levels",),
+    "plackett-luce": (),
+    "anchored": ("chosen_weight", "rejected_weight"),
+    "anchored-all": ("temperature",),
+    "anchor-chosen": (),
+    "labelled": ("desirable_weight", "undesirable_weight"),
+}
+"""Kinds of contrast and the parameters that each takes; a test holds this to `raypo.objective.contrast.BUILDERS`."""
+
+LINKS: dict[str, tuple[str, ...]] = {
+    "logistic": ("label_smoothing",),
+    "clipped-logistic": ("bound",),
+    "robust": ("label_smoothing",),
+    "squared": ("target_margin", "scale"),
+    "hinge": ("threshold",),
+    "squared-hinge": ("threshold",),
+    "sigmoid": (),
+    "cauchy": (),
+    "exo": ("label_smoothing",),
+    "soft-exo": (),
+    "discopop": ("temperature",),
+    "phi": (),
+}
+"""Links and the parameters that each takes; a test holds this to `raypo.objective.link.LINKS`."""
+
+TRANSFORMS: dict[str, tuple[str, ...]] = {
+    "reverse-kl": (),
+    "forward-kl": (),
+    "jensen-shannon": (),
+    "alpha-divergence": ("order",),
+    "chi": (),
+    "positive": ("penalty",),
+    "alpha": ("order",),
+    "odds": (),
+}
+"""Transforms of a `TransformPrior` and their parameters; a test holds this to `raypo.objective.prior.TRANSFORMS`."""
+
 SINGLE_SIDED = frozenset(
     {"best-vs-worst", "all-pairs", "chosen-by-rejected", "lambda-pairs", "anchored", "anchored-all", "anchor-chosen"}
     | {"labelled"}

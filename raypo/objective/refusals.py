@@ -9,7 +9,18 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 
 from raypo.errors import ConfigError
-from raypo.objective.choices import ANCHORED, SINGLE_SIDED, Contrast, Dispersion, Link, Prior
+from raypo.objective.choices import (
+    ANCHORED,
+    CONTRASTS,
+    LINKS,
+    SINGLE_SIDED,
+    TRANSFORMS,
+    Contrast,
+    Dispersion,
+    Link,
+    Prior,
+    TransformPrior,
+)
 
 
 class Objective(Protocol):
@@ -52,6 +63,24 @@ def check(objective: Objective) -> None:
     for refuse in REFUSALS:
         if (found := refuse(objective)) is not None:
             raise ConfigError(f"{objective.name}: {found[0]}", found[1])
+
+
+def _known(o: Objective) -> Refusal:
+    """Names and parameters that exist, before anything is asked of them."""
+    asked = [
+        ("contrast", o.contrast.kind, o.contrast.parameters, CONTRASTS),
+        ("link", o.link.kind, o.link.parameters, LINKS),
+    ]
+    if isinstance(o.prior, TransformPrior):
+        asked.append(("transform", o.prior.transform, o.prior.parameters, TRANSFORMS))
+    for what, name, given, known in asked:
+        if name not in known:
+            return f"{what} {name!r}", f"one of {', '.join(known)}"
+        if set(given) != set(known[name]):
+            return f"{what} {name!r} with {', '.join(given) or 'no parameter'}", (
+                f"exactly {', '.join(known[name]) or 'no parameter'}"
+            )
+    return None
 
 
 def _domains(o: Objective) -> Refusal:
@@ -158,6 +187,7 @@ def _undone_scale(o: Objective) -> Refusal:
 
 
 REFUSALS: tuple[Callable[[Objective], Refusal], ...] = (
+    _known,
     _domains,
     _psi_once,
     _pools,

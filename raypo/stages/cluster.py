@@ -16,6 +16,7 @@ from pathlib import Path
 from raypo.config import HYPERPARAMETER_DEFAULTS, ModelReward, RunConfig
 from raypo.errors import ConfigError, ResourceError
 from raypo.objective import AnyObjective
+from raypo.objective.overrides import CHOICES, override
 from raypo.objective.presets import hyperparameters, preset
 
 CPUS_PER_DATASET = 2
@@ -53,10 +54,13 @@ def objective_of(config: RunConfig) -> AnyObjective:
     """The objective of a run: its preset, with the config's defaults for what is not given.
 
     Raises:
-        ConfigError: unknown preset or hyperparameter, a value out of its domain, or psi that the run does not make.
+        ConfigError: unknown preset, choice or hyperparameter, a combination that means nothing, or psi that the run
+            does not make.
     """
     name = config.objective.preset
-    objective = preset(name, **hyperparameters_of(config))
+    given = {choice: getattr(config.objective, choice) for choice in CHOICES}
+    replaced = {choice: value for choice, value in given.items() if value is not None}
+    objective = override(preset(name, **hyperparameters_of(config)), replaced)
     if objective.dispersion != "none" and config.dispersion.estimator == "none":
         raise ConfigError(
             f"objective.preset = {name} with dispersion.estimator = none",

@@ -1,0 +1,147 @@
+"""The four choices as data: combined by hand, replaced in a preset, and refused where they mean nothing."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import pytest
+from examples import NAMES, inputs, objective
+
+from raypo.errors import ConfigError
+from raypo.objective import Contrast, LinearPrior, Link, Objective, TransformPrior, set_loss
+from raypo.objective.choices import CONTRASTS, LINKS, TRANSFORMS
+from raypo.objective.contrast import BUILDERS
+from raypo.objective.link import LINKS as LINK_FUNCTIONS
+from raypo.objective.overrides import override
+from raypo.objective.prior import TRANSFORMS as TRANSFORM_FUNCTIONS
+
+LOGISTIC = Link(kind="logistic", parameters={"label_smoothing": 0.0})
+
+
+def made(**choices: Any) -> Objective:
+    """DPO with some choices replaced."""
+    plain: dict[str, Any] = {
+        "name": "mine",
+        "prior": LinearPrior(),
+        "dispersion": "none",
+        "contrast": Contrast(kind="best-vs-worst"),
+        "link": LOGISTIC,
+        "beta": 0.1,
+    }
+    return Objective(**plain | choices)
+
+
+@pytest.mark.parametrize(
+    ("named", "functions"), [(CONTRASTS, BUILDERS), (LINKS, LINK_FUNCTIONS), (TRANSFORMS, TRANSFORM_FUNCTIONS)]
+)
+def test_names_and_parameters_are_those_of_the_functions(named: dict[str, Any], functions: dict[str, Any]) -> None:
+    """What a plan checks without torch is what the functions take: their keyword-only arguments."""
+    found = {
+        name: {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
+        for name, function in functions.items()
+    }
+    assert {name: set(parameters) for name, parameters in named.items()} == found
+
+
+PHI, PSI_SCORE = Link(kind="phi"), "score"
+
+
+@pytest.mark.parametrize(
+    ("choices", "told"),
+    [
+        ({"dispersion": "score", "link": PHI}, "act twice"),
+        ({"dispersion": "link"}, "exactly one place"),
+        ({"contrast": Contrast(kind="above-mean"), "link": Link(kind="cauchy")}, "made of counting"),
+        ({"contrast": Contrast(kind="plackett-luce", deviation="abs"), "alpha": 1.0}, "likelihood of the ranking"),
+        (
+            {
+                "contrast": Contrast(
+                    kind="anchored", parameters={"chosen_weight": 1, "rejected_weight": 1}, deviation="abs"
+                )
+            },
+            "its deviation is 0",
+        ),
+        (
+            {
+                "contrast": Contrast(kind="anchored-all", parameters={"temperature": 1.0}),
+                "dispersion": "link",
+                "link": PHI,
+            },
+            "a constant has no place",
+        ),
+        ({"link": Link(kind="soft-exo")}, "term by term"),
+        ({"contrast": Contrast(kind="above-mean", reward_offset="log", offset_scale=1.0)}, "that of two responses"),
+        ({"contrast": Contrast(kind="best-vs-worst", select="bottom", keep=2)}, "more than two"),
+        ({"contrast": Contrast(kind="one-vs-rest", select="bottom")}, "keep >= 1"),
+        ({"prior": LinearPrior(b=0), "reference": "moving"}, "reads none"),
+        ({"beta": 0.0}, "beta > 0"),
+        ({"alpha": -1.0}, "at least 0"),
+        ({"nll": -1.0}, "at least 0"),
+        ({"link": Link(kind="robust", parameters={"label_smoothing": 0.5})}, "less than nothing"),
+        ({"link": Link(kind="logistic", parameters={"label_smoothing": 0.7})}, "less than nothing"),
+        ({"link": Link(kind="logistics")}, "one of logistic"),
+        ({"link": Link(kind="hinge")}, "exactly threshold"),
+        ({"contrast": Contrast(kind="levels")}, "exactly levels"),
+        ({"prior": TransformPrior(transform="cubic")}, "one of reverse-kl"),
+    ],
+)
+def test_what_means_nothing_is_refused_with_the_reason(choices: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        made(**choices)
+
+
+def test_a_phi_link_over_chosen_by_rejected_pairs_with_a_transformed_prior_is_four_words() -> None:
+    """Combined by hand and by overrides of a preset: the same loss, ln 2 at the start."""
+    ours = override(
+        objective("dpo"),
+        {"prior": "jensen-shannon", "dispersion": "link", "contrast": "chosen-by-rejected", "link": "phi"},
+    )
+    theirs = made(
+        prior=TransformPrior(transform="jensen-shannon"),
+        dispersion="link",
+        contrast=Contrast(kind="chosen-by-rejected"),
+        link=PHI,
+    )
+    given = inputs([[-4.0, -6.0, -5.0]], [[3.0, 1.0, 2.0]])
+    assert set_loss(ours, **given).loss.item() == set_loss(theirs, **given).loss.item()
+    start = set_loss(ours, **inputs([[-5.0] * 3], [[3.0, 1.0, 2.0]])).loss.item()
+    assert start == pytest.approx(math.log(2), abs=1e-12)
+
+
+def test_overrides_take_parameters_and_keep_what_is_not_named() -> None:
+    found = override(
+        objective("w-mpo", alpha=0.3),
+        {"contrast": {"kind": "levels", "levels": 4, "deviation": "signed"}, "prior": {"kind": "linear", "eta": 1}},
+    )
+    assert isinstance(found, Objective)
+    assert (found.alpha, found.prior, found.link) == (0.3, LinearPrior(eta=1), LOGISTIC)
+    assert found.contrast == Contrast(kind="levels", parameters={"levels": 4}, deviation="signed")
+    assert found.name.startswith("w-mpo with contrast levels")
+
+
+@pytest.mark.parametrize(
+    ("name", "choices", "told"),
+    [
+        ("dpo", {"link": "logistics"}, "one of logistic"),
+        ("dpo", {"link": {"threshold": 1.0}}, "mapping with `kind`"),
+        ("dpo", {"contrast": {"kind": "levels", "level": 3}}, "objective.contrast.level"),
+        ("dpo", {"prior": "quadratic"}, "one of linear"),
+        ("dpo", {"prior": {"kind": "linear", "etta": 1}}, "objective.prior.etta"),
+        ("dpo", {"dispersion": "score", "link": "phi"}, "act twice"),
+        ("cal-dpo", {"link": "hinge"}, "sum of several"),
+    ],
+)
+def test_overrides_that_mean_nothing_are_refused(name: str, choices: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        override(objective(name), choices)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_preset_says_what_it_needs(name: str) -> None:
+    """Of four kinds; a live reference only where logits, hidden states or a moving reference are read."""
+    chosen = objective(name)
+    assert chosen.needs in ("sums", "token-logps", "reference-logits", "reference-hidden-states")
+    live = {"tdpo1", "tdpo2", "sparsepo", "mapo", "tr-dpo", "learned-prior", "kto", "ampo-coreset", "ampo-opt-select"}
+    assert chosen.needs.startswith("reference-") == (name in live)
