@@ -44,10 +44,6 @@ HYPERPARAMETER_DEFAULTS: dict[str, float] = {
 where they name one (`raypo presets` names the source of each row)."""
 
 
-_Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_./-]{0,251}[A-Za-z0-9])?$")]
-"""Key or value of a label of a Ray node, as Kubernetes writes them."""
-
-
 class ObjectiveConfig(Section):
     """The loss: a preset, its hyperparameters as further keys (`beta`, ...), and choices in place of the preset's."""
 

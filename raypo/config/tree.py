@@ -11,6 +11,9 @@ from raypo.config.objective import ObjectiveConfig
 from raypo.config.rewards import RewardSource
 from raypo.config.section import Fraction, Positive, Section, SetsFormat
 
+_Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_./-]{0,251}[A-Za-z0-9])?$")]
+"""Key or value of a label of a Ray node, as Kubernetes writes them."""
+
 
 class PolicyConfig(Section):
     """The model that is aligned."""
