@@ -123,19 +123,33 @@ def test_order_and_padding_change_nothing(seed: int, name: str) -> None:
     assert bool(torch.isfinite(padded["policy_logps"].grad).all())
 
 
-@pytest.mark.parametrize("name", ["dpo", "ipo", "mpo", "w-mpo", "mallows-theta", "mallows-phi", "plackett-luce"])
-def test_a_constant_added_to_all_log_probs_changes_nothing(name: str) -> None:
-    lp = [-3.0, -6.0, -5.5, -4.0, -5.0]
-    before = set_loss(objective(name), **inputs([lp], [REWARDS])).loss
-    after = set_loss(objective(name), **inputs([[v + 7 for v in lp]], [REWARDS])).loss
-    assert after.item() == pytest.approx(before.item(), abs=1e-11)
+SHIFT_FREE = ["dpo", "ipo", "robust", "hinge", "exo", "cauchy", "discopop", "odpo", "mallows-theta", "mallows-phi"]
+SHIFT_FREE += ["mallows-phi-pairs", "mallows-phi-sets", "mpo", "w-mpo", "w-mpo-signed", "mallows-mpo", "infonca"]
+SHIFT_FREE += ["mpo-top-bottom", "mpo-levels", "all-pairs", "lipo", "plackett-luce", "one-vs-rest", "exo-rewards"]
 
 
-def test_duplicating_every_response_leaves_mpo_unchanged() -> None:
-    lp = [-3.0, -6.0, -5.5, -4.0, -5.0]
-    once = set_loss(objective("w-mpo"), **inputs([lp], [REWARDS])).loss
-    twice = set_loss(objective("w-mpo"), **inputs([lp * 2], [REWARDS * 2])).loss
-    assert twice.item() == pytest.approx(once.item(), abs=1e-12)
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.floats(-50, 50), st.sampled_from(SHIFT_FREE))
+def test_a_constant_added_to_all_log_probs_or_all_rewards_changes_nothing(seed: int, shift: float, name: str) -> None:
+    """Comparisons are of differences."""
+    rng = np.random.default_rng(seed)
+    lp, r = rng.normal(-5, 2, 5), rng.permutation(5) * 1.5
+    before = loss(name, inputs([lp.tolist()], [r.tolist()])).loss.item()
+    for moved in (inputs([(lp + shift).tolist()], [r.tolist()]), inputs([lp.tolist()], [(r + shift).tolist()])):
+        assert loss(name, moved).loss.item() == pytest.approx(before, rel=1e-9, abs=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from(["mpo", "w-mpo", "w-mpo-signed", "mallows-mpo", "mallows-phi-pairs", "mallows-phi-sets", "dpo"]),
+)
+def test_duplicating_every_response_leaves_sets_as_they_are(seed: int, name: str) -> None:
+    """Both pools grow by the same factor, and every pair by the same count."""
+    rng = np.random.default_rng(seed)
+    lp, r = rng.normal(-5, 2, 4).tolist(), (rng.permutation(4) * 1.5).tolist()
+    once, twice = (loss(name, inputs([lp * n], [r * n])).loss.item() for n in (1, 2))
+    assert twice == pytest.approx(once, abs=1e-11)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "tdpo2"])
