@@ -190,6 +190,8 @@ def memory(config: RunConfig, shape: ModelShape) -> list[Memory]:
 def _worker(config: RunConfig, shape: ModelShape) -> Memory:
     """Shards in fp32 with Adam's moments and a gradient (16 B per trained parameter), and one micro-batch.
 
+    A prior that reads the reference's logits or hidden states, or a reference that moves, adds its shard in fp32.
+
     Kept for the backward pass, per token and layer: norms, queries, attention and residuals (6 hidden), keys and
     values, and four tensors of the MLP; with activation checkpointing the layer's input, and one layer whole.
     """
@@ -200,8 +202,10 @@ def _worker(config: RunConfig, shape: ModelShape) -> Memory:
     trained = count if policy.adapter == "none" else policy.lora_rank * shape.matrices
     frozen = 0 if policy.adapter == "none" else 4 * count / training.workers
     gathered = size * count / max(1, shape.layers) if training.workers > 1 or policy.compute_dtype != "float32" else 0
+    live = objective_of(config).needs.startswith("reference-")
     parts = {
         "weights, Adam and gradient": 16 * trained / training.workers + frozen,
+        "live reference": 4 * count / training.workers if live else 0,
         "a gathered layer": gathered,
         "activations": size * tokens * kept,
         "logits": 3 * 4 * training.logprob_chunk_tokens * shape.vocabulary,

@@ -127,7 +127,7 @@ def test_memory_is_the_arithmetic_of_the_shapes(tmp_path: Path) -> None:
     shape = doctor.model_shape(str(write_model(tmp_path / "model")))
     assert shape is not None
     worker, engine, reference = doctor.memory(build(FILE | {"training": training}), shape)
-    assert list(worker.parts.values()) == [736, 368, 2400, 600]
+    assert list(worker.parts.values()) == [736, 0, 368, 2400, 600]
     assert engine.parts == {"weights": 368, "KV cache": 2**30}
     assert reference.total == 368 + 368 + 600
 
@@ -162,3 +162,39 @@ def test_a_torn_or_foreign_folder_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ModelError, match=told):
             doctor.model_shape(str(folder))
+
+
+def test_a_live_reference_is_counted_where_the_objective_asks_for_one(tmp_path: Path) -> None:
+    """92 parameters in fp32 on one worker: 368 bytes more, for the prior that reads logits alone."""
+    shape = doctor.model_shape(str(write_model(tmp_path / "model")))
+    assert shape is not None
+    counted = [
+        doctor.memory(build(FILE | {"objective": {"preset": name}}), shape)[0].parts["live reference"]
+        for name in ("dpo", "tdpo1")
+    ]
+    assert counted == [0, 368]
+
+
+def test_a_plan_refuses_choices_that_mean_nothing_with_the_mathematical_reason() -> None:
+    given = FILE | {"objective": {"preset": "mallows-theta", "link": "phi"}}
+    with pytest.raises(ConfigError, match="act twice"):
+        doctor.resolve(build(given), given, [])
+    given = FILE | {"objective": {"preset": "mpo", "link": {"kind": "hinge", "threshold": 1.0}}}
+    with pytest.raises(ConfigError, match="made of counting"):
+        doctor.resolve(build(given), given, [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"objective": {"preset": "tis-dpo"}}, "contrastive models"),
+        (
+            {"objective": {"preset": "tr-dpo"}, "policy": {"path": "x", "adapter": "lora"}},
+            "average of whole weights",
+        ),
+    ],
+)
+def test_a_plan_refuses_what_a_run_cannot_make(changes: dict[str, object], told: str) -> None:
+    given = FILE | changes
+    with pytest.raises(ConfigError, match=told):
+        doctor.resolve(build(given), given, [])
