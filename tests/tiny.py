@@ -322,13 +322,20 @@ def step_objective(name: str) -> AnyObjective:
 
 
 def take_steps(
-    rank: int, world_size: int, folder: str, names: list[str], training: dict[str, Any]
+    rank: int, world_size: int, folder: str, names: list[str], ways: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, list[float]]]:
+    """On one rank, for each way to train and each objective, `two_steps`."""
+    mesh = init_device_mesh("cpu", (world_size,), mesh_dim_names=("data",))
+    return {way: two_steps(mesh, rank, world_size, folder, names, training) for way, training in ways.items()}
+
+
+def two_steps(
+    mesh: Any, rank: int, world_size: int, folder: str, names: list[str], training: dict[str, Any]
 ) -> dict[str, list[float]]:
-    """On one rank, two steps of 6 sets of 4 responses for each objective; loss and gradient norm of each step.
+    """Two steps of 6 sets of 4 responses for each objective; loss and gradient norm of each step.
 
     The reference is the model itself with its annotated values, and moves after every step where it moves.
     """
-    mesh = init_device_mesh("cpu", (world_size,), mesh_dim_names=("data",))
     found = {}
     for name in names:
         objective = step_objective(name)

@@ -11,9 +11,10 @@ import torch
 from tiny import causal_lm, run_ranks, step_objective, take_steps, training_config, training_sets
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from raypo.data.packing import ResponseSet
 from raypo.models.scorer import TokenScorer
 from raypo.objective.presets import TABLE
-from raypo.training.passes import Ranks, direct, two_pass
+from raypo.training.passes import Ranks, backward, direct, two_pass
 from raypo.training.sets import TrainingSet
 from raypo.training.terms import Means
 
@@ -51,12 +52,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 def curves(folder: str) -> dict[str, dict[str, list[float]]]:
     """Two steps of every objective with needs of its own: one rank, two ranks, and one response at a time."""
     names = list(dict.fromkeys(LIVE))
-    return {
-        "one": run_ranks(take_steps, 1, folder, names, {})[0],
-        "two": run_ranks(take_steps, 2, folder, names, {})[0],
-        "parts": run_ranks(take_steps, 1, folder, names, {"tokens_per_micro_batch": 1})[0],
-        "rows": run_ranks(take_steps, 1, folder, names, {"packing": "none"})[0],
-    }
+    ways: dict[str, dict[str, Any]] = {"one": {}, "parts": {"tokens_per_micro_batch": 1}, "rows": {"packing": "none"}}
+    alone = run_ranks(take_steps, 1, folder, names, ways | {"copied": {"reference_mixing": 1.0}})[0]
+    return alone | {"two": run_ranks(take_steps, 2, folder, names, {"two": {}})[0]["two"]}
 
 
 @pytest.mark.parametrize("name", list(dict.fromkeys(LIVE)))
@@ -107,28 +105,27 @@ def test_every_need_of_the_table_is_met_by_the_trainer_or_refused() -> None:
 
 def peak_of_a_step(rank: int, world_size: int, responses: int, budget: int) -> float:
     """Peak resident memory of one step on one set, MiB, of a process of its own."""
-    torch.manual_seed(0)
-    shape = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
-    model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=4096, **shape)).eval()
-    one = training_sets(1, responses=responses)[0]
-    ids = [[(7 * k + j) % 4000 for j in range(64)] for k in range(responses)]
-    tokens = type(one.tokens)("a", list(range(5, 37)), ids)
-    sets = [TrainingSet(tokens, [-400.0] * responses, [float(-k) for k in range(responses)], [True] * responses, 1.0)]
+    shape = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=1024, **shape)).eval()
+    ids = [[(7 * k + j) % 1000 for j in range(32)] for k in range(responses)]
+    tokens = ResponseSet("a", list(range(5, 37)), ids)
+    sets = [TrainingSet(tokens, [-200.0] * responses, [float(-k) for k in range(responses)], [True] * responses, 1.0)]
     config = training_config(tokens_per_micro_batch=budget, logprob_chunk_tokens=256)
-    means = Means(TokenScorer(model), step_objective("w-mpo"), config, 0, "cpu")
-    (two_pass if responses > 8 else direct)(means, sets, Ranks(0, 1))
+    backward(Means(TokenScorer(model), step_objective("w-mpo"), config, 0, "cpu"), sets, Ranks(0, 1))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def test_512_responses_train_within_the_memory_of_8() -> None:
-    """The same budget of one micro-batch: 8 responses in one pass, 512 in two. Without the budget it is far more."""
-    eight, many = (run_ranks(peak_of_a_step, 1, count, 544)[0] for count in (8, 512))
+    """A budget of 288 tokens holds 8 responses in one pass, and 512 take two; with all in one pass it is far more."""
+    eight, many, at_once = (
+        run_ranks(peak_of_a_step, 1, count, budget)[0] for count, budget in ((8, 288), (512, 288), (512, 10**6))
+    )
     assert many < 1.1 * eight
-    assert run_ranks(peak_of_a_step, 1, 64, 100_000)[0] > 1.2 * eight
+    assert at_once > 1.3 * eight
 
 
-def test_a_moving_reference_ends_where_the_policy_is_at_mixing_one(folder: str) -> None:
+def test_a_moving_reference_ends_where_the_policy_is_at_mixing_one(curves: dict[str, dict[str, list[float]]]) -> None:
     """A copy after every step: the second step starts at ln 2 again."""
-    found = run_ranks(take_steps, 1, folder, ["tr-dpo"], {"reference_mixing": 1.0})[0]["tr-dpo"]
+    found = curves["copied"]["tr-dpo"]
     assert found[0] == pytest.approx(math.log(2), abs=1e-5)
     assert found[2] == pytest.approx(math.log(2), abs=1e-5)
