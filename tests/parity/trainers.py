@@ -28,6 +28,7 @@ LABELLED = [
     for i, row in enumerate(PAIRS)
 ]
 WIDTH = 16  # tokens of a row at most
+VOCABULARY = 200  # of the tiny model
 
 
 def trainer(kind: str, model: Path, output: Path, **config: Any) -> Any:
@@ -95,12 +96,14 @@ class Scripted(nn.Module):
     def __init__(self, seed: int, *, log_square_sum: float = -0.04, dtype: torch.dtype = torch.float64) -> None:
         super().__init__()
         self.seed, self.log_square_sum, self.dtype = seed, log_square_sum, dtype
+        self.calls: list[Tensor] = []
 
     def forward(self, input_ids: Tensor, labels: Tensor, **_: Any) -> SimpleNamespace:
-        """Per-token values [R, T - 1]; the leaf is kept as `logps`, its mask as `mask`."""
+        """Per-token values [R, T - 1]; the last call's leaf and mask are kept, and the log-probs of every call."""
         self.mask = labels[:, 1:] != -100
         drawn = -0.05 - 2.5 * draw(input_ids, self.seed, WIDTH)[:, : self.mask.shape[1]]
         self.logps = (drawn * self.mask).to(self.dtype).requires_grad_()
+        self.calls.append(self.logps)
         zero = torch.zeros_like(drawn)
         return SimpleNamespace(
             log_probs=self.logps,
@@ -112,10 +115,10 @@ class Scripted(nn.Module):
 
 
 class ScriptedLogits(nn.Module):
-    """Logits as a leaf, [R, T, V], normal-like in (-2, 2)."""
+    """Logits as a leaf, [R, T, V], in [-2, 2)."""
 
     def forward(self, input_ids: Tensor, **_: Any) -> SimpleNamespace:
         """A causal model's output; the leaf is kept as `logits`."""
-        shape = input_ids.shape[1], 200
-        self.logits = (4 * draw(input_ids, 5, WIDTH, 200)[:, : shape[0]] - 2).requires_grad_()
+        drawn = draw(input_ids, 5, WIDTH, VOCABULARY)[:, : input_ids.shape[1]]
+        self.logits = (4 * drawn - 2).requires_grad_()
         return SimpleNamespace(logits=self.logits)
