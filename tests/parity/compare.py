@@ -59,8 +59,8 @@ class Pairs:
 
     @classmethod
     def of(cls, trainer: Any, rows: list[int], **policy: Any) -> Pairs:
-        """DPOTrainer's own loss of some of its pairs."""
-        scripted = Scripted(1, **policy)
+        """DPOTrainer's own loss of some of its pairs, at the policy's numbers and a reference's of seed 2."""
+        scripted = Scripted(**{"seed": 1} | policy)
         trainer.ref_model = Scripted(2, dtype=scripted.dtype)
         value = trainer.compute_loss(scripted, batch(trainer, rows))
         (gradient,) = torch.autograd.grad(value, scripted.logps)

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.trl
 
 BETA = 0.3
 ROWS = [0, 1, 2, 3]
+FP32 = 1e-5  # DPO's gradient here is 2.7e-6 from float64's by TRL and 2.3e-6 by raypo; its value 9e-7 and 6e-7
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
         ({"loss_type": "sigmoid"}, "dpo", {"label_smoothing": 0.0}),
         ({"loss_type": "ipo"}, "ipo-mean", {}),
         ({"loss_type": "sigmoid_norm"}, "ln-dpo", {}),
-        ({"loss_type": "aot"}, "aot", {}),
+        ({"loss_type": "aot_unpaired"}, "aot-unpaired", {}),
         ({"ld_alpha": 0.5}, "ld-dpo", {"tail": 0.5}),
         ({"use_weighting": True}, "wpo", {}),
     ],
@@ -118,16 +119,16 @@ def test_a_step_over_labels_is_trls(away: Any) -> None:
 
 
 def compare(of: Any, objective: AnyObjective, sets: list[ResponseSet], rewards: list[list[float]]) -> None:
-    """The loss to 1e-6; each parameter's gradient to 1e-6 of the whole gradient's norm, fp32's last digits."""
+    """The loss, and each parameter's gradient against the norm of all, to `FP32`."""
     of.model.zero_grad()
     value = of.compute_loss(of.model, batch(of, ROWS))
     value.backward()
     policy, reference = TokenScorer(plain(of.model)), TokenScorer(plain(of.ref_model))
     found, ours = step(objective, policy, reference, against(reference, sets, rewards))
-    close(found, value.item())
+    close(found, value.item(), FP32)
     theirs = gradients(of.model)
     norm = torch.stack([gradient.norm() for gradient in theirs.values()]).norm()
     assert norm > 0.01
     assert ours.keys() == theirs.keys()
     for name, gradient in theirs.items():
-        assert (ours[name] - gradient).norm() < 1e-6 * norm, name
+        assert (ours[name] - gradient).norm() < FP32 * norm, name
