@@ -14,13 +14,13 @@ ROWS: dict[str, Row] = {
     "aot": Row(
         meaning="gaps of best and worst, sorted over the step's sets: a stochastic order, not pairs",
         paper="2406.05882",
-        equation="paired AOT; TRL aot_pair",
+        equation="paired AOT; TRL 1.16 aot",
         make=lambda p: beyond(p, "aot", couples_sets=True),
     ),
     "aot-unpaired": Row(
         meaning="log-ratios of best and of worst, each sorted over the step's sets",
         paper="2406.05882",
-        equation="unpaired AOT; TRL aot",
+        equation="unpaired AOT; TRL 1.16 aot_unpaired",
         make=lambda p: beyond(p, "aot-unpaired", couples_sets=True),
     ),
     "pro": Row(
