@@ -272,7 +272,7 @@ def run_config(model: Path | str, output: Path | str, **sections: dict[str, Any]
 
 def learn(rank: int, world_size: int, config: RunConfig, run_dir: str, source: StoredTables, until: int) -> int:
     """On one rank: train and save rounds until a version, from whatever is there; returns the version it began at."""
-    learner = Learner(config, w_mpo(), run_dir, source)
+    learner = Learner(config, step_objective(config.objective.preset), run_dir, source)
     found = learner.version
     while learner.version < until and isinstance(task := source.next(learner.version), RoundTask):
         metrics = learner.round(task)

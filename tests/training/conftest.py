@@ -11,11 +11,17 @@ from tiny import StoredTables, learn_whole_and_interrupted, run_config, run_rank
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Any:
-    """Three rounds of two epochs, straight and interrupted, with full weights and with adapters."""
+    """Three rounds of two epochs, straight and interrupted.
+
+    With full weights and with adapters; against a moving reference, with trained masks, and with a running anchor.
+    """
     output = tmp_path_factory.mktemp("runs")
     configs = {
         "full": run_config(tiny_model, output, online={"reference": "ema", "ema_decay": 0.75}),
         "lora": run_config(tiny_model, output, policy={"adapter": "lora", "lora_rank": 2}),
+        "moving": run_config(tiny_model, output, objective={"preset": "tr-dpo"}, training={"reference_steps": 3}),
+        "masks": run_config(tiny_model, output, objective={"preset": "sparsepo"}),
+        "anchor": run_config(tiny_model, output, objective={"preset": "bco"}),
     }
     for name in configs:
         for kind in ("whole", "broken"):

@@ -116,7 +116,7 @@ def test_pruning_keeps_the_named_versions_and_the_newest(tiny_model: Path, tmp_p
 # ---- the learner of a worker, on two gloo ranks
 
 
-@pytest.mark.parametrize("name", ["full", "lora"])
+@pytest.mark.parametrize("name", ["full", "lora", "moving", "masks", "anchor"])
 def test_an_interrupted_run_ends_bitwise_where_the_uninterrupted_one_does(name: str, runs: Any) -> None:
     """The second try starts at version 1; the third too, since version 2 was torn away before its manifest."""
     output, answers = runs
