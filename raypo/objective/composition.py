@@ -34,7 +34,8 @@ class Objective:
         nll: weight of the preferred responses' negative log-prob per token (CPO, RPO, SLiC-HF), over response tokens.
         anchor: the anchor's score, given as the term "anchor" unless it is "zero": a "running-mean" of implicit
             rewards (BCO), or the divergence on "mismatched-pairs" of prompt and response (KTO).
-        confidence: comparisons are weighted by WPO's detached weights of their members, the term "response_weights".
+        confidence: comparisons are weighted by the product of WPO's detached weights of their members, the term
+            "response_weights"; "bounded": at most 1 each.
         reference: what the live reference does while the policy trains: "frozen", or "moving", which makes it the
             policy's moving average (TR-DPO; the learned prior of MI-DPO).
 
@@ -52,7 +53,7 @@ class Objective:
     tie_eps: float = 0.0
     nll: float = 0.0
     anchor: Literal["zero", "running-mean", "mismatched-pairs"] = "zero"
-    confidence: bool = False
+    confidence: Literal["none", "bounded", "plain"] = "none"
     reference: Literal["frozen", "moving"] = "frozen"
 
     def __post_init__(self) -> None:
@@ -72,7 +73,7 @@ class Objective:
         return (
             *self.prior.terms,
             *(("anchor",) if self.anchor != "zero" else ()),
-            *(("response_weights",) if self.confidence else ()),
+            *(("response_weights",) if self.confidence != "none" else ()),
             *(("embeddings",) if self.contrast.select in ("coreset", "opt-select") else ()),
         )
 

@@ -121,8 +121,9 @@ def _composed(objective: Objective, inputs: Inputs) -> SetLoss:
         margins, scale if objective.needs_psi else None, comparisons.targets, **objective.link.parameters
     )
     weights = comparisons.weights
-    if objective.confidence:
-        weights = weights * comparisons.products(inputs.terms["response_weights"].detach())
+    if objective.confidence != "none":
+        trust = comparisons.products(inputs.terms["response_weights"].detach())
+        weights = weights * (trust.clamp_max(1.0) if objective.confidence == "bounded" else trust)
     weighted = torch.where(weights > 0, losses * weights, torch.zeros_like(losses)).sum(1)
     used = inputs.trainable(objective.tie_eps, lone=lone) & (comparisons.weights.sum(1) > 0)
     if objective.nll:

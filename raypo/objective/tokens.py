@@ -83,9 +83,10 @@ def activation_mask(hidden_states: Tensor, response_index: Tensor, responses: in
 
 
 def confidence_weights(token_logps: Tensor, token_log_square_sums: Tensor, response_index: Tensor, n: int) -> Tensor:
-    """WPO's detached weight of each response, [n]: exp(mean_t(log p_t - log sum_v p_v^2)), at most 1.
+    """WPO's detached weight of each response, [n] > 0: exp(mean_t(log p_t - log sum_v p_v^2)). arXiv 2406.11827.
 
-    arXiv 2406.11827; code a104458 bounds the weight at 1 where TRL does not.
+    A comparison is weighted by its members' product, which code a104458 bounds at 1 (preset wpo) and TRL does not
+    (preset wpo-plain).
 
     Args:
         token_logps: [P] of the policy.
@@ -95,4 +96,4 @@ def confidence_weights(token_logps: Tensor, token_log_square_sums: Tensor, respo
     """
     adjusted = (token_logps - token_log_square_sums).detach()
     lengths = torch.bincount(response_index, minlength=n).clamp_min(1)
-    return (sum_by_response(adjusted, response_index, n) / lengths).exp().clamp_max(1.0)
+    return (sum_by_response(adjusted, response_index, n) / lengths).exp()

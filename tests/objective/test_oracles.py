@@ -14,6 +14,8 @@ import torch
 from examples import EXTRA, NAMES, inputs, loss, objective
 from scipy.special import log_softmax, logsumexp, softmax
 
+from raypo.objective import set_loss
+
 LP = np.array([-4.2, -6.1, -5.4, -3.8, -5.0])
 LR = np.full(5, -5.0)
 R = np.array([9.0, 1.0, 7.0, 4.0, 2.0])
@@ -122,6 +124,7 @@ ORACLES: dict[str, Callable[[], float]] = {
     "odpo": lambda: nls(B * GAP - math.log(1 + 8)),
     "odpo-linear": lambda: nls(B * GAP - 8),
     "wpo": lambda: 0.9 * 0.9 * nls(B * GAP),
+    "wpo-plain": lambda: 0.9 * 0.9 * nls(B * GAP),
     "mallows-theta": lambda: nls(PSI * B * GAP),
     "mallows-phi": lambda: -math.log(g_phi(4.0, math.exp(-PSI))),  # beta such that beta gap is 4, below
     "mallows-ipo": lambda: (PSI * (MEAN[W] - MEAN[L]) - 1 / (2 * B)) ** 2,
@@ -385,3 +388,13 @@ def test_the_marginal_is_the_best_prior_and_a_moving_average_of_the_policy_reach
     for _ in range(300):
         zeta = 0.9 * zeta + 0.1 * pi.mean(0)
     assert zeta == pytest.approx(marginal, abs=1e-12)
+
+
+def test_wpo_bounds_the_product_of_two_weights_and_not_each() -> None:
+    """Weights 2 and .3: product .6 in both; 2 and .9: 1.8, bounded to 1 (code a104458) or not (TRL)."""
+    made = inputs([[-4.0, -6.0]], [[2.0, 1.0]])
+    plain = loss("dpo", made).loss.item()
+    for weights, bounded, free in (([2.0, 0.3], 0.6, 0.6), ([2.0, 0.9], 1.0, 1.8)):
+        given = made | {"terms": {"response_weights": torch.tensor([weights], dtype=torch.float64)}}
+        assert set_loss(objective("wpo"), **given).loss.item() == pytest.approx(bounded * plain)
+        assert set_loss(objective("wpo-plain"), **given).loss.item() == pytest.approx(free * plain)

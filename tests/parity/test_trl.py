@@ -83,6 +83,8 @@ DPO = [
     Case({"ld_alpha": 0.5}, "ld-dpo", {"tail": 0.5}),
     Case({"ld_alpha": 0.0}, "ld-dpo", {"tail": 0.0}),
     Case({"use_weighting": True}, "wpo"),  # weights below 1; above is a row of DIFFERENT
+    Case({"use_weighting": True}, "wpo-plain"),
+    Case({"use_weighting": True}, "wpo-plain", policy={"log_square_sum": -2.5}),
     Case(MIXED, "mixed-po", alone=True),
     Case({"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.7]}, "rpo", {"nll": 0.7}, alone=True),
 ]

@@ -20,7 +20,7 @@ from raypo.training.terms import Means
 
 SUMS = ["w-mpo", "dpo", "plackett-luce", "all-pairs", "mallows-mpo", "nca", "simpo", "cal-dpo", "wpo", "refa-eos"]
 LIVE = ["tdpo1", "tdpo2", "sparsepo", "mapo", "ld-dpo", "kto", "bco", "tr-dpo", "learned-prior", "aot"]
-LIVE += ["wpo", "refa-eos", "ampo-coreset", "ampo-opt-select"]
+LIVE += ["wpo", "wpo-plain", "refa-eos", "ampo-coreset", "ampo-opt-select"]
 
 
 def gradient(way: Any, name: str, sets: list[TrainingSet], budget: int) -> torch.Tensor:

@@ -90,8 +90,14 @@ ROWS: dict[str, Row] = {
     "wpo": Row(
         meaning="DPO weighted by how likely both responses are under the policy",
         paper="2406.11827",
-        equation="code a104458: weights at most 1",
-        make=lambda p: compose(p, confidence=True),
+        equation="code a104458: product at most 1",
+        make=lambda p: compose(p, confidence="bounded"),
+    ),
+    "wpo-plain": Row(
+        meaning="WPO whose weights have no bound",
+        paper="2406.11827",
+        equation="TRL use_weighting",
+        make=lambda p: compose(p, confidence="plain"),
     ),
     "mallows-theta": Row(
         meaning="DPO whose margin is scaled by the prompt's dispersion (Spearman)",
