@@ -188,6 +188,7 @@ def test_a_plan_refuses_choices_that_mean_nothing_with_the_mathematical_reason()
     ("changes", "told"),
     [
         ({"objective": {"preset": "tis-dpo"}}, "contrastive models"),
+        ({"objective": {"preset": "kto"}, "scoring": {"reward_scale": "run_std"}}, "reads rewards as labels"),
         (
             {"objective": {"preset": "tr-dpo"}, "policy": {"path": "x", "adapter": "lora"}},
             "average of whole weights",

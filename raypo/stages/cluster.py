@@ -75,7 +75,7 @@ def check_trainer(objective: AnyObjective, config: RunConfig) -> None:
     """Refuse what the objective needs and a run does not make.
 
     Raises:
-        ConfigError: token weights that no stage makes; a moving reference of a policy with adapters.
+        ConfigError: token weights that no stage makes; scaled labels; a moving reference of a policy with adapters.
     """
     weights = [getattr(getattr(part, "prior", None), "weights", "none") for _, part in objective.parts]
     if "importance" in weights:
@@ -83,6 +83,13 @@ def check_trainer(objective: AnyObjective, config: RunConfig) -> None:
             f"objective.preset = {objective.name}: its token weights come from two contrastive models",
             "a preset whose terms a run makes: no stage trains or reads those models",
             "call raypo.objective.set_loss with the term weighted_log_ratios, or take ld-dpo or sparsepo",
+        )
+    labels = any(getattr(getattr(part, "contrast", None), "lone", False) for _, part in objective.parts)
+    if labels and config.scoring.reward_scale != "none":
+        raise ConfigError(
+            f"objective.preset = {objective.name} with scoring.reward_scale = {config.scoring.reward_scale}",
+            "reward_scale 'none': this objective reads rewards as labels, desirable above 1/2, and a scale moves them",
+            "set scoring.reward_scale=none, and rewards that are 1 or 0",
         )
     if objective.reference == "moving" and config.policy.adapter != "none":
         raise ConfigError(
