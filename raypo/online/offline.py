@@ -34,6 +34,8 @@ from raypo.stages.actors import Actors, create_scorers, get
 from raypo.training.tracking import read_metrics
 from raypo.training.worker import RoundTask, Stop
 
+TOLD_EVERY_S = 10.0  # where nobody watches a bar, a line says that something moves
+
 
 class GivenTables:
     """A table source with one round, known beforehand. Picklable.
@@ -162,9 +164,10 @@ def annotate(
             rows = given.filter(pc.equal(given["split"], split))
             if rows.num_rows == 0:
                 continue
-            scored = scored_sets(rows, actors, config)
+            scored = scored_sets(rows, actors, config, told(console, f"score {split}", rows.num_rows))
+            progress = told(console, f"annotate {split}", rows.num_rows)
             table, facts = verbs.annotate(
-                scored, actors, config, reference=config.policy.path, scales=scales, progress=lambda chunk: None
+                scored, actors, config, reference=config.policy.path, scales=scales, progress=progress
             )
             facts["data"] = data
             tables.commit(place, table, "annotated", facts)
@@ -183,12 +186,27 @@ def annotate(
     return found
 
 
-def scored_sets(rows: pa.Table, actors: Actors, config: RunConfig) -> pa.Table:
+def told(console: Console, what: str, total: int) -> verbs.Progress:
+    """Progress of a stage as a line every `TOLD_EVERY_S` seconds."""
+    began = last = time.monotonic()
+    done = 0
+
+    def advance(chunk: pa.Table) -> None:
+        nonlocal last, done
+        done += chunk.num_rows
+        if (now := time.monotonic()) - last >= TOLD_EVERY_S:
+            console.print(f"{what} {done}/{total} sets   [{now - began:.0f} s]", highlight=False)
+            last = now
+
+    return advance
+
+
+def scored_sets(rows: pa.Table, actors: Actors, config: RunConfig, progress: verbs.Progress) -> pa.Table:
     """Given rewards, or those of the run's sources where it has any."""
     if not config.rewards:
         return score_given(rows, config.scoring)
     sampled = rows.drop_columns([name for name in ("rewards", "split") if name in rows.column_names])
-    return verbs.score(sampled, actors, config, progress=lambda chunk: None)[0]
+    return verbs.score(sampled, actors, config, progress=progress)[0]
 
 
 def task_of(config: RunConfig, folder: RunFolder) -> RoundTask:

@@ -8,6 +8,7 @@ retried by Ray (`max_task_retries=0`): a retry would reach a restarted actor.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -319,6 +320,10 @@ def stream(
     Raises:
         RaypoError: as raised in the task.
     """
+    for handler in logging.getLogger("ray.data").handlers:
+        # its session files keep what it says of each dataset; the terminal has our own progress
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+            handler.setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = no_progress_timeout_s
