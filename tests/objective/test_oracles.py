@@ -398,3 +398,40 @@ def test_wpo_bounds_the_product_of_two_weights_and_not_each() -> None:
         given = made | {"terms": {"response_weights": torch.tensor([weights], dtype=torch.float64)}}
         assert set_loss(objective("wpo"), **given).loss.item() == pytest.approx(bounded * plain)
         assert set_loss(objective("wpo-plain"), **given).loss.item() == pytest.approx(free * plain)
+
+
+@pytest.mark.parametrize("name", ["all-pairs", "plackett-luce", "mpo", "mallows-phi-pairs"])
+def test_512_responses_are_compared_in_the_memory_of_their_pairs(name: str) -> None:
+    """Values against the outer difference of all scores; no tensor has more than 512 x 512 entries.
+
+    As masks the 130,816 pairs would be 67 million. A dispatch mode sees every operation's output.
+    """
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    largest = [0]
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            out = func(*args, **(kwargs or {}))
+            for one in out if isinstance(out, (tuple, list)) else (out,):
+                if isinstance(one, torch.Tensor):
+                    largest[0] = max(largest[0], one.numel())
+            return out
+
+    rng = np.random.default_rng(0)
+    lp, r = rng.normal(-5, 3, 512), rng.permutation(512).astype(float)
+    given = inputs([lp.tolist()], [r.tolist()], psi=torch.tensor([PSI], dtype=torch.float64))
+    u = 0.1 * (lp + 5)
+    with Watch():
+        found = set_loss(objective(name), **given).loss.item()
+    pairs = np.logaddexp(0, -(u[:, None] - u[None, :]))
+    better = r[:, None] > r[None, :]
+    ordered = u[np.argsort(-r)]
+    expected = {
+        "all-pairs": pairs[better].mean(),
+        "plackett-luce": -sum(ordered[k] - logsumexp(ordered[k:]) for k in range(511)),
+        "mpo": logsumexp(u) - logsumexp(u[r > r.mean()]),
+        "mallows-phi-pairs": found,  # its link has its own tests
+    }[name]
+    assert found == pytest.approx(float(expected), rel=1e-10)
+    assert largest[0] <= 512 * 512
