@@ -128,8 +128,8 @@ def start(config: RunConfig, *, search_path: tuple[str, ...] = ()) -> bool:
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     # One report per poll leaves a train worker; the default of 2 s would be most of a small round.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    # Ray warns on the terminal at four times this many workers; a run on two cores has eight by design
-    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(max(4, os.cpu_count() or 1)))
+    # Ray warns on the terminal at four times this many workers; a run on two cores starts about ten by design
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(max(3, os.cpu_count() or 1)))
     threads = str(config.training.threads)
     paths = [*search_path, os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     ray.init(
