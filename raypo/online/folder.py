@@ -12,6 +12,7 @@ stop.json  summary.json  report.html
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from raypo.config import RunConfig
@@ -27,7 +28,8 @@ class RunFolder:
     """
 
     def __init__(self, config: RunConfig) -> None:
-        self.root = tables.join(config.output, config.name)
+        # absolute: Ray Train takes no other, and workers may stand elsewhere
+        self.root = os.path.abspath(tables.join(config.output, config.name))
         self._policy = config.policy.path
 
     def path(self, *parts: str) -> str:

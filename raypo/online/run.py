@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ray
+from ray.exceptions import RayError
 from ray.train import FailureConfig, ScalingConfig
 from ray.train import RunConfig as TrainRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -284,6 +285,12 @@ def fit_workers(config: RunConfig, folder: RunFolder, source: worker.TableSource
         raise RunError(
             f"training failed: {causes[0] if causes else error}",
             f"at most {config.training.max_failures} restarts of the worker group",
+            f"run the same command again to continue; see {folder.path('ray')} for Ray's record",
+        ) from error
+    except RayError as error:  # of Train's own actors, before or beside any worker
+        raise RunError(
+            f"training did not start: {str(error).strip().splitlines()[-1]}",
+            "a Ray that can start a worker group",
             f"run the same command again to continue; see {folder.path('ray')} for Ray's record",
         ) from error
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from raypo.config import OnlineConfig
+from pathlib import Path
+
+import pytest
+
+from raypo.config import OnlineConfig, build
 from raypo.online.decisions import Measured, best_version, stop_reason
+from raypo.online.folder import RunFolder
 
 
 def history(*points: tuple[float, float]) -> list[Measured]:
@@ -38,3 +43,10 @@ def test_the_best_version_lies_within_the_kl_bound() -> None:
     assert best_version(points, None) == 2
     assert best_version(points, 5.0) == 1
     assert best_version(points, 0.5) == 0
+
+
+def test_a_runs_folder_is_absolute_whatever_the_config_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Train takes no relative folder, and a later command may stand elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    given = {"policy": {"path": "p"}, "prompts": {"path": "q"}, "output": "runs", "name": "mine"}
+    assert RunFolder(build(given)).root == str(tmp_path / "runs" / "mine")
