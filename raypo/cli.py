@@ -204,6 +204,35 @@ def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of
     Console().print(rewrite_report(folder), soft_wrap=True, highlight=False)
 
 
+@app.command()
+def study(
+    name: Annotated[str | None, typer.Argument(help="Which study. Left out: all are listed.")] = None,
+    options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="The study's own.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Minutes on two cores, with wider intervals.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for its files. None: study-NAME.")] = None,
+) -> None:
+    """Test a claim of the papers: a table with intervals and power, figures, and what was found."""
+    from raypo.studies.catalogue import CATALOGUE
+
+    console = Console()
+    if name is None:
+        for key, one in CATALOGUE.items():
+            console.print(Text(key, style="bold"), Padding(Text(f"{one.claim} (arXiv {one.paper})"), (0, 0, 0, 4)))
+            for option, meaning in one.takes.items():
+                console.print(Padding(Text(f"{option}=  {meaning}"), (0, 0, 0, 8)))
+        return
+    from raypo.studies import run as studies
+
+    found = studies.study(name, quick=quick, seed=seed, out=out, options=options or [])
+    table = Table(*(Column(column, no_wrap=True) for column in studies.COLUMNS), box=None)
+    for cells in studies.shown(found):
+        table.add_row(*map(Text, cells))
+    Console(width=max(console.width, 160)).print(table)  # cut cells would say less than long lines
+    console.print(f"{name}: the claim {found.verdict}" if found.verdict != "undecided" else f"{name}: undecided")
+    console.print(found.finding, highlight=False, markup=False, soft_wrap=True)
+
+
 bench = typer.Typer(help="Measure, print a table and write JSON.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 

@@ -173,6 +173,22 @@ def paired_test(differences: Floats) -> float:
     return float(result.pvalue)
 
 
+def holm(p: Floats) -> Floats:
+    """P-values adjusted for their number: Holm's step-down (Scandinavian Journal of Statistics 6, 1979, p. 65).
+
+    The k-th smallest of m is multiplied by m - k + 1 and is at least the one before it; the chance of any false finding
+    then stays at the level, however the tests depend on each other.
+
+    Args:
+        p: finite p-values, in any order; may be empty.
+    """
+    order = np.argsort(p, kind="stable")
+    adjusted = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    found = np.empty_like(p)
+    found[order] = np.minimum(adjusted, 1.0)
+    return found
+
+
 def correlation(a: Floats, b: Floats) -> float:
     """Spearman rank correlation; NaN when either is constant or fewer than three pairs are finite."""
     both = np.isfinite(a) & np.isfinite(b)

@@ -1,0 +1,206 @@
+"""A bandit in which many seeds train at once: contexts, arms with features, and a log-linear policy shared by contexts.
+
+    pi_w(y | x) ~ pi_ref(y | x) exp(features(x, y) . w)
+
+Contexts share w, so what is learned of one is used in others: noise in one context costs all, and weighing contexts can
+matter, which a table of separate contexts would not show. True utility is features . w_true + noise that no feature
+shows. Shapes: S seeds, N contexts, M arms, D features, K responses of a set, P points of a path. Seeds are independent:
+their losses are added, and Adam is elementwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raypo.evaluation.frontier import Point, at_kl
+from raypo.evaluation.statistics import Floats
+from raypo.objective import AnyObjective, set_loss
+
+STEPS, RATE = 120, 0.05
+POINTS = (1, 2, 3, 4, 6, 8, 11, 15, 20, 27, 36, 48, 64, 85, 120)
+"""Steps after which the policy is measured."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Contexts and arms.
+
+    Args:
+        features: [S, N, M, D].
+        utility: [S, N, M] true utility, about unit variance within a context.
+        reference: [S, N, M] log-probs of the reference.
+        train: the first so many contexts train, the others are held out.
+    """
+
+    features: Tensor
+    utility: Tensor
+    reference: Tensor
+    train: int
+
+    @property
+    def seeds(self) -> int:
+        """S."""
+        return self.features.shape[0]
+
+    @property
+    def heldout(self) -> int:
+        """Contexts that no policy trains on."""
+        return self.features.shape[1] - self.train
+
+    def logps(self, weights: Tensor) -> Tensor:
+        """Log-probs of the policy with weights [S, D]: [S, N, M]."""
+        return torch.log_softmax(self.reference + torch.einsum("snmd,sd->snm", self.features, weights), -1)
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What the policies are trained on: sets of the first contexts.
+
+    Args:
+        arms: [S, N, K] index of each response.
+        rewards: [S, N, K] as the trainer sees them.
+        psi: [S, N], or None.
+    """
+
+    arms: Tensor
+    rewards: Tensor
+    psi: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Path:
+    """A policy of every seed along its training, measured on held-out contexts; float64.
+
+    Args:
+        kl: [P, S] nats to the reference, mean over contexts.
+        gain: [P, S] expected true utility above the reference's, in units of its spread.
+        weights: [S, D] at the end.
+    """
+
+    kl: Floats
+    gain: Floats
+    weights: Tensor
+
+    def at(self, kl: float) -> Floats:
+        """Gain of each seed at this KL, [S]; NaN for a seed whose policy never went so far."""
+        found = []
+        for seed in range(self.kl.shape[1]):
+            path = [Point(float(k), np.array([g])) for k, g in zip(self.kl[:, seed], self.gain[:, seed], strict=True)]
+            reached = at_kl([Point(0.0, np.zeros(1)), *path], kl)
+            found.append(float("nan") if reached is None else float(reached[0]))
+        return np.array(found)
+
+
+def generator(seed: int) -> torch.Generator:
+    """Of everything random in a study."""
+    return torch.Generator().manual_seed(seed)
+
+
+def make_world(
+    rng: torch.Generator,
+    *,
+    seeds: int,
+    contexts: int,
+    heldout: int,
+    arms: int = 24,
+    features: int = 12,
+    hidden: float = 0.3,
+) -> World:
+    """Gaussian features, a random direction that is true, and a uniform reference.
+
+    Args:
+        rng: source of all draws.
+        seeds: S.
+        contexts: that train.
+        heldout: that are measured on.
+        arms: M.
+        features: D.
+        hidden: share of the utility's variance that no feature shows, in [0, 1).
+    """
+    given = torch.randn(seeds, contexts + heldout, arms, features, generator=rng)
+    true = torch.randn(seeds, features, generator=rng)
+    true = true / true.norm(dim=-1, keepdim=True)
+    noise = torch.randn(seeds, contexts + heldout, arms, generator=rng)
+    utility = (1 - hidden) ** 0.5 * torch.einsum("snmd,sd->snm", given, true) + hidden**0.5 * noise
+    return World(given, utility, torch.full_like(utility, -float(np.log(arms))), contexts)
+
+
+def draw(logps: Tensor, responses: int, rng: torch.Generator) -> Tensor:
+    """Different arms drawn one after another from a policy, by Gumbel's trick: [S, N, M] -> [S, N, K]."""
+    uniform = torch.rand(logps.shape, generator=rng).clamp(1e-20, 1 - 1e-7)
+    return (logps - (-uniform.log()).log()).topk(responses, dim=-1).indices
+
+
+def train(
+    objective: AnyObjective, world: World, sets: Sets, *, start: Tensor | None = None, steps: int = STEPS
+) -> Path:
+    """Train one policy per seed on all its sets, and measure it along the way.
+
+    Args:
+        objective: minimized.
+        world: its first contexts are those of the sets.
+        sets: to train on.
+        start: [S, D] weights to begin with, which then are the reference of the loss too; None: the world's reference.
+        steps: of Adam.
+    """
+    count = sets.arms.shape[1]
+    first = World(world.features[:, :count], world.utility[:, :count], world.reference[:, :count], count)
+    weights = torch.zeros(world.seeds, world.features.shape[-1]) if start is None else start.clone()
+    reference = _taken(first.logps(weights), sets.arms)
+    weights.requires_grad_(True)
+    optimizer = torch.optim.Adam([weights], lr=RATE)
+    measured: list[tuple[Tensor, Tensor]] = []
+    for step in range(1, steps + 1):
+        optimizer.zero_grad()
+        loss(objective, _taken(first.logps(weights), sets.arms), reference, sets).backward()
+        optimizer.step()
+        if step in POINTS or step == steps:
+            measured.append(measure(world, weights.detach()))
+    kl, gain = (torch.stack(values).double().numpy() for values in zip(*measured, strict=True))
+    return Path(kl, gain, weights.detach())
+
+
+def loss(objective: AnyObjective, policy: Tensor, reference: Tensor, sets: Sets) -> Tensor:
+    """Mean over a seed's sets, added over seeds."""
+    shape = (-1, policy.shape[-1])
+    found = set_loss(
+        objective,
+        policy_logps=policy.reshape(shape),
+        reference_logps=reference.reshape(shape),
+        lengths=torch.ones_like(policy, dtype=torch.long).reshape(shape),
+        rewards=sets.rewards.reshape(shape),
+        mask=torch.ones_like(policy, dtype=torch.bool).reshape(shape),
+        psi=None if sets.psi is None else sets.psi.reshape(-1),
+    )
+    return found.loss.view(policy.shape[:2]).mean(1).sum()
+
+
+def measure(world: World, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """KL to the reference and gain in true utility of each seed on held-out contexts: [S] each."""
+    out = World(*(one[:, world.train :] for one in (world.features, world.utility, world.reference)), train=0)
+    logps = out.logps(weights)
+    policy, reference = logps.exp(), out.reference.exp()
+    kl = (policy * (logps - out.reference)).sum(-1).mean(-1)
+    gain = ((policy - reference) * out.utility).sum(-1).mean(-1)
+    return kl, gain / out.utility.std(dim=(1, 2))
+
+
+def _taken(values: Tensor, arms: Tensor) -> Tensor:
+    return values.gather(-1, arms)
+
+
+def rewards_of(world: World, arms: Tensor) -> Tensor:
+    """True utility of the responses, [S, N, K]."""
+    return world.utility[:, : arms.shape[1]].gather(-1, arms)
+
+
+def at_equal(paths: Sequence[Path], kl: float) -> list[Floats]:
+    """Gains of several methods at one KL, each [S]; NaN in all where one of them never went so far."""
+    found = [path.at(kl) for path in paths]
+    missing = np.isnan(np.stack(found)).any(0)
+    return [np.where(missing, np.nan, one) for one in found]

@@ -1,0 +1,192 @@
+"""What every study ends in: rows, figures and a finding, and how a row is made from independent repetitions.
+
+A row is about one effect. Its units are independent repetitions: seeds, each with its own world, data and policy; or
+prompts, where the data are given. The interval is over those units. `power` is the chance to find an effect of the size
+that matters, which was fixed beforehand, and not the power at the effect that was found, which would repeat p.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from raypo.evaluation.statistics import Floats, Interval, detectable, holm, mean_interval, paired_test, power
+
+CONFIDENCE = 0.95
+SAMPLES = 2000
+
+Verdict = Literal["holds", "fails", "undecided"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a study is run.
+
+    Args:
+        quick: minutes on two cores, with wider intervals.
+        seed: of everything random.
+        options: the study's own, as given.
+    """
+
+    quick: bool
+    seed: int = 0
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def size(self, quick: int, full: int) -> int:
+        """A number that depends on `quick`."""
+        return quick if self.quick else full
+
+
+@dataclass(frozen=True)
+class Row:
+    """One effect.
+
+    Args:
+        condition: under which it was measured.
+        measure: what is compared, with its unit.
+        n: observations within each seed, or prompts.
+        seeds: independent repetitions; 1 where prompts are the units.
+        effect: mean.
+        low: lower bound of the 95 % interval over the units.
+        high: upper bound.
+        p: two-sided, that the effect is 0; within a result adjusted for its number of tests (Holm). NaN: no test.
+        matters: the smallest effect that would matter.
+        power: chance to find an effect of that size; NaN where the row tests nothing.
+        detectable: effect that would be found in 80 % of repetitions.
+    """
+
+    condition: str
+    measure: str
+    n: int
+    seeds: int
+    effect: float
+    low: float
+    high: float
+    p: float = float("nan")
+    matters: float = float("nan")
+    power: float = float("nan")
+    detectable: float = float("nan")
+
+    @property
+    def interval(self) -> Interval:
+        """Effect and bounds."""
+        return Interval(self.effect, self.low, self.high, self.n)
+
+    def supports(self, direction: int = 1) -> Verdict:
+        """Whether the row bears out that the effect has this sign.
+
+        `holds`: the interval lies on that side of 0, and p < 0.05 after adjustment where there is a test. `fails`: it
+        lies on the other side, or wholly below the effect that would matter. `undecided`: neither can be told.
+        """
+        low, high = sorted((direction * self.low, direction * self.high))
+        if low > 0 and not self.p >= 0.05:
+            return "holds"
+        return "fails" if high < 0 or high < self.matters else "undecided"
+
+    def words(self, direction: int = 1) -> str:
+        """The effect, its interval, and what they say of that sign."""
+        verdict = self.supports(direction)
+        low, high = sorted((direction * self.low, direction * self.high))
+        if verdict == "fails":
+            verdict_words = "the opposite" if high < 0 else "too small to matter" if low > 0 else "no effect that matters"
+        else:
+            verdict_words = "confirmed" if verdict == "holds" else "undecided"
+        return f"{self.told()}, {verdict_words}"
+
+    def told(self, digits: int = 3) -> str:
+        """`+0.012 [-0.003, +0.027]`."""
+        return f"{self.effect:+.{digits}f} [{self.low:+.{digits}f}, {self.high:+.{digits}f}]"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, and what it shows.
+
+    Args:
+        name: of its file.
+        caption: one sentence.
+        figure: closed when it is written.
+    """
+
+    name: str
+    caption: str
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a study found.
+
+    Args:
+        rows: effects.
+        verdict: on the claim.
+        finding: sentences made from the rows.
+        drawings: figures.
+        settings: sizes and scales that were used.
+    """
+
+    rows: Sequence[Row]
+    verdict: Verdict
+    finding: str
+    drawings: Sequence[Drawing]
+    settings: Mapping[str, Any]
+
+    def table(self) -> list[dict[str, Any]]:
+        """Rows as plain values."""
+        return [asdict(row) for row in self.rows]
+
+
+def adjusted(rows: Sequence[Row]) -> list[Row]:
+    """Rows with Holm's p-values over those that test something."""
+    tested = [row.p for row in rows if np.isfinite(row.p)]
+    found = iter(holm(np.array(tested)).tolist())
+    return [replace(row, p=next(found)) if np.isfinite(row.p) else row for row in rows]
+
+
+def compared(
+    condition: str, measure: str, differences: Floats, *, n: int, matters: float, prompts: bool = False
+) -> Row:
+    """A row from paired differences, one per independent unit.
+
+    Args:
+        condition: see `Row`.
+        measure: see `Row`.
+        differences: one per seed, or per prompt; NaN where the unit could not be compared.
+        n: observations within each seed; not read where prompts are the units.
+        matters: see `Row`, > 0.
+        prompts: the units are prompts and not seeds.
+    """
+    kept = np.asarray(differences, dtype=np.float64)
+    kept = kept[np.isfinite(kept)]
+    found = mean_interval(kept, confidence=CONFIDENCE, samples=SAMPLES)
+    units, spread = len(kept), float(kept.std(ddof=1)) if len(kept) > 1 else float("nan")
+    return Row(
+        condition=condition,
+        measure=measure,
+        n=units if prompts else n,
+        seeds=1 if prompts else units,
+        effect=found.mean,
+        low=found.low,
+        high=found.high,
+        p=paired_test(kept),
+        matters=matters,
+        power=power(matters, spread, units, confidence=CONFIDENCE) if units > 1 else float("nan"),
+        detectable=detectable(kept, confidence=CONFIDENCE),
+    )
+
+
+def measured(condition: str, measure: str, values: Floats, *, n: int) -> Row:
+    """A row that states a figure and tests nothing: its mean over seeds with an interval."""
+    found = mean_interval(np.asarray(values, dtype=np.float64), confidence=CONFIDENCE, samples=SAMPLES)
+    return Row(condition, measure, n, found.n, found.mean, found.low, found.high)
+
+
+def overall(verdicts: Sequence[Verdict]) -> Verdict:
+    """A claim about several rows holds when all do, fails when one does, and is undecided otherwise."""
+    if "fails" in verdicts:
+        return "fails"
+    return "holds" if all(one == "holds" for one in verdicts) else "undecided"

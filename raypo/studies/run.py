@@ -1,0 +1,72 @@
+"""`raypo study NAME`: find a study, run it, write what it found, and tell it."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from raypo.bench.measure import environment
+from raypo.errors import ConfigError
+from raypo.studies.catalogue import entry
+from raypo.studies.result import Result, Setting
+from raypo.studies.write import figure, told, write
+
+COLUMNS = ("condition", "measure", "n", "seeds", "effect", "low", "high", "p", "power", "detectable")
+
+
+def study(name: str, *, quick: bool, seed: int, out: Path | None, options: Sequence[str]) -> Result:
+    """Run a study and write it.
+
+    Args:
+        name: in the catalogue.
+        quick: see `Setting`.
+        seed: see `Setting`.
+        out: folder; None: `study-NAME`.
+        options: KEY=VALUE of the study.
+
+    Raises:
+        ConfigError: an unknown study or option.
+    """
+    about = entry(name)
+    setting = Setting(quick=quick, seed=seed, options=parsed(name, about.takes, options))
+    began = time.perf_counter()
+    result: Result = importlib.import_module(f"raypo.studies.{name}").run(setting)
+    how = {
+        "command": " ".join(["raypo study", name, *(["--quick"] if quick else []), f"--seed {seed}", *options]),
+        "environment": environment(torch.get_num_threads()),
+        "seconds": round(time.perf_counter() - began, 1),
+        "seed": seed,
+        "quick": quick,
+    }
+    write(out or Path(f"study-{name}"), told(name, about, result, how), result)
+    return result
+
+
+def parsed(name: str, takes: Mapping[str, str], options: Sequence[str]) -> dict[str, str]:
+    """Options as a mapping; a study that takes `config` hands all others on to it.
+
+    Raises:
+        ConfigError: not KEY=VALUE, or a key that the study does not take.
+    """
+    found = {}
+    for text in options:
+        key, sign, value = text.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"study option {text!r}", "KEY=VALUE")
+        if key not in takes and "config" not in takes:
+            expected = f"one of {', '.join(takes)}" if takes else "none: it takes no options"
+            raise ConfigError(f"study {name} has no option {key!r}", expected)
+        found[key] = value
+    return found
+
+
+def shown(result: Result) -> list[list[str]]:
+    """The table's cells, a row each, by COLUMNS."""
+    return [
+        [figure(None if cell != cell else cell) if isinstance(cell, float) else str(cell) for cell in cells]
+        for cells in ([row[name] for name in COLUMNS] for row in result.table())
+    ]

@@ -1,0 +1,78 @@
+"""A study on disk: study.json, table.csv, its figures as SVG, and one page that holds all of it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from raypo.report.plots import svg
+from raypo.studies.catalogue import Entry
+from raypo.studies.result import Result
+
+WRITTEN_ABOUT_THE_RUN = ("command", "environment", "seconds", "seed", "quick", "settings")
+
+
+def told(name: str, entry: Entry, result: Result, run: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything as plain JSON values; numbers that there are not are None.
+
+    Args:
+        name: of the study.
+        entry: its claim.
+        result: what was found.
+        run: how: command, environment, seconds, seed, quick.
+    """
+    found = {"study": name, "claim": entry.claim, "paper": entry.paper}
+    found |= {"verdict": result.verdict, "finding": result.finding, "rows": result.table()}
+    plain: dict[str, Any] = _plain(found | dict(run) | {"settings": dict(result.settings)})
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows no NaN."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def figure(value: float | None) -> str:
+    """Three significant digits; `-` for a number that there is not."""
+    return "-" if value is None else f"{value:.3g}"
+
+
+def write(folder: Path, found: Mapping[str, Any], result: Result) -> list[Path]:
+    """Write the study's files; returns their paths.
+
+    Args:
+        folder: made when it is not there.
+        found: from `told`.
+        result: its figures are closed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = [(one, svg(one.figure)) for one in result.drawings]
+    paths = [folder / "study.json", folder / "table.csv", *(folder / f"{one.name}.svg" for one, _ in drawn)]
+    paths[0].write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    with paths[1].open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, fieldnames=list(found["rows"][0]))
+        table.writeheader()
+        table.writerows(found["rows"])
+    for path, (_, text) in zip(paths[2:], drawn, strict=True):
+        # a picture of its own needs its name space; inside a page it has none to name
+        path.write_text(text, encoding="utf-8")
+    environment = Environment(
+        loader=PackageLoader("raypo.studies", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["figure"] = figure
+    page = folder / "page.html"
+    plots = [{"svg": Markup(text), "caption": one.caption} for one, text in drawn]
+    run = json.dumps({key: found[key] for key in WRITTEN_ABOUT_THE_RUN}, indent=2)
+    page.write_text(environment.get_template("page.html.j2").render(told=found, plots=plots, run=run), encoding="utf-8")
+    return [*paths, page]
