@@ -110,6 +110,7 @@ def make_world(
     arms: int = 24,
     features: int = 12,
     hidden: float = 0.3,
+    neutral: int = 0,
 ) -> World:
     """Gaussian features, a random direction that is true, and a uniform reference.
 
@@ -121,9 +122,11 @@ def make_world(
         arms: M.
         features: D.
         hidden: share of the utility's variance that no feature shows, in [0, 1).
+        neutral: the first so many features have no part in the utility.
     """
     given = torch.randn(seeds, contexts + heldout, arms, features, generator=rng)
     true = torch.randn(seeds, features, generator=rng)
+    true[:, :neutral] = 0
     true = true / true.norm(dim=-1, keepdim=True)
     noise = torch.randn(seeds, contexts + heldout, arms, generator=rng)
     utility = (1 - hidden) ** 0.5 * torch.einsum("snmd,sd->snm", given, true) + hidden**0.5 * noise
@@ -137,7 +140,13 @@ def draw(logps: Tensor, responses: int, rng: torch.Generator) -> Tensor:
 
 
 def train(
-    objective: AnyObjective, world: World, sets: Sets, *, start: Tensor | None = None, steps: int = STEPS
+    objective: AnyObjective,
+    world: World,
+    sets: Sets,
+    *,
+    start: Tensor | None = None,
+    against: Tensor | None = None,
+    steps: int = STEPS,
 ) -> Path:
     """Train one policy per seed on all its sets, and measure it along the way.
 
@@ -145,14 +154,15 @@ def train(
         objective: minimized.
         world: its first contexts are those of the sets.
         sets: to train on.
-        start: [S, D] weights to begin with, which then are the reference of the loss too; None: the world's reference.
+        start: [S, D] weights to begin with; None: the world's reference.
+        against: [S, D] weights of the loss's reference; None: the world's reference.
         steps: of Adam.
     """
     count = sets.arms.shape[1]
     first = World(world.features[:, :count], world.utility[:, :count], world.reference[:, :count], count)
-    weights = torch.zeros(world.seeds, world.features.shape[-1]) if start is None else start.clone()
-    reference = _taken(first.logps(weights), sets.arms)
-    weights.requires_grad_(True)
+    zeros = torch.zeros(world.seeds, world.features.shape[-1])
+    reference = _taken(first.logps(zeros if against is None else against), sets.arms)
+    weights = (zeros if start is None else start).clone().requires_grad_(True)
     optimizer = torch.optim.Adam([weights], lr=RATE)
     measured: list[tuple[Tensor, Tensor]] = []
     for step in range(1, steps + 1):

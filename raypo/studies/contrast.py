@@ -11,23 +11,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from raypo.evaluation.statistics import Floats
 from raypo.objective import AnyObjective, preset
 from raypo.studies.arena import Path, Sets, World, draw, generator, make_world, rewards_of, train
 from raypo.studies.drawings import forest, frontier
 from raypo.studies.result import Drawing, Result, Row, Setting, adjusted, compared, overall
 
-RESPONSES, BETA, KL, MATTERS, NOISE = 8, 1.0, 0.5, 0.02, 0.5
-
-METHODS: dict[str, AnyObjective] = {
-    "dpo": preset("dpo", beta=BETA, label_smoothing=0.0),
-    "all-pairs": preset("all-pairs", beta=BETA),
-    "mpo": preset("mpo", beta=BETA),
-    "mpo-levels": preset("mpo-levels", beta=BETA, levels=4.0),
-    "plackett-luce": preset("plackett-luce", beta=BETA),
-    "one-vs-rest": preset("one-vs-rest", beta=BETA),
-}
+RESPONSES, KL, MATTERS, NOISE = 8, 0.5, 0.02, 0.5
+BETAS = (0.1, 1.0)
 LEVELS = (2, 3, 5, 8)
-FAMILY = 4
+FAMILY, LIKENESS = 4, 0.95
+
+
+def methods(beta: float) -> dict[str, AnyObjective]:
+    """The contrasts at one beta, DPO first: the others are compared with it."""
+    return {
+        "dpo": preset("dpo", beta=beta, label_smoothing=0.0),
+        "all-pairs": preset("all-pairs", beta=beta),
+        "mpo": preset("mpo", beta=beta),
+        "mpo-levels": preset("mpo-levels", beta=beta, levels=4.0),
+        "plackett-luce": preset("plackett-luce", beta=beta),
+        "one-vs-rest": preset("one-vs-rest", beta=beta),
+    }
 
 
 def stars(values: Tensor, levels: int) -> Tensor:
@@ -69,58 +74,75 @@ def run(setting: Setting) -> Result:
     world = make_world(rng, seeds=seeds, contexts=contexts, heldout=heldout)
     arms = draw(world.reference[:, :contexts], RESPONSES, rng)
     noise = NOISE * torch.randn(arms.shape, generator=rng)
+    alike, _ = families(world, arms, rng, LIKENESS)
     rows: list[Row] = []
     shown: dict[str, Path] = {}
-    gains = {}
-    for levels in LEVELS:
-        sets = Sets(arms, stars(rewards_of(world, arms) + noise, levels))
-        paths = {name: train(objective, world, sets) for name, objective in METHODS.items()}
-        shown = paths if levels == 5 else shown
-        gains[levels] = {name: path.at(KL) for name, path in paths.items()}
+    for beta in BETAS:
+        gains = {}
+        for levels in LEVELS:
+            sets = Sets(arms, stars(rewards_of(world, arms) + noise, levels))
+            paths = {name: train(objective, world, sets) for name, objective in methods(beta).items()}
+            shown = paths if (beta, levels) == (BETAS[0], 5) else shown
+            gains[levels] = {name: path.at(KL) for name, path in paths.items()}
+            rows += over_dpo(f"beta {beta:g}, {levels} levels", gains[levels], heldout)
+        sets = Sets(arms, stars(rewards_of(alike, arms) + noise, 5))
+        copied = {name: train(objective, alike, sets).at(KL) for name, objective in methods(beta).items()}
+        where = f"beta {beta:g}, {FAMILY} of {RESPONSES} alike"
+        rows += over_dpo(where, copied, heldout)
         rows += [
-            compared(f"{levels} levels, {name}", "gain over dpo", gain - gains[levels]["dpo"], n=heldout, matters=MATTERS)
-            for name, gain in gains[levels].items()
-            if name != "dpo"
+            compared(f"{where}, {name}", COST, gains[5][name] - gain, n=heldout, matters=MATTERS)
+            for name, gain in copied.items()
         ]
-    alike, _ = families(world, arms, rng, 0.95)
-    sets = Sets(arms, stars(rewards_of(alike, arms) + noise, 5))
-    copied = {name: train(objective, alike, sets).at(KL) for name, objective in METHODS.items()}
-    rows += [
-        compared(f"5 levels, {FAMILY} of 8 alike, {name}", "gain over dpo", gain - copied["dpo"], n=heldout, matters=MATTERS)
-        for name, gain in copied.items()
-        if name != "dpo"
-    ]
-    rows += [
-        compared(f"5 levels, {FAMILY} of 8 alike, {name}", "loss by likeness", gains[5][name] - copied[name], n=heldout, matters=MATTERS)
-        for name in METHODS
-    ]
     rows = adjusted(rows)
-    main = [row for row in rows if row.condition.endswith(" mpo") and row.measure == "gain over dpo"]
+    against = [row for row in rows if row.measure == GAIN]
+    sets_alone = [row for row in against if row.condition.endswith(" levels, mpo")]
     return Result(
         rows=rows,
-        verdict=overall([row.supports() for row in main if "alike" not in row.condition]),
+        verdict=overall([row.supports() for row in sets_alone]),
         finding=finding(rows),
         drawings=[
-            Drawing("effects", f"Gain over DPO at {KL:g} nats; the band would not matter.", forest(
-                [row for row in rows if row.measure == "gain over dpo"], "gain over DPO, spreads of utility", matters=MATTERS)),
-            Drawing("frontier", "Five levels: gain against KL.", frontier(shown, KL)),
+            Drawing(
+                "effects",
+                f"Gain over DPO at {KL:g} nats; the band would not matter.",
+                forest(against, "gain over DPO, spreads of utility", matters=MATTERS),
+            ),
+            Drawing("frontier", f"Five levels, beta {BETAS[0]:g}: gain against KL.", frontier(shown, KL)),
         ],
-        settings={"responses": RESPONSES, "beta": BETA, "kl": KL, "noise": NOISE, "contexts": contexts, "family": FAMILY},
+        settings={"responses": RESPONSES, "kl": KL, "noise": NOISE, "contexts": contexts, "likeness": LIKENESS},
     )
+
+
+GAIN, COST = "gain over dpo", "cost of likeness"
+
+
+def over_dpo(where: str, gains: dict[str, Floats], heldout: int) -> list[Row]:
+    """Each other contrast's gain over DPO's."""
+    return [
+        compared(f"{where}, {name}", GAIN, gain - gains["dpo"], n=heldout, matters=MATTERS)
+        for name, gain in gains.items()
+        if name != "dpo"
+    ]
 
 
 def finding(rows: list[Row]) -> str:
     """The sets against best and worst, the best contrast at each number of levels, and what families cost."""
-    against = [row for row in rows if row.measure == "gain over dpo"]
+    against = [row for row in rows if row.measure == GAIN]
     told = [f"Gain over DPO on best and worst at {KL:g} nats, in spreads of utility."]
-    told.append("MPO: " + "; ".join(f"{row.condition.removesuffix(', mpo')} {row.words()}" for row in against if row.condition.endswith(" mpo")) + ".")
-    for levels in LEVELS:
-        best = max((row for row in against if row.condition.startswith(f"{levels} levels, ") and "alike" not in row.condition), key=lambda row: row.effect)
-        told.append(f"Best at {levels} levels: {best.condition.split(', ')[1]} {best.words()}.")
-    lost = sorted((row for row in rows if row.measure == "loss by likeness"), key=lambda row: -row.effect)
+    for name in ("mpo", "all-pairs"):
+        cases = [row for row in against if row.condition.endswith(f", {name}")]
+        told.append(f"{name}: " + "; ".join(f"{row.condition.rsplit(', ', 1)[0]} {row.words()}" for row in cases) + ".")
+    for beta in BETAS:
+        here = [row for row in against if row.condition.startswith(f"beta {beta:g}, ") and "alike" not in row.condition]
+        best = max(here, key=lambda row: row.effect)
+        told.append(f"Best at beta {beta:g}: {best.condition.split(', ', 1)[1]} {best.words()}.")
+    lost = [row for row in rows if row.measure == COST and row.condition.startswith(f"beta {BETAS[0]:g}")]
     told.append(
-        f"When {FAMILY} of {RESPONSES} responses are near copies, methods lose: "
-        + ", ".join(f"{row.condition.rsplit(', ')[-1]} {row.told()}" for row in lost)
+        f"When {FAMILY} of {RESPONSES} responses are near copies, at beta {BETAS[0]:g} methods lose: "
+        + ", ".join(f"{row.condition.rsplit(', ', 1)[-1]} {row.told()}" for row in sorted(lost, key=_by_effect))
         + "."
     )
     return " ".join(told)
+
+
+def _by_effect(row: Row) -> float:
+    return -row.effect

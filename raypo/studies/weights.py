@@ -13,12 +13,16 @@ import torch
 from torch import Tensor
 
 from raypo.objective import preset
-from raypo.report import plots
-from raypo.studies.arena import Path, Sets, draw, generator, make_world, rewards_of, train
+from raypo.studies.arena import Sets, draw, generator, make_world, rewards_of, train
+from raypo.studies.drawings import forest
 from raypo.studies.result import Drawing, Result, Row, Setting, adjusted, compared, overall
 
-RESPONSES, BETA, KL, MATTERS = 8, 1.0, 0.5, 0.02
-"""Responses of a set; beta; nats at which gains are compared; the smallest gain, in spreads of utility, that matters."""
+RESPONSES, KL, MATTERS = 8, 0.5, 0.02
+"""Responses of a set; nats at which gains are compared; the smallest gain, in spreads of utility, that matters."""
+
+BETAS = (0.1, 1.0)
+WEIGHTS = tuple((kind, power, alpha) for kind in ("abs", "signed") for power, alpha in ((1, 0.25), (1, 1.0), (1, 4.0), (2, 1.0)))
+"""Kinds of deviation, their powers and alphas. raypo's own defaults are abs, 1 and 1 at beta 0.1."""
 
 NOISE = 0.5
 """Standard deviation of what a reward adds to utility, in its spreads."""
@@ -63,73 +67,54 @@ def shaped(name: str, noisy: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def run(setting: Setting) -> Result:
-    """All shapes, kinds, alphas and powers, each against MPO on the same seeds and data."""
+    """All shapes and weights, each against MPO on the same seeds and data."""
     rng = generator(setting.seed)
     seeds, contexts, heldout = setting.size(40, 200), 48, 64
-    alphas = (0.25, 1.0, 4.0)
     world = make_world(rng, seeds=seeds, contexts=contexts, heldout=heldout)
     arms = draw(world.reference[:, :contexts], RESPONSES, rng)
     noisy = rewards_of(world, arms)
     noisy = noisy + NOISE * torch.randn(noisy.shape, generator=rng)
+    given = {shape: Sets(arms, shaped(shape, noisy, rng)) for shape in (*SHAPES, "outliers")}
     rows: list[Row] = []
-    for shape in (*SHAPES, "outliers"):
-        sets = Sets(arms, shaped(shape, noisy, rng))
-        plain = train(preset("mpo", beta=BETA), world, sets).at(KL)
-        for kind, name in (("abs", "w-mpo"), ("signed", "w-mpo-signed")):
-            for power in (1, 2):
-                for alpha in alphas:
-                    found: Path = train(preset(name, beta=BETA, alpha=alpha, power=float(power)), world, sets)
-                    condition = f"{shape}, {kind}, power {power}, alpha {alpha:g}"
-                    rows.append(
-                        compared(condition, "gain over MPO", found.at(KL) - plain, n=heldout, matters=MATTERS)
-                    )
+    for beta in BETAS:
+        for shape, sets in given.items():
+            plain = train(preset("mpo", beta=beta), world, sets).at(KL)
+            for kind, power, alpha in WEIGHTS:
+                name = "w-mpo" if kind == "abs" else "w-mpo-signed"
+                found = train(preset(name, beta=beta, alpha=alpha, power=float(power)), world, sets)
+                condition = f"beta {beta:g}, {shape}, {kind}, power {power}, alpha {alpha:g}"
+                rows.append(compared(condition, "gain over mpo", found.at(KL) - plain, n=heldout, matters=MATTERS))
     rows = adjusted(rows)
+    claimed = [row for row in rows if row.condition.endswith("abs, power 1, alpha 1")]
     return Result(
         rows=rows,
-        verdict=overall([row.supports() for row in rows if "abs, power 1, alpha 1" in row.condition]),
+        verdict=overall([row.supports() for row in claimed]),
         finding=finding(rows),
-        drawings=[Drawing("gain", f"Gain over MPO at {KL:g} nats, in spreads of utility.", _figure(rows, alphas))],
-        settings={"responses": RESPONSES, "beta": BETA, "kl": KL, "noise": NOISE, "contexts": contexts},
+        drawings=[
+            Drawing(
+                f"beta-{beta:g}",
+                f"Gain over MPO at {KL:g} nats, beta {beta:g}; the band would not matter.",
+                forest([row for row in rows if row.condition.startswith(f"beta {beta:g}")], LABEL, matters=MATTERS),
+            )
+            for beta in BETAS
+        ],
+        settings={"responses": RESPONSES, "kl": KL, "noise": NOISE, "contexts": contexts},
     )
+
+
+LABEL = "gain over MPO, spreads of utility"
 
 
 def finding(rows: list[Row]) -> str:
     """What the rows say, kind by kind and shape by shape."""
-    told = [f"Against MPO at {KL:g} nats, in spreads of true utility, at alpha 1 and power 1:"]
-    for kind in ("abs", "signed"):
-        cases = [row for row in rows if f"{kind}, power 1, alpha 1" in row.condition]
-        told.append(
-            f"{kind} deviations: "
-            + "; ".join(f"{row.condition.split(',')[0]} {row.words()}" for row in cases)
-            + "."
-        )
+    told = [f"Gain over MPO at {KL:g} nats, in spreads of true utility, at alpha 1 and power 1."]
+    for beta in BETAS:
+        for kind in ("abs", "signed"):
+            cases = [row for row in rows if row.condition.startswith(f"beta {beta:g}, ")]
+            cases = [row for row in cases if row.condition.endswith(f"{kind}, power 1, alpha 1")]
+            each = "; ".join(f"{row.condition.split(', ')[1]} {row.words()}" for row in cases)
+            told.append(f"Beta {beta:g}, {kind} deviations: {each}.")
     best, worst = max(rows, key=lambda row: row.effect), min(rows, key=lambda row: row.effect)
-    told.append(f"Best of all {len(rows)} settings: {best.condition}, {best.told()}.")
-    told.append(f"Worst: {worst.condition}, {worst.told()}.")
+    told.append(f"Best of all {len(rows)} settings: {best.condition}, {best.words()}.")
+    told.append(f"Worst: {worst.condition}, {worst.words()}.")
     return " ".join(told)
-
-
-def _figure(rows: list[Row], alphas: tuple[float, ...]) -> plots.Figure:
-    figure, ax = plots.axes(9.0, 4.0)
-    shapes = [*SHAPES, "outliers"]
-    kinds = [(kind, power, alpha) for kind in ("abs", "signed") for power in (1, 2) for alpha in alphas]
-    for index, (kind, power, alpha) in enumerate(kinds):
-        chosen = [row for row in rows if row.condition.endswith(f", {kind}, power {power}, alpha {alpha:g}")]
-        at = [column + (index - len(kinds) / 2) * 0.06 for column in range(len(shapes))]
-        colour = plots.COLOURS[alphas.index(alpha) + (3 if kind == "signed" else 0)]
-        error = [[row.effect - row.low for row in chosen], [row.high - row.effect for row in chosen]]
-        ax.errorbar(
-            at,
-            [row.effect for row in chosen],
-            yerr=error,
-            fmt="o" if power == 1 else "s",
-            markersize=3,
-            capsize=2,
-            color=colour,
-            label=f"{kind} power {power} alpha {alpha:g}",
-        )
-    ax.axhline(0, color="0.4", linewidth=1)
-    ax.set_xticks(range(len(shapes)), shapes)
-    ax.set_ylabel("gain over MPO, spreads of utility")
-    ax.legend(frameon=False, fontsize=6, ncols=4)
-    return figure
