@@ -229,7 +229,7 @@ def study(
     for cells in studies.shown(found):
         table.add_row(*map(Text, cells))
     Console(width=max(console.width, 160)).print(table)  # cut cells would say less than long lines
-    console.print(f"{name}: the claim {found.verdict}" if found.verdict != "undecided" else f"{name}: undecided")
+    console.print(f"{name}: {studies.VERDICTS[found.verdict]}")
     console.print(found.finding, highlight=False, markup=False, soft_wrap=True)
 
 

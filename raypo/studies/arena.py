@@ -147,6 +147,7 @@ def train(
     start: Tensor | None = None,
     against: Tensor | None = None,
     steps: int = STEPS,
+    rate: float = RATE,
 ) -> Path:
     """Train one policy per seed on all its sets, and measure it along the way.
 
@@ -157,13 +158,14 @@ def train(
         start: [S, D] weights to begin with; None: the world's reference.
         against: [S, D] weights of the loss's reference; None: the world's reference.
         steps: of Adam.
+        rate: its learning rate.
     """
     count = sets.arms.shape[1]
     first = World(world.features[:, :count], world.utility[:, :count], world.reference[:, :count], count)
     zeros = torch.zeros(world.seeds, world.features.shape[-1])
     reference = _taken(first.logps(zeros if against is None else against), sets.arms)
     weights = (zeros if start is None else start).clone().requires_grad_(True)
-    optimizer = torch.optim.Adam([weights], lr=RATE)
+    optimizer = torch.optim.Adam([weights], lr=rate)
     measured: list[tuple[Tensor, Tensor]] = []
     for step in range(1, steps + 1):
         optimizer.zero_grad()

@@ -19,7 +19,7 @@ from raypo.evaluation.statistics import Floats, Interval, detectable, holm, mean
 CONFIDENCE = 0.95
 SAMPLES = 2000
 
-Verdict = Literal["holds", "fails", "undecided"]
+Verdict = Literal["holds", "fails", "mixed", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,13 @@ class Row:
     def supports(self, direction: int = 1) -> Verdict:
         """Whether the row bears out that the effect has this sign.
 
-        `holds`: the interval lies on that side of 0, and p < 0.05 after adjustment where there is a test. `fails`: it
-        lies on the other side, or wholly below the effect that would matter. `undecided`: neither can be told.
+        `fails`: the interval lies wholly below the effect that would matter, be it on the other side of 0. `holds`: it
+        lies above 0, and p < 0.05 after adjustment where there is a test. `undecided`: neither can be told.
         """
         low, high = sorted((direction * self.low, direction * self.high))
-        if low > 0 and not self.p >= 0.05:
-            return "holds"
-        return "fails" if high < 0 or high < self.matters else "undecided"
+        if high < 0 or high < self.matters:
+            return "fails"
+        return "holds" if low > 0 and not self.p >= 0.05 else "undecided"
 
     def words(self, direction: int = 1) -> str:
         """The effect, its interval, and what they say of that sign."""
@@ -186,7 +186,11 @@ def measured(condition: str, measure: str, values: Floats, *, n: int) -> Row:
 
 
 def overall(verdicts: Sequence[Verdict]) -> Verdict:
-    """A claim about several rows holds when all do, fails when one does, and is undecided otherwise."""
+    """A claim about several rows: it holds when all do, is mixed when some hold and others fail."""
+    if not verdicts:
+        return "undecided"
+    if all(one == "holds" for one in verdicts):
+        return "holds"
     if "fails" in verdicts:
-        return "fails"
-    return "holds" if all(one == "holds" for one in verdicts) else "undecided"
+        return "mixed" if "holds" in verdicts else "fails"
+    return "undecided"

@@ -17,6 +17,13 @@ from raypo.studies.write import figure, told, write
 
 COLUMNS = ("condition", "measure", "n", "seeds", "effect", "low", "high", "p", "power", "detectable")
 
+VERDICTS = {
+    "holds": "the claim holds",
+    "fails": "the claim fails",
+    "mixed": "the claim holds in part",
+    "undecided": "undecided",
+}
+
 
 def study(name: str, *, quick: bool, seed: int, out: Path | None, options: Sequence[str]) -> Result:
     """Run a study and write it.

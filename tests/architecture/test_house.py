@@ -20,8 +20,9 @@ from raypo.objective.presets import TABLE, hyperparameters
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "raypo").rglob("*.py"))
-PURE = [path for path in MODULES if path.parts[-2] == "objective" or path.stem in ("dispersion", "logprobs")]
-ALLOWED = {"__future__", "collections", "dataclasses", "difflib", "math", "raypo", "torch", "typing"}
+PURE = [path for path in MODULES if path.parts[-2] in ("objective", "dispersion") or path.stem == "logprobs"]
+ALLOWED = {"__future__", "collections", "dataclasses", "difflib", "functools", "itertools", "math", "raypo", "torch"}
+ALLOWED |= {"typing"}
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "core", "base", "misc", "managers"}
 
 

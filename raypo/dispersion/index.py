@@ -1,4 +1,4 @@
-"""How far a prompt's preferences deserve to be believed: estimators of dispersion, and its scale psi.
+"""Estimators of dispersion from responses, and its scale psi.
 
 Shapes: B prompts, K responses. An *index* d(x) in (0, 1] says how dispersed preferences are: near 0 everyone agrees,
 at 1 a preference tells nothing. It becomes psi(x) = -c ln d(x), the log-odds that the better of two responses one unit
