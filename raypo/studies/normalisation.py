@@ -20,8 +20,8 @@ from raypo.studies.arena import Path, Sets, World, draw, generator, make_world, 
 from raypo.studies.drawings import forest, frontier
 from raypo.studies.result import Drawing, Result, Row, Setting, adjusted, compared, overall
 
-RESPONSES, BETA, ALPHA, KL, MATTERS = 8, 0.1, 1.0, 1.0, 0.02
-ROUNDS, STEPS, RATE, READERS = 6, 20, 0.01, 16
+RESPONSES, BETA, ALPHA, KL, MATTERS = 8, 0.1, 1.0, 1.5, 0.02
+ROUNDS, STEPS, RATE, READERS = 8, 20, 0.01, 16
 PSI = (2.0, 0.2)
 """True psi of contexts where readers agree, and where they do not: those of the quickstart's language."""
 

@@ -1,0 +1,202 @@
+"""Does the bias of what is learned fall as 1/sqrt(n) over n responses per prompt, and where does that break?
+
+A response has an attribute that its reward does not show (a style, a topic). The theorem (arXiv 2412.04628): responses
+are independent, attributes have finite variance, and training drives the policy to the responses it was given; then the
+expected bias of the policy's mean attribute is at most sigma / sqrt(n), slope -1/2 of its logarithm over log n.
+
+For each n a policy over a prompt's n responses is trained through `set_loss`; its bias is the distance of its mean
+attribute from the truth. Broken assumptions: attributes without variance (Student t of 1.5 degrees of freedom, Cauchy),
+responses that share a part. Also: seconds and memory of the real training step, in a process of its own per n.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raypo.bench.train import Plan, make_inputs, own_case, run_own
+from raypo.evaluation.statistics import Floats
+from raypo.objective import AnyObjective, preset, set_loss
+from raypo.report import plots
+from raypo.report.plots import Figure
+from raypo.studies.arena import generator
+from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, measured, overall
+
+COUNTS = (2, 3, 5, 10, 20, 50, 100, 200, 512)
+STEPS, DONE = 150, 0.01
+"""Steps, each of 0.1 / beta for the fastest log-odds of a prompt; a prompt whose gradient fell to this share is done."""
+CLAIMED, TOLERANCE = -0.5, 0.1
+"""The slope that is claimed, and how far an interval may lie from it and still be called that."""
+
+QUICK = 7
+"""How many of COUNTS are trained on with --quick: up to 100 responses."""
+
+SHARED = 0.3
+"""Correlation of the responses of a prompt where they share a part."""
+
+METHODS: dict[str, AnyObjective] = {
+    "mpo": preset("mpo", beta=0.1),
+    "w-mpo, beta 0.1": preset("w-mpo", beta=0.1, alpha=1.0),
+    "w-mpo, beta 1": preset("w-mpo", beta=1.0, alpha=1.0),
+    "dpo": preset("dpo", beta=0.1, label_smoothing=0.0),
+}
+LAWS = ("normal", "uniform", "t, 1.5 degrees", "cauchy", f"normal, correlation {SHARED:g}")
+
+
+def attributes(law: str, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+    """Attributes with mean or median 0 [S, prompts, n], independent unless the law says otherwise."""
+    normal = torch.randn(shape, generator=rng)
+    if law == "normal":
+        return normal
+    if law == "uniform":
+        return (torch.rand(shape, generator=rng) - 0.5) * math.sqrt(12)
+    if law.startswith("normal, corr"):
+        return SHARED**0.5 * torch.randn((*shape[:-1], 1), generator=rng) + (1 - SHARED) ** 0.5 * normal
+    degrees = 1.5 if law.startswith("t") else 1.0
+    chi = torch._standard_gamma(torch.full(shape, degrees / 2), generator=rng)
+    return normal / (2 * chi / degrees).sqrt()
+
+
+def trained(objective: AnyObjective, rewards: Tensor) -> Tensor:
+    """Probabilities of a policy over each prompt's n responses after training from uniform: [B, n]."""
+    logits = torch.zeros_like(rewards)
+    everyone = torch.ones_like(rewards, dtype=torch.bool)
+    reference = torch.full_like(rewards, -math.log(rewards.shape[1]))
+    first = None
+    for _ in range(STEPS):
+        logits.requires_grad_(True)
+        found = set_loss(
+            objective,
+            policy_logps=torch.log_softmax(logits, -1),
+            reference_logps=reference,
+            lengths=torch.ones_like(rewards, dtype=torch.long),
+            rewards=rewards,
+            mask=everyone,
+        )
+        (gradient,) = torch.autograd.grad(found.loss.sum(), logits)
+        size = gradient.abs().amax(-1, keepdim=True)
+        first = size if first is None else first
+        moving = size > DONE * first
+        if not bool(moving.any()):
+            break
+        step = 0.1 / objective.beta * gradient / size.clamp_min(1e-30)
+        logits = logits.detach() - torch.where(moving, step, 0.0)
+    return torch.softmax(logits.detach(), -1)
+
+
+def biases(law: str, method: str | None, counts: tuple[int, ...], seeds: int, prompts: int, seed: int) -> Floats:
+    """Mean absolute bias of each seed at each n, [seeds, len(counts)].
+
+    Args:
+        law: of attributes, one of LAWS.
+        method: that trains; None: the plain mean over the responses, the theorem's own core.
+        counts: each n.
+        seeds: S.
+        prompts: per seed.
+        seed: of all draws.
+    """
+    found = []
+    for count in counts:
+        rng = generator(seed + count)
+        attribute = attributes(law, (seeds, prompts, count), rng)
+        if method is None:
+            mean = attribute.mean(-1)
+        else:
+            rewards = torch.randn(seeds * prompts, count, generator=rng)
+            mean = (trained(METHODS[method], rewards).view_as(attribute) * attribute).sum(-1)
+        found.append(mean.abs().mean(-1).double().numpy())
+    return np.stack(found, axis=1)
+
+
+def slopes(bias: Floats) -> Floats:
+    """Least-squares slope of log bias over log n for each seed, [seeds]; the first so many of COUNTS."""
+    x = np.log(COUNTS[: bias.shape[1]])
+    x = x - x.mean()
+    return np.asarray((np.log(bias) @ x) / (x @ x), dtype=np.float64)
+
+
+def cost(counts: tuple[int, ...], prompt: int = 32, response: int = 8) -> dict[int, tuple[float, float]]:
+    """Median seconds and peak GiB of a real optimizer step on one set of n responses, each in a process of its own."""
+    found = {}
+    with TemporaryDirectory() as place:
+        folder = Path(place)
+        make_inputs(folder, max(counts), prompt, response)
+        for count in counts:
+            case = own_case(Plan(steps=7, threads=1), responses=count)
+            answer = run_own(folder, case)
+            found[count] = (float(np.median(answer["seconds"])), answer["peak_bytes"] / 2**30)
+    return found
+
+
+def run(setting: Setting) -> Result:
+    """Slopes of every law and method, and the cost of a step."""
+    seeds, prompts = setting.size(20, 60), setting.size(20, 40)
+    curves: dict[str, Floats] = {}
+    rows: list[Row] = []
+    cases = [(law, None) for law in LAWS] + [("normal", name) for name in METHODS]
+    for law, method in cases:
+        name = f"{law}, {method or 'mean of responses'}"
+        counts = COUNTS if method is None or not setting.quick else COUNTS[:QUICK]
+        curves[name] = biases(law, method, counts, seeds, prompts, setting.seed)
+        rows.append(measured(name, SLOPE, slopes(curves[name]), n=prompts))
+    spent = cost((2, 8, 32, 128) if setting.quick else (2, 8, 32, 128, 512))
+    rows += [
+        Row(f"w-mpo, {count} responses", what, 5, 1, value, float("nan"), float("nan"))
+        for count, found in spent.items()
+        for what, value in zip(("seconds per step", "peak GiB"), found, strict=True)
+    ]
+    claimed = [row for row in rows if row.measure == SLOPE and "mpo" in row.condition]
+    return Result(
+        rows=rows,
+        verdict=overall([_verdict(row) for row in claimed]),
+        finding=finding(rows, spent),
+        drawings=[
+            Drawing("bias", "Mean absolute bias over responses per prompt; the dashed line falls as 1/sqrt(n).", _figure(curves)),
+        ],
+        settings={"prompts": prompts, "counts": COUNTS, "steps": STEPS, "cost": {"prompt": 32, "response": 8}},
+    )
+
+
+SLOPE = "log-log slope of bias"
+
+
+def _verdict(row: Row) -> Verdict:
+    """Holds: the interval touches the claimed slope within the tolerance and lies below 0."""
+    near = row.low <= CLAIMED + TOLERANCE and row.high >= CLAIMED - TOLERANCE
+    return "holds" if near and row.high < 0 else "fails"
+
+
+def finding(rows: list[Row], spent: dict[int, tuple[float, float]]) -> str:
+    """Slopes by law and by objective, then what a step costs."""
+    told = [
+        f"{row.condition} {row.told(2)}{'' if _verdict(row) == 'holds' else ' (not -1/2)'}"
+        for row in rows
+        if row.measure == SLOPE
+    ]
+    least, most = min(spent), max(spent)
+    ratio = spent[most][0] / spent[least][0]
+    return (
+        f"Log-log slope of bias over responses per prompt; the claim is -1/2. {'; '.join(told)}. A step with "
+        f"{most} responses takes {ratio:.1f} times as long as with {least} ({most // least} times as many), at "
+        f"{spent[most][1]:.2f} against {spent[least][1]:.2f} GiB."
+    )
+
+
+def _figure(curves: dict[str, Floats]) -> Figure:
+    figure, ax = plots.axes(6.4, 4.2)
+    for index, (name, values) in enumerate(curves.items()):
+        colour = plots.COLOURS[index % len(plots.COLOURS)]
+        style = "-" if "mean of" in name else "--"
+        ax.plot(COUNTS[: values.shape[1]], values.mean(0), color=colour, linestyle=style, marker="o", markersize=3, label=name)
+    ax.plot(COUNTS, [0.8 / math.sqrt(n) for n in COUNTS], color="0.4", linestyle=":", label="0.8 / sqrt(n)")
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("responses per prompt")
+    ax.set_ylabel("mean absolute bias")
+    ax.legend(frameon=False, fontsize=7)
+    return figure
