@@ -1,7 +1,7 @@
 """How far a prompt's preferences deserve to be believed.
 
-    index     estimators of dispersion from responses and rewards, and its scale psi
-    mallows   dispersion itself, from the rankings of several annotators
+index     estimators of dispersion from responses and rewards, and its scale psi
+mallows   dispersion itself, from the rankings of several annotators
 """
 
 from __future__ import annotations

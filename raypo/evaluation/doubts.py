@@ -46,7 +46,10 @@ class Doubts:
 
 
 def doubts(
-    rewards: Values, lengths: list[Floats] | None = None, difference: Floats | None = None, verdict: Floats | None = None
+    rewards: Values,
+    lengths: list[Floats] | None = None,
+    difference: Floats | None = None,
+    verdict: Floats | None = None,
 ) -> Doubts:
     """What speaks against trusting the size, or the order, of rewards.
 

@@ -39,7 +39,6 @@ LABELS, TABLE_STEPS, TABLE_RATE = 24, 80, 0.05
 """Of the policies without shared weights, on which reward collapse shows: choices per context, steps of Adam, rate."""
 
 
-
 def methods(beta: float) -> dict[str, AnyObjective]:
     """What is compared, DPO first."""
     return {
@@ -89,9 +88,7 @@ def choices(world: World, lam: Tensor, truth: str, rng: torch.Generator) -> tupl
     return shown, -draw_orders(ranks_of(world), lam[:, : world.train], truth, rng).gather(-1, shown).float()
 
 
-def psi_by(
-    estimate: str, world: World, lam: Tensor, truth: str, shown: Tensor, rng: torch.Generator
-) -> Tensor:
+def psi_by(estimate: str, world: World, lam: Tensor, truth: str, shown: Tensor, rng: torch.Generator) -> Tensor:
     """Psi of every training context by an estimate, [S, N]: mean 1 in each seed, and the true one as it is."""
     lam = lam[:, : world.train]
     true = psi_of_truth(lam, truth)
@@ -132,7 +129,13 @@ def run(setting: Setting) -> Result:
                 found = _world(setting, truth, informed, beta, (seeds, contexts, heldout))
                 where = f"{truth}, reference {'informed' if informed else 'independent'}"
                 rows += [
-                    compared(f"beta {beta:g}, {where}, {name}", GAIN, path.at(kl) - found["dpo"].at(kl), n=heldout, matters=MATTERS)
+                    compared(
+                        f"beta {beta:g}, {where}, {name}",
+                        GAIN,
+                        path.at(kl) - found["dpo"].at(kl),
+                        n=heldout,
+                        matters=MATTERS,
+                    )
                     for name, path in found.items()
                     if name != "dpo"
                 ]
@@ -146,10 +149,18 @@ def run(setting: Setting) -> Result:
         verdict=overall([row.supports() for row in claimed]),
         finding=finding(rows),
         drawings=[
-            Drawing(f"beta-{beta:g}", f"Gain over DPO at {kl:g} nats, beta {beta:g}.", forest(
-                [row for row in gains if row.condition.startswith(f"beta {beta:g}, ")], LABEL, matters=MATTERS))
+            Drawing(
+                f"beta-{beta:g}",
+                f"Gain over DPO at {kl:g} nats, beta {beta:g}.",
+                forest([row for row in gains if row.condition.startswith(f"beta {beta:g}, ")], LABEL, matters=MATTERS),
+            )
             for beta, kl in COMPARED_AT.items()
-        ] + [Drawing("frontier", "Mallows-theta truth, true dispersion, beta 0.1: gain against KL.", frontier(shown, 0.3))],
+        ]
+        + [
+            Drawing(
+                "frontier", "Mallows-theta truth, true dispersion, beta 0.1: gain against KL.", frontier(shown, 0.3)
+            )
+        ],
         settings={"arms": ARMS, "contexts": contexts, "kl": COMPARED_AT, "panel": PANEL, "lambda": LAMBDA},
     )
 

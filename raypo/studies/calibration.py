@@ -121,7 +121,10 @@ def audit(given: Tensor, true: Tensor, length: Tensor, rng: torch.Generator) -> 
     pair = torch.stack([torch.randperm(true.shape[1], generator=rng)[:2] for _ in range(AUDIT)])
     verdict = torch.rand(AUDIT, generator=rng) < torch.sigmoid(2 * _gap(true, sets, pair))
     return doubts(
-        given.tolist(), list(length.double().numpy()), _gap(given, sets, pair).double().numpy(), verdict.double().numpy()
+        given.tolist(),
+        list(length.double().numpy()),
+        _gap(given, sets, pair).double().numpy(),
+        verdict.double().numpy(),
     )
 
 
@@ -149,7 +152,11 @@ def finding(rows: list[Row], kept: dict[str, dict[str, list[Floats]]]) -> str:
     for name in DISTORTIONS:
         cases = [row for row in rows if row.condition == name]
         broke = ", ".join(f"{method} {breaking(kept, name, method)}" for method in METHODS)
-        told.append(f"{name}: " + "; ".join(f"{row.measure[12:]} {row.words(-1)}" for row in cases) + f"; half is lost: {broke}.")
+        told.append(
+            f"{name}: "
+            + "; ".join(f"{row.measure[12:]} {row.words(-1)}" for row in cases)
+            + f"; half is lost: {broke}."
+        )
     seen = [row for row in rows if row.measure == "sets of rewards that are doubted"]
     told.append(
         f"The check with {AUDIT} audited pairs doubts true rewards in {seen[0].effect:.0%} of seeds, and "

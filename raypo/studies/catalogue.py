@@ -64,15 +64,6 @@ CATALOGUE: dict[str, Entry] = {
         "Over rounds, psi and the reward scale are better frozen than fitted again, and the reference better kept.",
         "2405.14953",
     ),
-    "online": Entry(
-        "Set objectives and dispersion beat DPO at the same KL when a language model trains on its own samples.",
-        "2412.04628",
-        {
-            "config": "YAML of a run: model, prompts, rewards; every other KEY=VALUE overrides it",
-            "seeds": "number of seeds, default 5",
-            "methods": "names among dpo, simpo, mallows-theta, mallows-phi, mpo, w-mpo, mallows-mpo; all by default",
-        },
-    ),
 }
 
 

@@ -57,7 +57,9 @@ def trained(prior: str, world: World, sets: Sets) -> Path:
     first = World(world.features[:, :count], world.utility[:, :count], world.reference[:, :count], count)
     weights = torch.zeros(world.seeds, world.features.shape[-1], requires_grad=True)
     moving = torch.zeros_like(weights)
-    free = first.reference.exp().mean(1).log().clone().requires_grad_(prior == "joint")  # [S, M]: starts as the marginal
+    free = (
+        first.reference.exp().mean(1).log().clone().requires_grad_(prior == "joint")
+    )  # [S, M]: starts as the marginal
     optimizer = torch.optim.Adam([weights, *([free] if prior == "joint" else [])], lr=RATE)
     found: list[tuple[Tensor, Tensor]] = []
     for step in range(1, STEPS + 1):
@@ -100,7 +102,9 @@ def run(setting: Setting) -> Result:
         shown |= {f"{prior}, start {start}": path for prior, path in paths.items() if start == "bad"}
         fixed = paths["reference"].at(KL)
         rows += [
-            compared(f"start {start}, {prior}", "gain over a fixed prior", path.at(KL) - fixed, n=heldout, matters=MATTERS)
+            compared(
+                f"start {start}, {prior}", "gain over a fixed prior", path.at(KL) - fixed, n=heldout, matters=MATTERS
+            )
             for prior, path in paths.items()
             if prior != "reference"
         ]

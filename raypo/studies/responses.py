@@ -156,7 +156,11 @@ def run(setting: Setting) -> Result:
         verdict=overall([_verdict(row) for row in claimed]),
         finding=finding(rows, spent),
         drawings=[
-            Drawing("bias", "Mean absolute bias over responses per prompt; the dashed line falls as 1/sqrt(n).", _figure(curves)),
+            Drawing(
+                "bias",
+                "Mean absolute bias over responses per prompt; the dashed line falls as 1/sqrt(n).",
+                _figure(curves),
+            ),
         ],
         settings={"prompts": prompts, "counts": COUNTS, "steps": STEPS, "cost": {"prompt": 32, "response": 8}},
     )
@@ -192,7 +196,15 @@ def _figure(curves: dict[str, Floats]) -> Figure:
     for index, (name, values) in enumerate(curves.items()):
         colour = plots.COLOURS[index % len(plots.COLOURS)]
         style = "-" if "mean of" in name else "--"
-        ax.plot(COUNTS[: values.shape[1]], values.mean(0), color=colour, linestyle=style, marker="o", markersize=3, label=name)
+        ax.plot(
+            COUNTS[: values.shape[1]],
+            values.mean(0),
+            color=colour,
+            linestyle=style,
+            marker="o",
+            markersize=3,
+            label=name,
+        )
     ax.plot(COUNTS, [0.8 / math.sqrt(n) for n in COUNTS], color="0.4", linestyle=":", label="0.8 / sqrt(n)")
     ax.set_xscale("log")
     ax.set_yscale("log")

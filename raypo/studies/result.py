@@ -92,7 +92,9 @@ class Row:
         verdict = self.supports(direction)
         low, high = sorted((direction * self.low, direction * self.high))
         if verdict == "fails":
-            verdict_words = "the opposite" if high < 0 else "too small to matter" if low > 0 else "no effect that matters"
+            verdict_words = (
+                "the opposite" if high < 0 else "too small to matter" if low > 0 else "no effect that matters"
+            )
         else:
             verdict_words = "confirmed" if verdict == "holds" else "undecided"
         return f"{self.told()}, {verdict_words}"

@@ -21,7 +21,9 @@ RESPONSES, KL, MATTERS = 8, 0.5, 0.02
 """Responses of a set; nats at which gains are compared; the smallest gain, in spreads of utility, that matters."""
 
 BETAS = (0.1, 1.0)
-WEIGHTS = tuple((kind, power, alpha) for kind in ("abs", "signed") for power, alpha in ((1, 0.25), (1, 1.0), (1, 4.0), (2, 1.0)))
+WEIGHTS = tuple(
+    (kind, power, alpha) for kind in ("abs", "signed") for power, alpha in ((1, 0.25), (1, 1.0), (1, 4.0), (2, 1.0))
+)
 """Kinds of deviation, their powers and alphas. raypo's own defaults are abs, 1 and 1 at beta 0.1."""
 
 NOISE = 0.5
