@@ -92,8 +92,8 @@ def response_plots(evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
         (
             [("entropy_per_token", "entropy"), ("self_similarity", "self-similarity")],
             "nats per token; cosine",
-            "Entropy per token, and how alike a prompt's responses are (cosine of bigram counts). A collapse shows as less "
-            "of the one and more of the other.",
+            "Entropy per token, and how alike a prompt's responses are (cosine of bigram counts). A collapse shows as "
+            "less of the one and more of the other.",
         ),
         (
             [("chosen_shift", "preferred half"), ("rejected_shift", "other half")],
