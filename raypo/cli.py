@@ -177,7 +177,8 @@ def presets(
     console = Console()
     for name, row in TABLE.items():
         told = presets_table.described(name, defaults)
-        taken = ", ".join(f"{key} ({defaults[key]:g})" for key in hyperparameters(name))
+        usual = defaults | dict(row.defaults)
+        taken = ", ".join(f"{key} ({usual[key]:g})" for key in hyperparameters(name))
         console.print(Text(name, style="bold"))
         lines = {"": row.meaning} | {key: told[key] for key in ("prior", "contrast", "link", "dispersion", "needs")}
         for title, text in (lines | {"takes": taken, "source": f"arXiv {row.paper}, {row.equation}"}).items():
