@@ -89,18 +89,19 @@ def train_offline(config: RunConfig, console: Console | None = None) -> dict[str
     console, folder = console or console_of_choice(), RunFolder(config)
     check_sources(config, policy_exists=True)
     began = time.monotonic()
-    if (done := tables.read_json(folder.path("summary.json"))) is not None and same_config(folder, config):
+    if same_config(folder, config) and (done := tables.read_json(folder.path("summary.json"))) is not None:
         console.print(f"run {config.name} is finished: {folder.path('summary.json')}", highlight=False, soft_wrap=True)
         return dict(done)
-    open_folder(folder, config)
     policy = config.policy
     tokenizer = load_tokenizer(policy.path, policy.revision, policy.chat_template)
-    given, facts = load_sets(config.prompts, tokenizer, max_response_tokens=config.sampling.max_response_tokens)
+    longest, lone = config.sampling.max_response_tokens, cluster.objective_of(config).needs_labels
+    given, facts = load_sets(config.prompts, tokenizer, max_response_tokens=longest, lone=lone)
     console.print(
         f"sets: {facts['train']} train, {facts['heldout']} held out, read as {facts['formats']}; "
         f"dropped: {facts['dropped']}; responses that left their set: {facts['responses']}",
         highlight=False,
     )
+    open_folder(folder, config)  # not before its sets are known to be good: a name is taken by what can run
     owned = cluster.start(config, search_path=cluster.search_path())
     try:
         cluster.check_resources(config, engines=False)
