@@ -57,12 +57,20 @@ def load_run(path: Path) -> config.RunConfig:
     return config_of_run(path)
 
 
+def preflight(loaded: config.RunConfig, *, samples: bool = True) -> None:
+    """Refuse in seconds what would end the run later."""
+    from raypo.doctor import checks
+
+    checks.refuse(loaded, Console(stderr=True), samples=samples)
+
+
 @app.command()
 def run(path: ConfigFile, overrides: Overrides = None) -> None:
     """Align a policy online; the same command again continues where it stopped."""
     loaded = load(path, overrides)
     from raypo.online.run import run as align
 
+    preflight(loaded)
     align(loaded)
 
 
@@ -72,6 +80,7 @@ def train(path: ConfigFile, overrides: Overrides = None) -> None:
     loaded = load(path, overrides)
     from raypo.online.offline import train_offline
 
+    preflight(loaded, samples=False)
     train_offline(loaded)
 
 
@@ -124,14 +133,29 @@ def plan(
     resolved = config.build(given)
     if any(source.weight for source in resolved.rewards):  # without one it is a plan of `raypo train`
         config.refuse_online(resolved)
-    from raypo import doctor
+    from raypo.doctor import resolve, work
 
-    values = doctor.resolve(resolved, given, overrides or [])
+    values = resolve(resolved, given, overrides or [])
     console = Console()
     if as_yaml:
         console.print(config.as_yaml(resolved), markup=False, highlight=False, soft_wrap=True, end="")
         return
-    console.print(_values(values), _rows("work", doctor.work(resolved)), _memory(resolved))
+    console.print(_values(values), _rows("work", work(resolved)), _memory(resolved))
+
+
+@app.command()
+def doctor(
+    path: ConfigFile,
+    overrides: Overrides = None,
+    sample: Annotated[bool, typer.Option(help="Start Ray and an engine, and score sixteen responses.")] = True,
+) -> None:
+    """Check a config before its run: files, data, rewards, resources, memory, and a few responses as trained."""
+    loaded = load(path, overrides)
+    from raypo.doctor.examination import examine
+    from raypo.doctor.findings import failed
+
+    if failed(examine(loaded, sampled=sample, console=Console())):
+        raise typer.Exit(2)
 
 
 def _values(values: list[Value]) -> Table:
@@ -149,16 +173,16 @@ def _rows(title: str, rows: Mapping[str, str]) -> Table:
 
 
 def _memory(resolved: config.RunConfig) -> Table:
-    from raypo import doctor
+    from raypo.doctor import memory, model_shape, size
 
-    shape = doctor.model_shape(resolved.policy.path)
+    shape = model_shape(resolved.policy.path)
     title = "memory per process (estimate)"
     if shape is None:
         return _rows(title, {"unknown": f"{resolved.policy.path} is no folder on this machine"})
     rows = {"parameters": f"{shape.parameters:,}"}
-    for one in doctor.memory(resolved, shape):
-        parts = ", ".join(f"{name} {doctor.size(count)}" for name, count in one.parts.items() if count)
-        rows[one.process] = f"{doctor.size(one.total)}: {parts}" + (f"; {one.note}" if one.note else "")
+    for one in memory(resolved, shape):
+        parts = ", ".join(f"{name} {size(count)}" for name, count in one.parts.items() if count)
+        rows[one.process] = f"{size(one.total)}: {parts}" + (f"; {one.note}" if one.note else "")
     return _rows(title, rows)
 
 

@@ -150,6 +150,13 @@ def start(config: RunConfig, *, search_path: tuple[str, ...] = ()) -> bool:
     return True
 
 
+def stop() -> None:
+    """Leave Ray; one that was started by this process ends."""
+    import ray
+
+    ray.shutdown()
+
+
 def search_path() -> tuple[str, ...]:
     """The driver's own module search path, without the interpreter's library folders."""
     prefix = str(Path(sys.prefix).resolve())
@@ -174,11 +181,14 @@ def check_resources(config: RunConfig, *, engines: bool = True, trains: bool = T
         trains: whether it trains.
 
     Raises:
-        ResourceError: fewer logical CPUs or GPUs are free than the run asks for.
+        ResourceError: fewer logical CPUs or GPUs are free than the run asks for, or no node has room for a process.
     """
     import ray
 
-    asked = Asked.by(config, on_gpu=on_gpu(config), engines=engines, trains=trains)
+    from raypo.stages import nodes
+
+    gpu = on_gpu(config)
+    asked = Asked.by(config, on_gpu=gpu, engines=engines, trains=trains)
     check_labels(config)
     free = ray.available_resources()
     for kind, need in (("CPU", asked.cpus), ("GPU", asked.gpus)):
@@ -193,6 +203,7 @@ def check_resources(config: RunConfig, *, engines: bool = True, trains: bool = T
                 "ask for fewer engines, workers or scorers, or start Ray with more CPUs: they are logical "
                 "(cluster.ray_cpus)",
             )
+    nodes.check_fit(nodes.units(config, on_gpu=gpu, engines=engines, trains=trains), nodes.free_nodes())
 
 
 def check_labels(config: RunConfig) -> None:
