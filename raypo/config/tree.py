@@ -131,6 +131,8 @@ class ScoringConfig(Section):
     """Sets whose rewards span this much or less are ties: they never train. In units of the raw training reward."""
     max_failed_fraction: Fraction = 0.2
     """More unscorable responses than this in one round end the run: the reward is broken."""
+    allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
+    """Hosts of reward servers and judges: prompts and responses are sent to no other. `*.example.com`: all below it."""
 
 
 class DispersionConfig(Section):

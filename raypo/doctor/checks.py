@@ -16,7 +16,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from rich.console import Console
 
-from raypo.config import FunctionReward, HttpReward, ModelReward, RunConfig
+from raypo.config import FunctionReward, HttpReward, ModelReward, RunConfig, refuse_online
 from raypo.doctor.findings import Finding, ok, warn
 from raypo.doctor.memory import BYTES, GIB, host_memory, memory, model_shape, on_host, size
 from raypo.errors import ConfigError, ModelError, OutputError, ResourceError
@@ -50,7 +50,8 @@ def refuse(config: RunConfig, console: Console, *, samples: bool = True) -> None
 
 def cheap(*, samples: bool = True) -> Mapping[str, Callable[[RunConfig], Finding]]:
     """The checks by name, in the order in which they are done."""
-    found = {
+    found = {"kind": kind} if samples else {}
+    found |= {
         "objective": objective,
         "policy": policy,
         "rewards": rewards,
@@ -66,6 +67,16 @@ def cheap(*, samples: bool = True) -> Mapping[str, Callable[[RunConfig], Finding
 def samples(config: RunConfig) -> bool:
     """Whether it is a config of `raypo run`; one without a weighted reward is of `raypo train`."""
     return any(source.weight for source in config.rewards)
+
+
+def kind(config: RunConfig) -> Finding:
+    """What an online run needs beyond a config.
+
+    Raises:
+        ConfigError: as of `refuse_online`.
+    """
+    refuse_online(config)
+    return ok("kind", "raypo run: sampled online")
 
 
 def objective(config: RunConfig) -> Finding:
@@ -144,6 +155,8 @@ def rewards(config: RunConfig) -> Finding:
         if judge.template is not None:
             read_template(judge.template)
         told.append(f"judge {judge.model}")
+    if any(isinstance(source, HttpReward) for source in config.rewards) or judge is not None:
+        told.append(f"allowed hosts: {', '.join(config.scoring.allowed_hosts)}")
     return ok("rewards", ", ".join(told) or "none: given sets have rewards of their own")
 
 

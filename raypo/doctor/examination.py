@@ -12,9 +12,9 @@ from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
-from raypo.config import RunConfig, refuse_online
+from raypo.config import RunConfig
 from raypo.doctor import checks, data, rehearsal
-from raypo.doctor.findings import Finding, failed, ok, tried
+from raypo.doctor.findings import Finding, failed, tried
 from raypo.stages import cluster
 
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
@@ -33,8 +33,6 @@ def examine(config: RunConfig, *, sampled: bool, console: Console) -> list[Findi
     began = time.monotonic()
     online = checks.samples(config)
     found: list[Finding] = []
-    if online:
-        found += tried("kind", lambda: aligns(config))
     for name, check in checks.cheap(samples=online).items():
         found += tried(name, partial(check, config))
     read = data.Data()
@@ -58,16 +56,6 @@ def examine(config: RunConfig, *, sampled: bool, console: Console) -> list[Findi
     show(found, texts, console)
     console.print(f"{time.monotonic() - began:.1f} s", highlight=False)
     return found
-
-
-def aligns(config: RunConfig) -> Finding:
-    """What an online run needs beyond a config.
-
-    Raises:
-        ConfigError: as of `refuse_online`.
-    """
-    refuse_online(config)
-    return ok("kind", "raypo run: sampled online")
 
 
 def with_ray(config: RunConfig, read: data.Data) -> tuple[list[Finding], list[Text]]:
