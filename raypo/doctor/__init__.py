@@ -2,6 +2,7 @@
 
     plan       values with their sources, and the work
     memory     bytes per process and per device
+    shown      both as tables
     findings   a check's outcome: ok, warn or fail, with what was got and expected
     checks     what takes no Ray: policy, rewards, output, packages, memory; `raypo run` always does these
     data       the first rows as they would be read, rendered and trained
