@@ -145,7 +145,9 @@ def build(tree: Mapping[str, Any]) -> RunConfig:
 
 
 def _describe(fault: Any) -> str:
-    location = [part for part in fault["loc"] if part not in REWARDS]
+    # rewards.0.http.url: the kind of a source is no key
+    kind = 2 if fault["loc"][:1] == ("rewards",) and len(fault["loc"]) > 2 else None
+    location = [part for place, part in enumerate(fault["loc"]) if place != kind]
     where = ".".join(map(str, location)) or "config"
     if fault["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(location[-1]), _known_keys(fault["loc"][:-1]), n=1, cutoff=0.4)
