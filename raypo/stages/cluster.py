@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from raypo.objective.overrides import CHOICES, override
 from raypo.objective.presets import hyperparameters, preset
 
 CPUS_PER_DATASET = 2
+JOIN_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -116,13 +119,16 @@ def start(config: RunConfig, *, search_path: tuple[str, ...] = ()) -> bool:
     Args:
         config: of the run.
         search_path: folders added to the workers' module search path, for reward functions.
+
+    Raises:
+        ResourceError: nothing answers at RAY_ADDRESS, or it refuses.
     """
     import ray  # heavy, and its environment must be set before it is imported
 
     if ray.is_initialized():
         return False
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+        join(os.environ["RAY_ADDRESS"])
         return False
     # Workers use the driver's interpreter: otherwise each resolves and builds an environment of its own.
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
@@ -148,6 +154,33 @@ def start(config: RunConfig, *, search_path: tuple[str, ...] = ()) -> bool:
         },
     )
     return True
+
+
+def join(address: str) -> None:
+    """Join a Ray that runs.
+
+    Raises:
+        ResourceError: nothing answers there, or it refuses; Ray itself would try for minutes and then end the process.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    if address.startswith("ray://"):
+        raise ResourceError(
+            f"RAY_ADDRESS = {address}",
+            "a driver on the cluster: Ray Train and actor handles do not go through Ray Client",
+            "submit it: `ray job submit --address http://HEAD:8265 --working-dir . -- python jobs/align.py CONFIG`",
+        )
+    try:
+        if found := re.fullmatch(r"\[?([^\]/]+?)\]?:(\d+)", address):
+            socket.create_connection((found[1], int(found[2])), timeout=JOIN_TIMEOUT_S).close()
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        raise ResourceError(
+            f"the Ray at RAY_ADDRESS = {address} cannot be joined: {str(error).strip().splitlines()[0]}",
+            "a running Ray of the same version, and its token (RAY_AUTH_TOKEN_PATH) where it asks for one",
+            "start it, mend the address or the token, or unset RAY_ADDRESS: raypo then starts a Ray of its own here",
+        ) from error
 
 
 def stop() -> None:
