@@ -99,6 +99,7 @@ def refused(answer: tuple[int, str, str], told: str) -> None:
 FIELDS: dict[str, tuple[str, str]] = {
     "name": ("../up", "name = '../up'"),
     "output": ("s3://bucket/runs", "checkpoints cannot"),
+    "mirror": ("runs", "mirror = 'runs'"),
     "seed": ("-1", "seed = -1"),
     "policy.path": ("3", "policy.path = 3"),
     "policy.revision": ("[1]", "policy.revision = [1]"),

@@ -199,7 +199,7 @@ def _output(config: RunConfig) -> Iterator[ConfigError]:
         yield ConfigError(
             f"output = {config.output}",
             "a folder: tables could lie in an object store, but checkpoints cannot, and would stay on one node",
-            "mount shared storage (NFS, EFS, Filestore) on every node and name its folder",
+            "name a folder that every node sees, and keep a copy in the object store: mirror=s3://...",
         )
 
 

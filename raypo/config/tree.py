@@ -277,6 +277,9 @@ class RunConfig(Section):
     """Name of the run: its folder under `output`. The same name continues where it stopped."""
     output: str = "runs"
     """Folder under which the run's folder is made; with several nodes one that all of them see, e.g. NFS."""
+    mirror: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://.")] | None = None
+    """URI (s3://, gs://) below which the run's folder is kept a second time, as it grows, and from which it is fetched
+    where `output` does not have it. None: kept in `output` alone."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of everything random in the run."""
     policy: PolicyConfig

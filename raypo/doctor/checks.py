@@ -25,6 +25,7 @@ from raypo.sampling.engine import check_head_size
 from raypo.scoring.function import import_function
 from raypo.scoring.http import check_url, headers
 from raypo.scoring.judge import read_template
+from raypo.stages import tables
 from raypo.stages.cluster import Asked, objective_of
 
 STATES_KEPT, BYTES_OF_STATE = 2, 12  # of a checkpoint's sharded state: fp32 weights and two moments per parameter
@@ -164,7 +165,7 @@ def output(config: RunConfig) -> Finding:
     """The run's folder can be written, and there is space for its checkpoints.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: it cannot be written, or its mirror not be read.
     """
     place = Path(config.output).absolute()
     while not place.exists():
@@ -176,6 +177,8 @@ def output(config: RunConfig) -> Finding:
         raise OutputError(
             f"cannot write to {config.output}: {error.strerror}", "a writable folder", "choose another output="
         ) from error
+    if config.mirror is not None:
+        tables.read_json(tables.join(config.mirror, config.name, "run.json"))  # whether the storage answers
     free = shutil.disk_usage(place).free
     told = f"{config.output}: {size(free)} free"
     shape = model_shape(config.policy.path)

@@ -1,8 +1,13 @@
-"""`ray job submit` against a real head with dashboard and token: followed, stopped, submitted again, resumed."""
+"""`ray job submit` against a real head with dashboard and token: followed, stopped, submitted again, resumed.
+
+The run keeps a copy in an S3 server of this process, and its folder is deleted between the two: as on a machine whose
+disk went with it.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -16,6 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 from hf_folders import make_model
@@ -89,7 +95,7 @@ class Head:
 
     def status(self, submission: str) -> str:
         """What Ray says of a job."""
-        return self.job("status", submission).stdout
+        return self.job("status", submission).stdout.lower()
 
 
 @pytest.fixture(scope="module")
@@ -118,10 +124,29 @@ def head() -> Iterator[Head]:
         finally:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(30)
+                process.wait(15)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
             shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[dict[str, str]]:
+    """An S3 server with a bucket; the environment that names it."""
+    server = pytest.importorskip("moto.server", reason="moto is not installed: `uv sync` installs the group dev")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    httpx.put(f"http://{host}:{port}/job-bucket").raise_for_status()
+    keys = {"AWS_ACCESS_KEY_ID": "of-nobody", "AWS_SECRET_ACCESS_KEY": "of-nobody", "AWS_REGION": "us-east-1"}
+    yield keys | {"AWS_EC2_METADATA_DISABLED": "true", "AWS_ENDPOINT_URL": f"http://{host}:{port}"}
+    running.stop()
+
+
+def has(store: dict[str, str], name: str) -> bool:
+    """Whether the bucket has an object."""
+    return httpx.head(f"{store['AWS_ENDPOINT_URL']}/job-bucket/{name}").status_code == 200
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +160,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = {
         "name": "submitted",
         "output": str(folder / "runs"),
+        "mirror": "s3://job-bucket/kept",
         "policy": {"path": str(folder / "policy"), "compute_dtype": "float32", "export_dtype": "float32"},
         "prompts": {"path": str(folder / "prompts.jsonl"), "heldout_fraction": 0.25, "max_prompt_tokens": 16},
         "sampling": {"num_responses": 4, "max_response_tokens": 12, "batch_prompts": 8},
@@ -148,64 +174,68 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def submission(place: Path, name: str, *overrides: str) -> list[str]:
+def submission(place: Path, store: dict[str, str], name: str, *overrides: str) -> list[str]:
     """Arguments of `ray job submit`; reward functions lie on the module path of every process."""
-    environment = {"PYTHONPATH": str(place), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = store | {"PYTHONPATH": str(place), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     entry = [sys.executable, "jobs/align.py", str(place / "run.yaml"), *overrides]
     options = ["--submission-id", name, "--working-dir", "."]
     return [*options, "--runtime-env-json", json.dumps({"env_vars": environment}), "--", *entry]
 
 
 @pytest.mark.slow
-def test_a_job_is_stopped_and_submitted_again_and_continues(head: Head, place: Path) -> None:
-    """Stopped when its start is evaluated; the same command under a new id takes that table as it is, and ends.
+def test_a_job_is_stopped_and_submitted_again_and_continues(head: Head, place: Path, store: dict[str, str]) -> None:
+    """Stopped when its start is evaluated and copied, and its folder deleted; the same command under a new id fetches
+    what there was, and ends.
 
     The run's name resumes and not the id: Ray refuses a used one. Whoever has no token is refused too.
     """
-    stranger = head.job("submit", *submission(place, "stranger"), token=False)
+    stranger = head.job("submit", *submission(place, store, "stranger"), token=False)
     assert stranger.returncode != 0
     assert "oken" in stranger.stdout
 
-    evaluated = place / "runs" / "submitted" / "evaluations" / "version-0000" / "_manifest.json"
-    with head.follow("submit", *submission(place, "first")) as first:
-        wait_for("the evaluation of the start", lambda: evaluated.exists() or first.poll() is not None, 200)
+    evaluation = "submitted/evaluations/version-0000/_manifest.json"
+    with head.follow("submit", *submission(place, store, "first")) as first:
+        wait_for("the copy", lambda: has(store, f"kept/{evaluation}") or first.poll() is not None, 240)
         assert first.poll() is None, first.communicate()[0]
         assert head.job("stop", "first").returncode == 0
         told, _ = first.communicate(timeout=60)
     assert "run submitted, seed 0" in told, told
-    assert "STOPPED" in head.status("first")
+    assert "stopped" in head.status("first")
     assert "ended by SIGTERM" in head.job("logs", "first").stdout
     assert not (place / "runs" / "submitted" / "summary.json").exists()
-    before = evaluated.read_bytes()
+    before = (place / "runs" / evaluation).read_bytes()
+    shutil.rmtree(place / "runs")
 
-    used = head.job("submit", *submission(place, "first"))
+    used = head.job("submit", *submission(place, store, "first"))
     assert used.returncode != 0
     assert "already exists" in used.stdout
 
-    second = head.job("submit", *submission(place, "second"))
+    second = head.job("submit", *submission(place, store, "second"))
     assert second.returncode == 0, second.stdout
-    assert "SUCCEEDED" in head.status("second")
-    assert evaluated.read_bytes() == before
+    assert "succeeded" in head.status("second")
+    assert (place / "runs" / evaluation).read_bytes() == before
+    assert "version 0: held-out reward" not in second.stdout, "the start was evaluated again"
     summary = json.loads((place / "runs" / "submitted" / "summary.json").read_text())
     assert (summary["rounds"], summary["weight_versions"]) == (1, [0, 1])
-    assert "version 0: held-out reward" not in second.stdout, "the start was evaluated again"
+    assert has(store, "kept/submitted/checkpoints/version-0001/manifest.json")
+    assert has(store, "kept/submitted/summary.json")
 
 
 @pytest.mark.slow
-def test_a_job_that_cannot_run_fails_with_its_message(head: Head, place: Path) -> None:
+def test_a_job_that_cannot_run_fails_with_its_message(head: Head, place: Path, store: dict[str, str]) -> None:
     """Ray tells a driver's exit code of 2 by a failed job and 1 of its own command."""
-    failed = head.job("submit", *submission(place, "failing", "name=other", "policy.path=./nowhere"))
+    failed = head.job("submit", *submission(place, store, "failing", "name=other", "policy.path=./nowhere"))
     assert failed.returncode == 1, failed.stdout
-    assert "FAILED" in head.status("failing")
+    assert "failed" in head.status("failing")
     assert "./nowhere: no such folder" in failed.stdout
     assert "exit code: 2" in failed.stdout or "exit code 2" in failed.stdout, failed.stdout
 
 
 @pytest.mark.slow
-def test_a_driver_without_the_token_is_told_so(head: Head, place: Path) -> None:
+def test_a_driver_without_the_token_is_told_so(head: Head, place: Path, store: dict[str, str]) -> None:
     """`raypo doctor` beside the cluster: it joins with the token, and without it ends in one message."""
     command = [sys.executable, "-m", "raypo.cli", "doctor", str(place / "run.yaml"), "--no-sample"]
-    with_token = head.environment | {"RAY_ADDRESS": head.gcs, "PYTHONPATH": str(ROOT)}
+    with_token = head.environment | store | {"RAY_ADDRESS": head.gcs, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=place, env=with_token, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "this Ray asks for a token" in " ".join(done.stdout.split())
