@@ -402,6 +402,27 @@ def test_what_is_broken_around_a_run_ends_it_before_it_starts(case: str, raypo: 
     assert not list(place.glob("runs/tiny/summary.json"))
 
 
+@pytest.mark.parametrize(("address", "told"), [("127.0.0.1:9", "cannot be joined"), ("ray://head:10001", "Ray Client")])
+def test_a_ray_that_cannot_be_joined_ends_a_run_before_it_starts(
+    address: str, told: str, raypo: Command, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody listens on port 9."""
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    refused(raypo("run", "run.yaml"), told)
+    assert not (place / "runs").exists()
+
+
+def test_a_mirror_that_does_not_answer_ends_a_run_before_it_starts(
+    raypo: Command, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody listens on port 9; pyarrow asks ten times, in about a second here."""
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
+    for name, value in (keys | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}).items():
+        monkeypatch.setenv(name, value)
+    refused(raypo("run", "run.yaml", "mirror=s3://bucket/kept"), "cannot be read")
+    assert not (place / "runs").exists()
+
+
 def test_a_run_of_another_config_is_not_continued(raypo: Command, place: Path) -> None:
     """What is there stays as it is."""
     folder = place / "runs" / "tiny"

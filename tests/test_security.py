@@ -10,11 +10,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from raypo import config
 from raypo.config.addresses import listed, masked
-from raypo.errors import ConfigError, RewardError
+from raypo.data.files import read_rows
+from raypo.errors import ConfigError, DataError, RewardError
 from raypo.scoring.http import HttpReward
 
 CODE = Path(__file__).parents[1] / "raypo"
@@ -63,6 +66,54 @@ def test_nothing_is_unpickled_or_evaluated() -> None:
         assert given(node, "allow_pickle") is not True, place
         if name == "yaml.load":
             assert [ast.unparse(word.value) for word in node.keywords] == ["_Loader"], place
+
+
+class Trap:
+    """An object whose pickle leaves a file where it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["column", "in a list"])
+@pytest.mark.parametrize("kind", ["parquet", "dataset"])
+def test_a_pickle_in_the_data_is_refused_and_not_run(nested: bool, kind: str, tmp_path: Path) -> None:
+    """Ray Data has a column type of pickled objects, which Arrow reads wherever Ray Data is imported. First that the
+    trap works: a plain reader springs it.
+    """
+    from ray.data._internal.object_extensions.arrow import ArrowPythonObjectArray
+
+    sprung = tmp_path / "sprung"
+    objects = ArrowPythonObjectArray.from_objects([Trap(sprung)])
+    cells = pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), objects) if nested else objects
+    table = pa.table({"prompt": ["a"], "other": cells})
+    path = tmp_path / "prompts.parquet"
+    pq.write_table(table, path)
+    pq.read_table(path).to_pylist()
+    assert sprung.exists()
+    sprung.unlink()
+    if kind == "dataset":
+        path = tmp_path / "saved"
+        path.mkdir()
+        with (
+            pa.OSFile(str(path / "data-00000-of-00001.arrow"), "wb") as sink,
+            pa.ipc.new_stream(sink, table.schema) as writer,
+        ):
+            writer.write_table(table)
+        state = {
+            "_data_files": [{"filename": "data-00000-of-00001.arrow"}],
+            "_fingerprint": "a",
+            "_format_columns": None,
+        }
+        state |= {"_format_kwargs": {}, "_format_type": None, "_output_all_columns": False, "_split": "train"}
+        (path / "state.json").write_text(json.dumps(state))
+        (path / "dataset_info.json").write_text("{}")
+    with pytest.raises(DataError):
+        read_rows(config.PromptsConfig(path=str(path)))
+    assert not sprung.exists()
 
 
 class Server(BaseHTTPRequestHandler):

@@ -26,7 +26,7 @@ from raypo.scoring.function import import_function
 from raypo.scoring.http import check_url, headers
 from raypo.scoring.judge import read_template
 from raypo.stages import tables
-from raypo.stages.cluster import Asked, objective_of
+from raypo.stages.cluster import Asked, objective_of, reach
 
 STATES_KEPT, BYTES_OF_STATE = 2, 12  # of a checkpoint's sharded state: fp32 weights and two moments per parameter
 
@@ -255,11 +255,16 @@ def trackers(config: RunConfig) -> Finding:
 
 
 def ray_access(config: RunConfig) -> Finding:
-    """Which Ray it would be, and whether whoever reaches it must show a token."""
+    """Which Ray it would be, whether it answers, and whether whoever reaches it must show a token.
+
+    Raises:
+        ResourceError: nothing answers there.
+    """
     address, mode = os.environ.get("RAY_ADDRESS"), os.environ.get("RAY_AUTH_MODE", "")
     if not address:
         cpus = config.cluster.ray_cpus or max(8, os.cpu_count() or 1)
         return ok("Ray", f"one of its own on this machine, {cpus} logical CPUs")
+    reach(address)
     if mode == "disabled":
         return warn(
             "Ray",

@@ -156,6 +156,28 @@ def start(config: RunConfig, *, search_path: tuple[str, ...] = ()) -> bool:
     return True
 
 
+def reach(address: str) -> None:
+    """Whether something answers where a Ray is said to be; seconds, and Ray is not imported.
+
+    Args:
+        address: host:port, or another that Ray understands, which is then left to Ray.
+
+    Raises:
+        ResourceError: nothing answers, or it is an address of Ray Client.
+    """
+    if address.startswith("ray://"):
+        raise ResourceError(
+            f"RAY_ADDRESS = {address}",
+            "a driver on the cluster: Ray Train and actor handles do not go through Ray Client",
+            "submit it: `ray job submit --address http://HEAD:8265 --working-dir . -- python jobs/align.py CONFIG`",
+        )
+    if found := re.fullmatch(r"\[?([^\]/]+?)\]?:(\d+)", address):
+        try:
+            socket.create_connection((found[1], int(found[2])), timeout=JOIN_TIMEOUT_S).close()
+        except OSError as error:
+            raise _not_joined(address, error) from error
+
+
 def join(address: str) -> None:
     """Join a Ray that runs.
 
@@ -165,22 +187,19 @@ def join(address: str) -> None:
     import ray
     from ray.exceptions import RayError
 
-    if address.startswith("ray://"):
-        raise ResourceError(
-            f"RAY_ADDRESS = {address}",
-            "a driver on the cluster: Ray Train and actor handles do not go through Ray Client",
-            "submit it: `ray job submit --address http://HEAD:8265 --working-dir . -- python jobs/align.py CONFIG`",
-        )
+    reach(address)
     try:
-        if found := re.fullmatch(r"\[?([^\]/]+?)\]?:(\d+)", address):
-            socket.create_connection((found[1], int(found[2])), timeout=JOIN_TIMEOUT_S).close()
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
     except (OSError, RuntimeError, ValueError, RayError) as error:
-        raise ResourceError(
-            f"the Ray at RAY_ADDRESS = {address} cannot be joined: {str(error).strip().splitlines()[0]}",
-            "a running Ray of the same version, and its token (RAY_AUTH_TOKEN_PATH) where it asks for one",
-            "start it, mend the address or the token, or unset RAY_ADDRESS: raypo then starts a Ray of its own here",
-        ) from error
+        raise _not_joined(address, error) from error
+
+
+def _not_joined(address: str, error: BaseException) -> ResourceError:
+    return ResourceError(
+        f"the Ray at RAY_ADDRESS = {address} cannot be joined: {str(error).strip().splitlines()[0]}",
+        "a running Ray of the same version, and its token (RAY_AUTH_TOKEN_PATH) where it asks for one",
+        "start it, mend the address or the token, or unset RAY_ADDRESS: raypo then starts a Ray of its own here",
+    )
 
 
 def stop() -> None:

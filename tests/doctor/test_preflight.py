@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -155,17 +156,19 @@ def test_the_prefix_property_is_tried_on_the_template(policies: Path, tmp_path: 
     ("address", "mode", "verdict", "told"),
     [
         (None, "", "ok", "one of its own"),
-        ("head:6379", "token", "ok", "RAY_AUTH_MODE = token"),
-        ("head:6379", "", "ok", "where one is found"),
-        ("head:6379", "disabled", "warn", "RAY_AUTH_MODE = disabled"),
+        ("localhost", "token", "ok", "RAY_AUTH_MODE = token"),
+        ("localhost", "", "ok", "where one is found"),
+        ("localhost", "disabled", "warn", "RAY_AUTH_MODE = disabled"),
     ],
 )
 def test_a_ray_that_asks_nobody_for_a_token_is_told(
     address: str | None, mode: str, verdict: str, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for name, value in (("RAY_ADDRESS", address), ("RAY_AUTH_MODE", mode)):
-        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
-    found = checks.ray_access(run_config("m", tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        there = address and f"{address}:{listening.getsockname()[1]}"
+        for name, value in (("RAY_ADDRESS", there), ("RAY_AUTH_MODE", mode)):
+            monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+        found = checks.ray_access(run_config("m", tmp_path))
     assert (found.verdict, told in found.got) == (verdict, True)
 
 
@@ -244,7 +247,7 @@ def test_one_failure_fails_the_whole() -> None:
     assert failed([ok("a", ""), Finding("b", "fail", "")])
 
 
-def test_a_ray_that_is_not_there_is_told_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ray_that_is_not_there_is_told_in_seconds() -> None:
     """Ray itself would try for five minutes and then end the process. Port 9 of this machine has no listener."""
     from raypo.stages import cluster
 
