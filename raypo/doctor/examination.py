@@ -15,6 +15,7 @@ from rich.text import Text
 from raypo.config import RunConfig
 from raypo.doctor import checks, data, rehearsal
 from raypo.doctor.findings import Finding, failed, tried
+from raypo.errors import ResourceError
 from raypo.stages import cluster
 
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
@@ -61,7 +62,10 @@ def examine(config: RunConfig, *, sampled: bool, console: Console) -> list[Findi
 def with_ray(config: RunConfig, read: data.Data) -> tuple[list[Finding], list[Text]]:
     """The checks that take Ray; responses too, where there are prompts and places for the run's processes."""
     texts: list[Text] = []
-    owned = cluster.start(config, search_path=cluster.search_path())
+    try:
+        owned = cluster.start(config, search_path=cluster.search_path())
+    except ResourceError as error:
+        return [Finding("Ray", "fail", error.got, error.expected, error.remedy)], texts
     try:
         found = rehearsal.places(config)
         if read.prompts is not None and not failed(found):

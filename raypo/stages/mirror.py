@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 MANIFESTS = frozenset({tables.MANIFEST, "manifest.json"})  # of tables, and of checkpoints
 HEAD = "run.json"  # fetched last: a folder without it holds no run
-PUSH_EVERY_S = 15.0
+PUSH_EVERY_S = 5.0
 BLOCK = 1 << 22
 ATTEMPTS = 3
 

@@ -19,10 +19,12 @@ from raypo.models.load import load_tokenizer
 from raypo.online import draw
 from raypo.stages import tables
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture
 def config(tiny_tied_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
-    """Six prompts, three responses each, a shipped reward: the share of distinct words. Parts of two prompts."""
+    """Six prompts, three responses each, a reward that counts ones. Parts of two prompts."""
     rows = [{"prompt": f"w{i} w{i + 3}", "number": i} for i in range(6)]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tree: dict[str, Any] = {
@@ -30,10 +32,11 @@ def config(tiny_tied_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "policy": {"path": str(tiny_tied_model), "compute_dtype": "float32", "export_dtype": "float32"},
         "prompts": {"path": str(tmp_path / "prompts.jsonl"), "max_prompt_tokens": 8},
         "sampling": {"num_responses": 3, "max_response_tokens": 8, "batch_prompts": 2},
-        "rewards": [{"name": "distinct", "path": "jobs.stories_reward:distinct_words"}],
+        "rewards": [{"name": "ones", "path": "tests.rewards_of_tests:ones"}],
     }
     monkeypatch.setattr(draw, "BATCHES_PER_PART", 1)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.syspath_prepend(ROOT)
     return build(tree)
 
 
@@ -54,7 +57,7 @@ def test_the_doctor_samples_sixteen_responses_and_scores_them(ray_cluster: None,
     assert found["resources"].got.startswith("5 CPUs asked, 8 free")
     assert found["shared files"].got.endswith("and 1 model folders")
     assert re.match(r"\d+ of 15 responses end by themselves, \d+ are cut at 8 tokens", found["responses"].got)
-    assert found["reward distinct"].got.endswith("on 15 of 15 responses, weight 1")
+    assert found["reward ones"].got.endswith("on 15 of 15 responses, weight 1")
     assert told.count("response 2 (") == 2, "two sets are shown as trained"
     assert not list(Path(config.output).glob("**/*")), "a doctor leaves nothing behind"
     for _ in range(100):
@@ -96,8 +99,7 @@ def test_samples_are_kept_part_by_part_and_train_as_they_are(
     rows = [json.loads(line) for line in text.splitlines()]
     assert {row["number"] for row in rows} == set(range(6)), "the other columns of a prompt come along"
     for row in rows:
-        words = [response.lower().split() for response in row["responses"]]
-        assert row["rewards"] == [len(set(one)) / len(one) if one else 0.0 for one in words]
+        assert row["rewards"] == [response.count("1") for response in row["responses"]]
     given = config.prompts.model_copy(update={"path": str(out / "sets.jsonl")})
     sets, read = load_sets(given, load_tokenizer(config.policy.path), max_response_tokens=64)
     assert read["formats"] == {"native": 6}
