@@ -4,7 +4,8 @@
     memory     bytes per process and per device
     shown      both as tables
     findings   a check's outcome: ok, warn or fail, with what was got and expected
-    checks     what takes no Ray: policy, rewards, output, packages, memory; `raypo run` always does these
+    checks     what the config names: policy, rewards, output; `raypo run` always does these, and the next
+    surroundings  what is installed and there: packages, vLLM, trackers, Ray, memory
     data       the first rows as they would be read, rendered and trained
     rehearsal  what takes Ray: resources, nodes, and sixteen responses, sampled and scored
     examination  all of it, as a table

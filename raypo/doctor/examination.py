@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from raypo.config import RunConfig
-from raypo.doctor import checks, data, rehearsal
+from raypo.doctor import checks, data, rehearsal, surroundings
 from raypo.doctor.findings import Finding, failed, tried
 from raypo.errors import ResourceError
 from raypo.stages import cluster
@@ -51,7 +51,7 @@ def examine(config: RunConfig, *, sampled: bool, console: Console) -> list[Findi
         told, more = with_ray(config, read if sampled else data.Data())
         found, texts = [*found, *told], [*texts, *more]
     else:
-        found += tried("resources", lambda: checks.logical(config))
+        found += tried("resources", lambda: surroundings.logical(config, engines=online))
     if not sampled:
         found.append(Finding("responses", "skipped", "none was sampled: --no-sample"))
     show(found, texts, console)

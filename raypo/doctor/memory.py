@@ -192,6 +192,25 @@ def on_host(config: RunConfig, shape: ModelShape, *, engines: bool) -> dict[str,
     return {name: float(part) for name, part in found.items()}
 
 
+def on_gpus(config: RunConfig, shape: ModelShape, *, engines: bool) -> dict[str, float]:
+    """Bytes on one GPU of each kind of process; of what shares a GPU, all that fit on it. Engines: their weights alone.
+
+    Args:
+        config: of the run.
+        shape: of its policy.
+        engines: whether the run samples.
+    """
+    worker, engine, reference = memory(config, shape)
+    found = {}
+    if config.training.gpus_per_worker:
+        found["train worker"] = worker.total
+    if engines and config.engine.backend == "gpu":
+        found["engine's weights"] = engine.total
+    if config.annotation.gpus > 0:
+        found["references"] = reference.total * max(1, int(1 / config.annotation.gpus))
+    return found
+
+
 def host_memory() -> float:
     """Bytes of memory that processes here may use: the machine's, or its container's if that is less."""
     there = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

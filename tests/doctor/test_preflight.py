@@ -19,9 +19,9 @@ from transformers import AutoTokenizer
 
 from raypo.cli import main
 from raypo.config import load
-from raypo.doctor import checks, data, memory, model_shape, rehearsal
+from raypo.doctor import checks, data, memory, model_shape, rehearsal, surroundings
 from raypo.doctor.findings import Finding, failed, ok
-from raypo.doctor.memory import host_memory, on_host
+from raypo.doctor.memory import host_memory, on_gpus, on_host
 from raypo.errors import ResourceError
 
 REWARDS = "def ones(prompts, responses, metadata):\n    return [0.0 for _ in responses]\n"
@@ -168,7 +168,7 @@ def test_a_ray_that_asks_nobody_for_a_token_is_told(
         there = address and f"{address}:{listening.getsockname()[1]}"
         for name, value in (("RAY_ADDRESS", there), ("RAY_AUTH_MODE", mode)):
             monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
-        found = checks.ray_access(run_config("m", tmp_path))
+        found = surroundings.ray_access(run_config("m", tmp_path))
     assert (found.verdict, told in found.got) == (verdict, True)
 
 
@@ -191,11 +191,28 @@ def test_memory_of_one_machine_is_the_sum_over_its_processes(tiny_tied_model: Pa
     }
 
 
+def test_memory_of_a_gpu_is_that_of_what_shares_it(tiny_tied_model: Path, tmp_path: Path) -> None:
+    """References of 0.3 GPUs: three share one. An engine of two GPUs has half of 380,160 B on each."""
+    shape = model_shape(str(tiny_tied_model))
+    changes = {
+        "training": {"gpus_per_worker": 1},
+        "annotation": {"gpus": 0.3},
+        "engine": {"backend": "gpu", "tensor_parallel": 2},
+    }
+    config = run_config(tiny_tied_model, tmp_path, **changes)
+    worker, _, reference = memory(config, shape)
+    assert on_gpus(config, shape, engines=True) == {
+        "train worker": worker.total,
+        "engine's weights": 190_080,
+        "references": 3 * reference.total,
+    }
+    assert on_gpus(run_config(tiny_tied_model, tmp_path), shape, engines=True) == {}
+
+
 def test_more_memory_than_the_machine_has_is_a_warning(tiny_tied_model: Path, tmp_path: Path) -> None:
     """10 million engines' caches of 1 GiB are more than any machine has; the estimate alone ends no run."""
     assert host_memory() > 2**28
-    config = run_config(tiny_tied_model, tmp_path, engine={"count": 10**7})
-    found = checks.host(config.model_copy(update={"rewards": load_rewards(tmp_path)}))
+    found = surroundings.host(run_config(tiny_tied_model, tmp_path, engine={"count": 10**7}), engines=True)
     assert found.verdict == "warn"
     assert "10000000 engines" in found.got
 
