@@ -76,6 +76,18 @@ def train(path: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def tune(path: Annotated[Path, typer.Argument(metavar="STUDY", help="YAML file of a study.")]) -> None:
+    """Search over configs: many trials on shared tables and engines; the same command again continues."""
+    for folder in (str(path.parent.absolute()), os.getcwd()):  # reward functions lie there
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+    from raypo.tuning import run as study_run
+    from raypo.tuning import study
+
+    study_run.tune_study(study.load(path))
+
+
+@app.command()
 def evaluate(
     path: Annotated[Path, typer.Argument(metavar="CONFIG_OR_RUN", help="YAML file of a run, or a run's folder.")],
     overrides: Overrides = None,

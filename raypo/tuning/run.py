@@ -1,0 +1,298 @@
+"""The driver of a study: checks, shared actors, the search, and what is written at its end.
+
+STUDY/
+    study.json                    the study and the versions that it ran with
+    tables/  start/               what trials share
+    trials/                       see `trial`
+    tune/                         Ray Tune's own record
+    trials.csv  trials.parquet    a row per trial
+    best.yaml                     the winner, as a config of a run
+    summary.json  study.html
+
+The same command continues after the last rung that a trial finished.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from rich.console import Console
+from rich.table import Column, Table
+
+from raypo.config import RunConfig
+from raypo.data.chat import load_sets
+from raypo.errors import ConfigError, DataError, OutputError, RunError
+from raypo.models.load import load_tokenizer
+from raypo.online.progress import console_of_choice
+from raypo.online.run import check_sources, coordinator_options, engine_setup, flatten, versions
+from raypo.stages import cluster, tables
+from raypo.stages.actors import create
+from raypo.tuning import search, space
+from raypo.tuning.results import (
+    Row,
+    best_config,
+    importances,
+    rows_of,
+    winner,
+    write_best,
+    write_tables,
+)
+from raypo.tuning.shared import NAME, Shared, ask
+from raypo.tuning.study import StudyConfig, base_of, evaluation_of
+from raypo.tuning.trial import read_records, rungs_of
+
+
+def tune_study(study: StudyConfig, console: Console | None = None) -> dict[str, Any]:
+    """Run a study, or what is left of it; returns the summary.
+
+    Args:
+        study: of `study.load`.
+        console: where progress goes.
+
+    Raises:
+        UserError: the study cannot be run; nothing was started.
+        RunError: every trial failed.
+    """
+    console, base = console or console_of_choice(), base_of(study)
+    study = study.model_copy(update={"output": os.path.abspath(study.output)})  # trials stand in other folders
+    root = os.path.join(study.output, study.name)
+    space.check(study)
+    check_sources(evaluation_of(study, base), policy_exists=True)
+    began = time.monotonic()
+    if same_study(root, study) and (done := tables.read_json(f"{root}/summary.json")) is not None:
+        console.print(f"study {study.name} is finished: {root}/summary.json", highlight=False, soft_wrap=True)
+        return dict(done)
+    given = sets_of(study, base)
+    open_folder(root, study)
+    count = space.size(study.space) if study.algorithm == "grid" else study.trials
+    console.print(
+        f"study {study.name}: {count} trials over {', '.join(study.space)}, {study.algorithm}: {root}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    owned = cluster.start(needed(study, base), search_path=cluster.search_path())
+    try:
+        outcome = run_trials(study, base, root, given)
+    finally:
+        if owned:
+            ray.shutdown()
+    summary = outcome | {"wall_seconds": round(time.monotonic() - began, 1)}
+    tables.write_json(f"{root}/summary.json", summary)
+    show(study, root, summary, console)
+    return summary
+
+
+def needed(study: StudyConfig, base: RunConfig) -> RunConfig:
+    """The base as Ray is started for it.
+
+    Ray's own cleaner of placement groups asks the dashboard: without it, what a killed Train controller held would
+    never be free again. Trials of one process start no controller.
+    """
+    dashboard = study.form == "online" or base.training.workers > 1
+    return base.model_copy(update={"cluster": base.cluster.model_copy(update={"dashboard": dashboard})})
+
+
+def sets_of(study: StudyConfig, base: RunConfig) -> pa.Table | None:
+    """The given sets of an offline study.
+
+    Raises:
+        DataError: they cannot be read, or none is held out.
+    """
+    if study.form == "online":
+        return None
+    policy = base.policy
+    tokenizer = load_tokenizer(policy.path, policy.revision, policy.chat_template)
+    given, _ = load_sets(base.prompts, tokenizer, max_response_tokens=base.sampling.max_response_tokens)
+    if not pc.any(pc.equal(given["split"], "heldout")).as_py():
+        raise DataError(
+            f"no prompt of {base.prompts.path} is held out",
+            "some, to measure trials on",
+            "raise prompts.heldout_fraction, or give prompts.heldout_path",
+        )
+    return given
+
+
+def same_study(root: str, study: StudyConfig) -> bool:
+    """Whether the folder holds exactly this study.
+
+    Raises:
+        ConfigError: it holds another one; the changed keys are named.
+    """
+    known = tables.read_json(f"{root}/study.json")
+    if known is None:
+        return False
+    # more at once is another speed, not another study
+    now, before = (flatten(one) for one in (json.loads(study.model_dump_json()), known["study"]))
+    changed = sorted(
+        key for key in now.keys() | before.keys() if now.get(key) != before.get(key) and key != "concurrency"
+    )
+    if changed:
+        raise ConfigError(
+            f"study {study.name!r} exists with another definition; changed: {', '.join(changed[:5])}",
+            "the study that the folder was made with",
+            "choose another name, or remove the folder",
+        )
+    return True
+
+
+def open_folder(root: str, study: StudyConfig) -> None:
+    """Write what the study is.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    try:
+        record = {"study": json.loads(study.model_dump_json()), "versions": versions()}
+        if tables.read_json(f"{root}/study.json") is None:
+            tables.write_json(f"{root}/study.json", record)
+    except OSError as error:
+        raise OutputError(f"cannot write to {root}: {error}", "a writable folder", "choose another output") from error
+
+
+def run_trials(study: StudyConfig, base: RunConfig, root: str, given: pa.Table | None) -> dict[str, Any]:
+    """Start what is shared, search, measure the winner again; returns the summary.
+
+    Raises:
+        RunError: no trial finished a rung.
+    """
+    evaluation = evaluation_of(study, base)
+    actors = create(evaluation, *engine_setup(evaluation))
+    try:
+        options = coordinator_options(base) | {"name": NAME, "max_concurrency": 1}
+        shared = ray.remote(Shared).options(**options).remote(study, root, actors, given)
+        start = ask(shared.start.remote())
+        gpus = float(base.training.gpus_per_worker * base.training.workers)
+        workers = base.training.workers if base.training.workers > 1 else 0
+        whole = {"CPU": 1.0 + workers, "GPU": gpus}
+        own = {"CPU": 1.0} | ({"GPU": gpus} if gpus and not workers else {})
+        free = search.free_resources()
+        free["CPU"] = free.get("CPU", 0.0) - cluster.CPUS_PER_DATASET  # evaluations go through Ray Data
+        at_once = search.concurrency(study, whole, free)
+        errors = search.search(study, root, rungs_of(study, base), own, at_once)
+        rows = rows_of(study, read_records(root))
+        if not any(row.rungs for row in rows):
+            told = [row.error for row in rows if row.error] + errors
+            raise RunError(f"no trial finished a rung: {told[0] if told else 'none began'}", "one that trains")
+        return finish(study, base, root, rows, errors, start, shared)
+    finally:
+        actors.shutdown()
+
+
+def finish(
+    study: StudyConfig,
+    base: RunConfig,
+    root: str,
+    rows: list[Row],
+    errors: list[str],
+    start: dict[str, Any],
+    shared: Any,
+) -> dict[str, Any]:
+    """Choose, measure the winner on other prompts, write the files; returns the summary."""
+    best = winner(rows)
+    write_tables(root, rows)
+    confirmed = None
+    if best is not None:
+        write_best(root, best_config(study, best, base))
+        if study.form == "offline" and ask(shared.prompts.remote(other=True)).num_rows:
+            model = f"{root}/trials/{best.name}/checkpoints/version-{best.rungs:04d}/model"
+            call = shared.evaluate.remote(f"{root}/confirmed", model, version=best.rungs, other_prompts=True)
+            confirmed = ask(call)["evaluation"]
+    if study.keep == "front":
+        drop_weights(root, rows, best)
+    shares = {name: vars(importances(study.space, rows, name, study.seed)) for name in ("reward", "kl")}
+    return {
+        "name": study.name,
+        "form": study.form,
+        "start": {"reward": start["evaluation"]["reward"], "length": start["evaluation"]["length"]["mean"]},
+        "best": None if best is None else best.flat(),
+        "best_model": None if best is None else f"{root}/trials/{best.name}/checkpoints/version-{best.rungs:04d}/model",
+        "confirmed": confirmed,
+        "importance": shares,
+        "trials": [plain(row.flat() | {"seconds": round(row.seconds, 1)}) for row in rows],
+        "errors": errors,
+        "kl_bound": study.kl_bound,
+        "warnings": warnings_of(rows, best, confirmed),
+    }
+
+
+def plain(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for JSON, which has no NaN."""
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
+
+
+def drop_weights(root: str, rows: Sequence[Row], best: Row | None) -> None:
+    """Remove the weights of trials that nobody will take: their config repeats them."""
+    for row in rows:
+        if not row.front and row != best:
+            shutil.rmtree(Path(root, "trials", row.name, "checkpoints"), ignore_errors=True)
+
+
+def warnings_of(rows: Sequence[Row], best: Row | None, confirmed: dict[str, Any] | None) -> list[str]:
+    """What a reader should know before taking the winner."""
+    told = []
+    if failed := [row for row in rows if row.state == "failed"]:
+        told.append(f"{len(failed)} of {len(rows)} trials failed: {failed[0].error}")
+    if best is None:
+        return [*told, "no trial trained to its end within the KL bound: there is no winner, and no best.yaml"]
+    if best.figures["gain_low"] <= 0:
+        told.append("the winner's gain over the start is not clear of 0, though it is the best of many")
+    if confirmed is None:
+        told.append(
+            "the winner was chosen and measured on the same prompts: its figures are those of the luckiest; "
+            "hold more prompts out than evaluation.num_prompts to have it measured on others"
+        )
+    elif confirmed["reward_gain"]["low"] <= 0:
+        told.append("on prompts that the search never used, the winner's gain over the start is not clear of 0")
+    return told
+
+
+def show(study: StudyConfig, root: str, summary: dict[str, Any], console: Console) -> None:
+    """The table, the winner and the warnings."""
+    paths = list(study.space)
+    table = Table(*[Column(name, justify="right") for name in ("trial", "state", *paths)], box=None)
+    for name in ("reward", "gain", "KL", "front"):
+        table.add_column(name, justify="right")
+    for row in sorted(summary["trials"], key=lambda one: -(one["score"] or -math.inf)):
+        cells = [str(row["trial"]), row["state"], *[str(row[path]) for path in paths]]
+        numbers = [figure(row[name]) for name in ("reward", "gain", "kl")]
+        table.add_row(*cells, *numbers, "yes" if row["front"] else "")
+    console.print(table)
+    for text in sentences(summary):
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"all trials: {root}/trials.csv", highlight=False, soft_wrap=True)
+
+
+def figure(value: float | None) -> str:
+    """Three digits, or nothing."""
+    return "" if value is None else f"{value:.3f}"
+
+
+def sentences(summary: dict[str, Any]) -> list[str]:
+    """What came out, in plain words."""
+    told, best = [], summary["best"]
+    if best is not None:
+        told.append(
+            f"best: trial {best['trial']}, held-out reward {summary['start']['reward']['mean']:.3f} -> "
+            f"{best['reward']:.3f}, gain {best['gain']:+.3f} [{best['gain_low']:+.3f}, {best['gain_high']:+.3f}] at "
+            f"KL {best['kl']:.2f} of at most {summary['kl_bound']:g} nats per response"
+        )
+    if (again := summary["confirmed"]) is not None:
+        gain, kl = again["reward_gain"], again["kl_per_response"]["mean"]
+        told.append(
+            f"  on held-out prompts that the search never used: gain {gain['mean']:+.3f} "
+            f"[{gain['low']:+.3f}, {gain['high']:+.3f}] at KL {kl:.2f}"
+        )
+    for name, one in summary["importance"].items():
+        shares = ", ".join(f"{path} {share:.0%}" for path, share in one["shares"].items())
+        told.append(f"  what {name} depended on: {shares or one['reason']}")
+    return told + [f"  warning: {text}" for text in summary["warnings"]]

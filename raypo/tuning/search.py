@@ -1,0 +1,158 @@
+"""Ray Tune with a study's algorithm and scheduler, restored where the same study stopped before.
+
+ASHA and not a pruner of Optuna, because Optuna has none for several objectives; a trial that ASHA stopped counts for
+Optuna with the figures of its last rung.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import ray
+from optuna.samplers import TPESampler
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
+from ray.tune.search.optuna import OptunaSearch
+from rich.console import Console
+
+from raypo.errors import ResourceError
+from raypo.tuning import space
+from raypo.tuning.study import StudyConfig
+from raypo.tuning.trial import Trial
+
+SNAPSHOT_S = "2"  # what a killed driver can lose of Tune's own record; trials keep their own
+STARTUP_TRIALS = 5  # that TPE draws at random before it learns
+RETRIES = 2  # of a trial whose process died; it goes on behind its last rung
+
+
+class Told(tune.Callback):
+    """A line per rung, per stopped and per failed trial."""
+
+    def __init__(self, study: StudyConfig, rungs: int) -> None:
+        self._space, self._rungs, self._numbers = study.space, rungs, dict[str, int]()
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        """A rung is done."""
+        if result["reward"] != result["reward"]:
+            self._say(trial, "cannot be trained: see its trial.json")
+            return
+        self._say(
+            trial,
+            f"rung {result['rung']}/{self._rungs}: held-out reward {result['reward']:.3f}, KL {result['kl']:.2f} nats",
+        )
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """The trial is over; where it has rungs left, the scheduler stopped it."""
+        if (last := trial.last_result or {}).get("rung", self._rungs) < self._rungs and last["reward"] == last["reward"]:
+            self._say(trial, f"stopped at rung {last['rung']}/{self._rungs}")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Its process died, or it raised."""
+        self._say(trial, "failed")
+
+    def _say(self, trial: Any, text: str) -> None:
+        number = self._numbers.setdefault(trial.trial_id, len(self._numbers) + 1)
+        point = space.point_of(self._space, trial.config)
+        told = ", ".join(f"{path}={value}" for path, value in point.items())
+        Console().print(f"trial {number} ({told}): {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def concurrency(study: StudyConfig, per_trial: dict[str, float], free: dict[str, float]) -> int:
+    """Trials at once: as asked, and no more than the free resources hold.
+
+    Args:
+        study: that asks.
+        per_trial: CPUs and GPUs of a trial, with the workers that it starts.
+        free: what is free once the shared actors run.
+
+    Raises:
+        ResourceError: not one trial fits.
+    """
+    fits = min(int(free.get(kind, 0.0) // need) for kind, need in per_trial.items() if need)
+    if fits < 1:
+        raise ResourceError(
+            f"a trial takes {per_trial}, and {({kind: free.get(kind, 0.0) for kind in per_trial})} is free beside "
+            "the engines and scorers",
+            "room for one trial",
+            "ask for fewer engines, workers or scorers, or start Ray with more CPUs: they are logical "
+            "(cluster.ray_cpus)",
+        )
+    return min(study.concurrency, fits)
+
+
+def algorithm(study: StudyConfig) -> Searcher | SearchAlgorithm:
+    """What draws points."""
+    if study.algorithm != "optuna":
+        return BasicVariantGenerator(random_state=study.seed)
+    return OptunaSearch(
+        space=space.distributions(study.space),
+        metric=["reward", "kl"],
+        mode=["max", "min"],
+        sampler=TPESampler(seed=study.seed, n_startup_trials=STARTUP_TRIALS, constant_liar=True),
+    )
+
+
+def scheduler(study: StudyConfig, rungs: int) -> TrialScheduler:
+    """What stops trials."""
+    if study.scheduler == "none" or rungs == 1:
+        return FIFOScheduler()
+    return ASHAScheduler(
+        time_attr="rung",
+        metric="score",
+        mode="max",
+        max_t=rungs,
+        grace_period=min(study.grace, rungs),
+        reduction_factor=study.reduction,
+    )
+
+
+def search(study: StudyConfig, root: str, rungs: int, per_trial: dict[str, float], at_once: int) -> list[str]:
+    """Run all trials, or those that an earlier start of the same study left; returns the errors of failed ones.
+
+    Args:
+        study: of which the shared actor is up.
+        root: its folder.
+        rungs: of a trial.
+        per_trial: what Tune sets aside for a trial's own process.
+        at_once: trials.
+    """
+    # a trial's folder says all that Tune's loggers would
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", SNAPSHOT_S)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    trainable = tune.with_resources(Trial, tune.PlacementGroupFactory([per_trial]))
+    grid = study.algorithm == "grid"
+    points = {} if study.algorithm == "optuna" else space.domains(study.space, grid=grid)
+    place = str(Path(root, "tune"))
+    if tune.Tuner.can_restore(place):
+        tuner = tune.Tuner.restore(place, trainable, resume_unfinished=True, resume_errored=True, param_space=points)
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space=points,
+            tune_config=tune.TuneConfig(
+                search_alg=algorithm(study),
+                scheduler=scheduler(study, rungs),
+                num_samples=study.trials or 1,  # of a grid: once
+                max_concurrent_trials=at_once,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=root,
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                callbacks=[Told(study, rungs)],
+                verbose=0,
+            ),
+        )
+    return [str(error) for error in tuner.fit().errors]
+
+
+def free_resources() -> dict[str, float]:
+    """What Ray has free now."""
+    found: dict[str, float] = ray.available_resources()
+    return found
