@@ -209,9 +209,14 @@ def quickstart(
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]) -> None:
-    """Write a run's report.html again, from its folder."""
-    from raypo.online.summary import rewrite_report
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_OR_STUDY", help="Folder of a run or of a study.")],
+) -> None:
+    """Write the page of a run or of a study again, from its folder."""
+    if (folder / "study.json").exists():
+        from raypo.tuning.run import write_page as rewrite_report
+    else:
+        from raypo.online.summary import rewrite_report
 
     Console().print(rewrite_report(folder), soft_wrap=True, highlight=False)
 

@@ -26,6 +26,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+import yaml
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -35,6 +36,7 @@ from raypo.errors import ConfigError, DataError, OutputError, RunError
 from raypo.models.load import load_tokenizer
 from raypo.online.progress import console_of_choice
 from raypo.online.run import check_sources, coordinator_options, engine_setup, flatten, versions
+from raypo.report.study import StudyRecord, write_study
 from raypo.stages import cluster, tables
 from raypo.stages.actors import create
 from raypo.tuning import search, space
@@ -88,8 +90,41 @@ def tune_study(study: StudyConfig, console: Console | None = None) -> dict[str, 
             ray.shutdown()
     summary = outcome | {"wall_seconds": round(time.monotonic() - began, 1)}
     tables.write_json(f"{root}/summary.json", summary)
+    page = write_page(root)
     show(study, root, summary, console)
+    console.print(f"report {page}", highlight=False, soft_wrap=True)
     return summary
+
+
+def write_page(root: str | Path) -> str:
+    """Write study.html, from the study's folder alone; returns its path.
+
+    Raises:
+        DataError: the folder holds no finished study.
+    """
+    known, summary = (tables.read_json(f"{root}/{name}.json") for name in ("study", "summary"))
+    if known is None or summary is None:
+        raise DataError(f"{root} has no finished study", "study.json and summary.json", "let the study run to its end")
+    study, best = known["study"], Path(root, "best.yaml")
+    record = StudyRecord(
+        name=summary["name"],
+        form=summary["form"],
+        headline=sentences(summary),
+        warnings=summary["warnings"],
+        paths=list(study["space"]),
+        logarithmic=[path for path, one in study["space"].items() if isinstance(one, dict) and one["log"]],
+        trials=summary["trials"],
+        best=summary["best"] and summary["best"]["trial"],
+        start=summary["start"]["reward"]["mean"],
+        kl_bound=summary["kl_bound"],
+        importance=summary["importance"],
+        study=yaml.safe_dump(study, sort_keys=False, allow_unicode=True),
+        config=best.read_text(encoding="utf-8") if best.is_file() else "",
+        versions=known["versions"],
+    )
+    place = Path(root, "study.html")
+    write_study(record, place)
+    return str(place)
 
 
 def needed(study: StudyConfig, base: RunConfig) -> RunConfig:
@@ -267,7 +302,7 @@ def show(study: StudyConfig, root: str, summary: dict[str, Any], console: Consol
         numbers = [figure(row[name]) for name in ("reward", "gain", "kl")]
         table.add_row(*cells, *numbers, "yes" if row["front"] else "")
     console.print(table)
-    for text in sentences(summary):
+    for text in [*sentences(summary), *[f"  warning: {one}" for one in summary["warnings"]]]:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
     console.print(f"all trials: {root}/trials.csv", highlight=False, soft_wrap=True)
 
@@ -295,4 +330,4 @@ def sentences(summary: dict[str, Any]) -> list[str]:
     for name, one in summary["importance"].items():
         shares = ", ".join(f"{path} {share:.0%}" for path, share in one["shares"].items())
         told.append(f"  what {name} depended on: {shares or one['reason']}")
-    return told + [f"  warning: {text}" for text in summary["warnings"]]
+    return told

@@ -122,6 +122,7 @@ def search(study: StudyConfig, root: str, rungs: int, per_trial: dict[str, float
     """
     # a trial's folder says all that Tune's loggers would
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer output prints tables of failed trials, however quiet it is to be
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", SNAPSHOT_S)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     trainable = tune.with_resources(Trial, tune.PlacementGroupFactory([per_trial]))
@@ -145,6 +146,7 @@ def search(study: StudyConfig, root: str, rungs: int, per_trial: dict[str, float
                 name="tune",
                 storage_path=root,
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial keeps its own
                 callbacks=[Told(study, rungs)],
                 verbose=0,
             ),
