@@ -214,11 +214,14 @@ def report(
 ) -> None:
     """Write the page of a run or of a study again, from its folder."""
     if (folder / "study.json").exists():
-        from raypo.tuning.run import write_page as rewrite_report
+        from raypo.tuning.run import write_page
+
+        page = write_page(folder)
     else:
         from raypo.online.summary import rewrite_report
 
-    Console().print(rewrite_report(folder), soft_wrap=True, highlight=False)
+        page = rewrite_report(folder)
+    Console().print(page, soft_wrap=True, highlight=False)
 
 
 bench = typer.Typer(help="Measure, print a table and write JSON.", no_args_is_help=True)
@@ -247,6 +250,20 @@ def bench_train(
     from raypo.bench import train as benchmark
 
     benchmark.bench_train(benchmark.Plan(responses, prompt, response, steps, threads, python, grid=grid), out)
+
+
+@bench.command("tune")
+def bench_tune(
+    path: Annotated[Path, typer.Argument(metavar="STUDY", help="YAML file of an offline study.")],
+    out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("bench-tune.json"),
+    separate: Annotated[
+        int | None, typer.Option(min=1, help="Separate runs that are timed. None: one a trial.")
+    ] = None,
+) -> None:
+    """Measure an offline study against as many separate runs of `raypo train` and `raypo evaluate`."""
+    from raypo.bench import tune as benchmark
+
+    benchmark.bench_tune(path, out, separate)
 
 
 def _version(asked: bool) -> None:

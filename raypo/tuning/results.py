@@ -11,7 +11,7 @@ import logging
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Row:
         point: config path to value.
         state: "finished" trained to the end, "stopped" by the scheduler, "failed".
         rungs: that it did.
+        version: of the weights that it hands over; 0 is the start.
         figures: of its last rung, by `FIGURES` and `MORE`; NaN for a failed trial.
         front: whether no other finished trial has at least its reward at no more KL.
         within: whether its KL is within the bound.
@@ -53,6 +54,7 @@ class Row:
     point: dict[str, Any]
     state: str
     rungs: int
+    version: int
     figures: dict[str, float]
     front: bool
     within: bool
@@ -62,7 +64,13 @@ class Row:
     def flat(self) -> dict[str, Any]:
         """One row of a table: choices that are no scalars as JSON."""
         told = {path: label(value) for path, value in self.point.items()}
-        whole = {"trial": self.number, "name": self.name, "state": self.state, "rungs": self.rungs}
+        whole = {
+            "trial": self.number,
+            "name": self.name,
+            "state": self.state,
+            "rungs": self.rungs,
+            "version": self.version,
+        }
         return whole | told | self.figures | {"front": self.front, "within_bound": self.within, "error": self.error}
 
 
@@ -84,13 +92,24 @@ def rows_of(study: StudyConfig, records: Sequence[dict[str, Any]]) -> list[Row]:
     found = []
     for number, one in enumerate(records, 1):
         last = one["rungs"][-1] if one["rungs"] else {}
-        done = bool(last) and last["rung"] == one["rungs_planned"]
-        state = "failed" if one["error"] else "finished" if done else "stopped"
+        state = "failed" if one["error"] else "finished" if one["over"] else "stopped"
         figures = {name: float(last.get(name, math.nan)) for name in (*FIGURES, *MORE)}
         within = figures["kl"] <= study.kl_bound
         name, seconds = Path(one["folder"]).name, one["ended"] - one["began"]
         found.append(
-            Row(number, name, one["point"], state, len(one["rungs"]), figures, False, within, seconds, one["error"])
+            Row(
+                number=number,
+                name=name,
+                point=one["point"],
+                state=state,
+                rungs=len(one["rungs"]),
+                version=last.get("version", 0),
+                figures=figures,
+                front=False,
+                within=within,
+                seconds=seconds,
+                error=one["error"],
+            )
         )
     return with_front(found)
 
@@ -100,7 +119,7 @@ def with_front(rows: list[Row]) -> list[Row]:
     finished = [row for row in rows if row.state == "finished"]
     on = on_frontier([row.figures["kl"] for row in finished], [row.figures["reward"] for row in finished])
     front = {row.name for row, yes in zip(finished, on, strict=True) if yes}
-    return [Row(**{**vars(row), "front": row.name in front}) for row in rows]
+    return [replace(row, front=row.name in front) for row in rows]
 
 
 def winner(rows: Sequence[Row]) -> Row | None:
@@ -134,9 +153,7 @@ def importances(space: Space, rows: Sequence[Row], figure: str, seed: int) -> Im
             table = optuna.create_study(direction="maximize")
             for row in finished:
                 point = {path: label(row.point[path]) for path in known}
-                table.add_trial(
-                    optuna.create_trial(params=point, distributions=known, value=row.figures[figure])
-                )
+                table.add_trial(optuna.create_trial(params=point, distributions=known, value=row.figures[figure]))
             shares = get_param_importances(table, evaluator=FanovaImportanceEvaluator(seed=seed))
     finally:
         optuna.logging.set_verbosity(level)

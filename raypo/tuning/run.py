@@ -34,6 +34,7 @@ from raypo.config import RunConfig
 from raypo.data.chat import load_sets
 from raypo.errors import ConfigError, DataError, OutputError, RunError
 from raypo.models.load import load_tokenizer
+from raypo.online.folder import RunFolder
 from raypo.online.progress import console_of_choice
 from raypo.online.run import check_sources, coordinator_options, engine_setup, flatten, versions
 from raypo.report.study import StudyRecord, write_study
@@ -50,6 +51,7 @@ from raypo.tuning.results import (
     write_tables,
 )
 from raypo.tuning.shared import NAME, Shared, ask
+from raypo.tuning.space import trial_config
 from raypo.tuning.study import StudyConfig, base_of, evaluation_of
 from raypo.tuning.trial import read_records, rungs_of
 
@@ -115,7 +117,7 @@ def write_page(root: str | Path) -> str:
         logarithmic=[path for path, one in study["space"].items() if isinstance(one, dict) and one["log"]],
         trials=summary["trials"],
         best=summary["best"] and summary["best"]["trial"],
-        start=summary["start"]["reward"]["mean"],
+        start=summary["start"]["mean"],
         kl_bound=summary["kl_bound"],
         importance=summary["importance"],
         study=yaml.safe_dump(study, sort_keys=False, allow_unicode=True),
@@ -201,26 +203,34 @@ def run_trials(study: StudyConfig, base: RunConfig, root: str, given: pa.Table |
         RunError: no trial finished a rung.
     """
     evaluation = evaluation_of(study, base)
-    actors = create(evaluation, *engine_setup(evaluation))
+    actors = create(evaluation, *engine_setup(evaluation)) if study.form == "offline" else None
     try:
         options = coordinator_options(base) | {"name": NAME, "max_concurrency": 1}
         shared = ray.remote(Shared).options(**options).remote(study, root, actors, given)
-        start = ask(shared.start.remote())
-        gpus = float(base.training.gpus_per_worker * base.training.workers)
-        workers = base.training.workers if base.training.workers > 1 else 0
-        whole = {"CPU": 1.0 + workers, "GPU": gpus}
-        own = {"CPU": 1.0} | ({"GPU": gpus} if gpus and not workers else {})
-        free = search.free_resources()
-        free["CPU"] = free.get("CPU", 0.0) - cluster.CPUS_PER_DATASET  # evaluations go through Ray Data
-        at_once = search.concurrency(study, whole, free)
-        errors = search.search(study, root, rungs_of(study, base), own, at_once)
+        if study.form == "offline":
+            ask(shared.start.remote())
+        own, whole = resources(study, base)
+        errors = search.search(study, root, rungs_of(study, base), own, search.concurrency(study, whole))
         rows = rows_of(study, read_records(root))
         if not any(row.rungs for row in rows):
             told = [row.error for row in rows if row.error] + errors
             raise RunError(f"no trial finished a rung: {told[0] if told else 'none began'}", "one that trains")
-        return finish(study, base, root, rows, errors, start, shared)
+        return finish(study, base, root, rows, errors, shared)
     finally:
-        actors.shutdown()
+        if actors is not None:
+            actors.shutdown()
+
+
+def resources(study: StudyConfig, base: RunConfig) -> tuple[dict[str, float], dict[str, float]]:
+    """What Tune sets aside for a trial's own process, and that with all that the trial starts itself."""
+    training = base.training
+    if study.form == "online":
+        asked = cluster.Asked.by(base, on_gpu=cluster.on_gpu(base))
+        return {"CPU": 1.0}, {"CPU": 1.0 + asked.cpus, "GPU": asked.gpus}
+    if training.workers == 1:
+        own = {"CPU": 1.0, "GPU": float(training.gpus_per_worker)}
+        return {kind: count for kind, count in own.items() if count}, own
+    return {"CPU": 1.0}, {"CPU": 1.0 + training.workers, "GPU": float(training.gpus_per_worker * training.workers)}
 
 
 def finish(
@@ -229,18 +239,16 @@ def finish(
     root: str,
     rows: list[Row],
     errors: list[str],
-    start: dict[str, Any],
     shared: Any,
 ) -> dict[str, Any]:
     """Choose, measure the winner on other prompts, write the files; returns the summary."""
-    best = winner(rows)
+    best, model, confirmed = winner(rows), None, None
     write_tables(root, rows)
-    confirmed = None
     if best is not None:
         write_best(root, best_config(study, best, base))
+        model = RunFolder(trial_config(study, best.point)).model(best.version)
         if study.form == "offline" and ask(shared.prompts.remote(other=True)).num_rows:
-            model = f"{root}/trials/{best.name}/checkpoints/version-{best.rungs:04d}/model"
-            call = shared.evaluate.remote(f"{root}/confirmed", model, version=best.rungs, other_prompts=True)
+            call = shared.evaluate.remote(f"{root}/confirmed", model, version=best.version, other_prompts=True)
             confirmed = ask(call)["evaluation"]
     if study.keep == "front":
         drop_weights(root, rows, best)
@@ -248,9 +256,9 @@ def finish(
     return {
         "name": study.name,
         "form": study.form,
-        "start": {"reward": start["evaluation"]["reward"], "length": start["evaluation"]["length"]["mean"]},
+        "start": start_of(study, root, rows),
         "best": None if best is None else best.flat(),
-        "best_model": None if best is None else f"{root}/trials/{best.name}/checkpoints/version-{best.rungs:04d}/model",
+        "best_model": model,
         "confirmed": confirmed,
         "importance": shares,
         "trials": [plain(row.flat() | {"seconds": round(row.seconds, 1)}) for row in rows],
@@ -258,6 +266,15 @@ def finish(
         "kl_bound": study.kl_bound,
         "warnings": warnings_of(rows, best, confirmed),
     }
+
+
+def start_of(study: StudyConfig, root: str, rows: Sequence[Row]) -> dict[str, float]:
+    """Held-out reward of the start; every online run has measured it, on the same prompts with the same seeds."""
+    places = [f"{root}/start"] if study.form == "offline" else []
+    places += [f"{root}/trials/{row.name}/evaluations/version-0000" for row in rows]
+    found = next(manifest for place in places if (manifest := tables.manifest_of(place)) is not None)
+    reward: dict[str, float] = found.facts["evaluation"]["reward"]
+    return reward
 
 
 def plain(row: dict[str, Any]) -> dict[str, Any]:
@@ -317,7 +334,7 @@ def sentences(summary: dict[str, Any]) -> list[str]:
     told, best = [], summary["best"]
     if best is not None:
         told.append(
-            f"best: trial {best['trial']}, held-out reward {summary['start']['reward']['mean']:.3f} -> "
+            f"best: trial {best['trial']}, held-out reward {summary['start']['mean']:.3f} -> "
             f"{best['reward']:.3f}, gain {best['gain']:+.3f} [{best['gain_low']:+.3f}, {best['gain_high']:+.3f}] at "
             f"KL {best['kl']:.2f} of at most {summary['kl_bound']:g} nats per response"
         )

@@ -7,6 +7,7 @@ Optuna with the figures of its last rung.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
 from raypo.errors import ResourceError
+from raypo.stages.cluster import CPUS_PER_DATASET
 from raypo.tuning import space
 from raypo.tuning.study import StudyConfig
 from raypo.tuning.trial import Trial
@@ -37,7 +39,7 @@ class Told(tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """A rung is done."""
-        if result["reward"] != result["reward"]:
+        if math.isnan(result["reward"]):
             self._say(trial, "cannot be trained: see its trial.json")
             return
         self._say(
@@ -46,8 +48,9 @@ class Told(tune.Callback):
         )
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """The trial is over; where it has rungs left, the scheduler stopped it."""
-        if (last := trial.last_result or {}).get("rung", self._rungs) < self._rungs and last["reward"] == last["reward"]:
+        """The trial ended; where that was not its own doing, the scheduler stopped it."""
+        last = trial.last_result or {}
+        if last.get("over") is False:
             self._say(trial, f"stopped at rung {last['rung']}/{self._rungs}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -61,21 +64,23 @@ class Told(tune.Callback):
         Console().print(f"trial {number} ({told}): {text}", highlight=False, markup=False, soft_wrap=True)
 
 
-def concurrency(study: StudyConfig, per_trial: dict[str, float], free: dict[str, float]) -> int:
-    """Trials at once: as asked, and no more than the free resources hold.
+def concurrency(study: StudyConfig, per_trial: dict[str, float]) -> int:
+    """Trials at once: as asked, and no more than what is free now holds.
 
     Args:
-        study: that asks.
-        per_trial: CPUs and GPUs of a trial, with the workers that it starts.
-        free: what is free once the shared actors run.
+        study: that asks; its shared actors run.
+        per_trial: CPUs and GPUs of a trial, with all that it starts itself.
 
     Raises:
         ResourceError: not one trial fits.
     """
+    free: dict[str, float] = ray.available_resources()
+    if study.form == "offline":
+        free["CPU"] = free.get("CPU", 0.0) - CPUS_PER_DATASET  # shared evaluations go through Ray Data
     fits = min(int(free.get(kind, 0.0) // need) for kind, need in per_trial.items() if need)
     if fits < 1:
         raise ResourceError(
-            f"a trial takes {per_trial}, and {({kind: free.get(kind, 0.0) for kind in per_trial})} is free beside "
+            f"a trial takes {per_trial}, and { ({kind: free.get(kind, 0.0) for kind in per_trial}) } is free beside "
             "the engines and scorers",
             "room for one trial",
             "ask for fewer engines, workers or scorers, or start Ray with more CPUs: they are logical "
@@ -152,9 +157,3 @@ def search(study: StudyConfig, root: str, rungs: int, per_trial: dict[str, float
             ),
         )
     return [str(error) for error in tuner.fit().errors]
-
-
-def free_resources() -> dict[str, float]:
-    """What Ray has free now."""
-    found: dict[str, float] = ray.available_resources()
-    return found

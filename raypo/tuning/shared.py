@@ -40,19 +40,25 @@ class Shared:
     Args:
         study: whose trials.
         root: the study's folder.
-        actors: engines, references and reward models.
+        actors: engines, references and reward models; None for an online study, whose runs have their own.
         given: offline sets of `load_sets`; None for an online study.
     """
 
-    def __init__(self, study: StudyConfig, root: str, actors: Actors, given: pa.Table | None) -> None:
-        self._study, self._root, self._actors, self._given = study, root, actors, given
+    def __init__(self, study: StudyConfig, root: str, actors: Actors | None, given: pa.Table | None) -> None:
+        self._study, self._root, self._given = study, root, given
+        self._all = actors
         self._base = base_of(study)
         self._config = evaluation_of(study, self._base)
         self._held = 0  # what the engines call the policy that they hold; 0 is the start
 
-    def study(self) -> tuple[StudyConfig, str]:
-        """The study and its folder."""
-        return self._study, self._root
+    @property
+    def _actors(self) -> Actors:
+        assert self._all is not None  # only offline trials ask for what needs them
+        return self._all
+
+    def study(self) -> StudyConfig:
+        """The study."""
+        return self._study
 
     def table(self, config: RunConfig) -> tuple[str, ...]:
         """Files of the annotated training sets as a config wants them.

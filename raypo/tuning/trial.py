@@ -26,6 +26,7 @@ from raypo.errors import UserError
 from raypo.online.folder import RunFolder
 from raypo.stages import tables
 from raypo.training.worker import RoundTask
+from raypo.tuning.online import Online
 from raypo.tuning.shared import NAME, ask
 from raypo.tuning.space import point_of, trial_config
 from raypo.tuning.study import StudyConfig
@@ -43,7 +44,7 @@ class Work(Protocol):
     """What a trial does for a rung."""
 
     def rung(self, version: int) -> dict[str, Any]:
-        """Facts of the version: `evaluation`, `seconds`; made unless they are there."""
+        """Facts of what would be handed over by then: `version`, `evaluation`, `seconds`, `over`: nothing follows."""
 
     def over(self) -> None:
         """All rungs are done."""
@@ -68,15 +69,16 @@ class Offline:
     def rung(self, version: int) -> dict[str, Any]:
         """Train up to a version and have it evaluated."""
         place = self._folder.evaluation(version)
+        over = {"over": version == self._rungs}
         if (known := tables.manifest_of(place)) is not None:
-            return known.facts
+            return known.facts | over
         if self._training is None:
             files = ask(self._shared.table.remote(self._config))
             epochs, seed = self._config.online.epochs_per_round, self._config.seed
             self._training = begin(self._config, RoundTask(0, files, 0.0, 1.0, epochs, seed, rungs=self._rungs))
         self._training.train(version)
         facts: dict[str, Any] = ask(self._shared.evaluate.remote(place, self._folder.model(version), version=version))
-        return facts
+        return facts | over
 
     def over(self) -> None:
         """The weights stay, what resuming would need does not."""
@@ -104,11 +106,15 @@ class Progress:
         self._place = Path(RunFolder(self._config).root)
         self._place.mkdir(parents=True, exist_ok=True)
         self._lock = lock(self._place / "lock")
-        self._rungs = rungs_of(study, self._config)
-        self._start = ask(shared.start.remote())["evaluation"]["reward"]["mean"]
-        self._work: Work = Offline(self._config, self._rungs, shared)
+        self._start: float | None = None
+        self._work: Work
+        if study.form == "offline":
+            self._start = ask(shared.start.remote())["evaluation"]["reward"]["mean"]
+            self._work = Offline(self._config, study.rungs, shared)
+        else:
+            self._work = Online(self._config)
         known = tables.read_json(str(self._place / RECORD)) or {"began": time.time()}
-        self._record = known | {"point": point, "error": None, "rungs_planned": self._rungs}
+        self._record = known | {"point": point, "error": None, "over": False}
         self._done: list[dict[str, Any]] = []
 
     def step(self) -> dict[str, Any]:
@@ -119,24 +125,31 @@ class Progress:
         except UserError as error:
             self._record["error"] = str(error)
             self._write()
-            return {"reward": math.nan, "kl": math.nan, "score": math.nan, "rung": version, "done": True}
+            self.close()
+            return {"reward": math.nan, "kl": math.nan, "score": math.nan, "rung": version, "over": True, "done": True}
         self._done.append(self._figures(version, facts))
-        if version == self._rungs:
+        self._record["over"] = facts["over"]
+        if facts["over"]:
             self._work.over()
         self._write()
+        if facts["over"]:
+            self.close()
         told = {name: self._done[-1][name] for name in ("reward", "kl", "score", "rung")}
-        return told | {"done": version == self._rungs}
+        return told | {"over": facts["over"], "done": facts["over"]}
 
-    def _figures(self, version: int, facts: dict[str, Any]) -> dict[str, Any]:
+    def _figures(self, rung: int, facts: dict[str, Any]) -> dict[str, Any]:
         found = facts["evaluation"]
         reward, kl = found["reward"], found["kl_per_response"]
-        figures = {"rung": version, "reward": reward["mean"], "kl": kl["mean"], "seconds": facts["seconds"]}
+        figures = {"rung": rung, "version": facts["version"], "reward": reward["mean"], "kl": kl["mean"]}
+        figures["seconds"] = facts["seconds"]
         for name, one in (("reward", reward), ("kl", kl), ("gain", found["reward_gain"])):
             figures |= {f"{name}_low": one["low"], f"{name}_high": one["high"]}
         figures |= {"gain": found["reward_gain"]["mean"], "gain_p": found["reward_gain_p"]}
         figures |= {"win_rate": found["reward_win_rate"]["mean"], "length": found["length"]["mean"]}
         figures["warnings"] = found["warnings"]
-        figures["score"] = worth(figures["reward"], figures["kl"], self._start, self._study.kl_bound)
+        figures["score"] = figures["reward"]  # an online run hands over its best version within the bound
+        if self._start is not None:
+            figures["score"] = worth(figures["reward"], figures["kl"], self._start, self._study.kl_bound)
         return figures
 
     def _write(self) -> None:
@@ -154,7 +167,7 @@ class Trial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Begin, or go on behind what the trial's folder has."""
         shared = ray.get_actor(NAME)
-        study, _ = ask(shared.study.remote())
+        study = ask(shared.study.remote())
         self.progress = Progress(study, point_of(study.space, config), shared)
 
     def step(self) -> dict[str, Any]:
