@@ -256,9 +256,7 @@ def bench_train(
 def bench_tune(
     path: Annotated[Path, typer.Argument(metavar="STUDY", help="YAML file of an offline study.")],
     out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("bench-tune.json"),
-    separate: Annotated[
-        int | None, typer.Option(min=1, help="Separate runs that are timed. None: one a trial.")
-    ] = None,
+    separate: Annotated[int | None, typer.Option(min=1, help="Separate runs to time. None: one a trial.")] = None,
 ) -> None:
     """Measure an offline study against as many separate runs of `raypo train` and `raypo evaluate`."""
     from raypo.bench import tune as benchmark

@@ -1,8 +1,8 @@
 """An offline study against as many separate runs: what sharing annotations, engines and processes saves.
 
-Both sides make the same numbers: each trial's weights, and its held-out reward and KL. Nothing is stopped early and each
-trial has one rung, so what is measured is sharing alone. Separate runs are `raypo train` and then `raypo evaluate`, each
-in a process of its own, one after the other; times are wall clock, imports and Ray's start included.
+Both sides make the same numbers: each trial's weights, and its held-out reward and KL. Nothing is stopped early and a
+trial has one rung, so what is measured is sharing alone. Separate runs are `raypo train` and then `raypo evaluate`, in
+processes of their own, one after the other; times are wall clock, imports and Ray's start included.
 """
 
 from __future__ import annotations
@@ -47,8 +47,7 @@ def bench_tune(path: Path, out: Path, separate: int | None = None, console: Cons
         plain = {"output": folder, "scheduler": "none", "rungs": 1, "keep": "all"}
         study = study.model_copy(update=plain)
         whole = timed(["tune", write(Path(folder, "study.yaml"), json.loads(study.model_dump_json()))], path)
-        summary = tables.read_json(f"{folder}/{study.name}/summary.json")
-        trials = summary["trials"]
+        trials = (tables.read_json(f"{folder}/{study.name}/summary.json") or {})["trials"]
         console.print(f"study of {len(trials)} trials: {whole:.1f} s", highlight=False)
         parts = []
         for number, row in enumerate(trials[:separate], 1):
@@ -93,7 +92,7 @@ def alone(study: StudyConfig, row: dict[str, Any], folder: Path, path: Path) -> 
     config = trial_config(study, point_of(study.space, row)).model_copy(update={"output": str(folder / "alone")})
     trained = timed(["train", write_text(folder / "train.yaml", as_yaml(config))], path)
     model = folder / "alone" / config.name / "checkpoints" / "version-0001" / "model"
-    # given sets are no prompts for `raypo evaluate` if their reader is not its own; their path and split are
+    # its prompts are those of the sets: the study's file has to be one that prompts can be read from too
     judged = evaluation_of(study, base_of(study)).model_copy(update={"name": config.name})
     place = write_text(folder / "evaluate.yaml", as_yaml(judged))
     out = str(folder / "alone" / config.name / "figures")

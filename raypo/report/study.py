@@ -1,6 +1,6 @@
 """The page of a study: a template over plain data, escaped throughout, without a script.
 
-The table of trials sorts without one: each row knows its rank by every column, and the chosen column's header says which
+The table of trials sorts without one: each row knows its rank by every column, and the arrow that was chosen says which
 rank orders the rows.
 """
 

@@ -204,9 +204,9 @@ def run_trials(study: StudyConfig, base: RunConfig, root: str, given: pa.Table |
     """
     evaluation = evaluation_of(study, base)
     actors = create(evaluation, *engine_setup(evaluation)) if study.form == "offline" else None
+    options = coordinator_options(base) | {"name": NAME, "max_concurrency": 1}
+    shared = ray.remote(Shared).options(**options).remote(study, root, actors, given)
     try:
-        options = coordinator_options(base) | {"name": NAME, "max_concurrency": 1}
-        shared = ray.remote(Shared).options(**options).remote(study, root, actors, given)
         if study.form == "offline":
             ask(shared.start.remote())
         own, whole = resources(study, base)
@@ -217,6 +217,7 @@ def run_trials(study: StudyConfig, base: RunConfig, root: str, given: pa.Table |
             raise RunError(f"no trial finished a rung: {told[0] if told else 'none began'}", "one that trains")
         return finish(study, base, root, rows, errors, shared)
     finally:
+        ray.kill(shared)
         if actors is not None:
             actors.shutdown()
 

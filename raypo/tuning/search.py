@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import optuna
 import ray
 from optuna.samplers import TPESampler
 from ray import tune
@@ -97,7 +98,7 @@ def algorithm(study: StudyConfig) -> Searcher | SearchAlgorithm:
         space=space.distributions(study.space),
         metric=["reward", "kl"],
         mode=["max", "min"],
-        sampler=TPESampler(seed=study.seed, n_startup_trials=STARTUP_TRIALS, constant_liar=True),
+        sampler=TPESampler(seed=study.seed, n_startup_trials=STARTUP_TRIALS),
     )
 
 
@@ -130,6 +131,7 @@ def search(study: StudyConfig, root: str, rungs: int, per_trial: dict[str, float
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer output prints tables of failed trials, however quiet it is to be
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", SNAPSHOT_S)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     trainable = tune.with_resources(Trial, tune.PlacementGroupFactory([per_trial]))
     grid = study.algorithm == "grid"
     points = {} if study.algorithm == "optuna" else space.domains(study.space, grid=grid)

@@ -51,7 +51,7 @@ class StudyConfig(Section):
     output: str = "studies"
     """Folder under which the study's folder is made; with several nodes one that all of them see."""
     form: Literal["offline", "online"] = "offline"
-    """`offline`: a trial trains on the table that all share, as `raypo train` does. `online`: it is a whole `raypo run`."""
+    """`offline`: trials train on a table that they share, as `raypo train` does. `online`: each is a `raypo run`."""
     base: str | dict[str, Any]
     """The config that trials override: a path, relative to the study's file, or the config itself."""
     space: Annotated[dict[str, Range | Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)]
