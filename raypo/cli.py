@@ -38,13 +38,22 @@ ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. training.learning_rate=1e-6")
 ]
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="YAML file of a study.")]
+StudyOverrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. trials=16 base.policy.path=MODEL")
+]
+
+
+def find_modules(path: Path) -> None:
+    """Let reward functions be imported that lie beside a file, or in the working folder."""
+    for folder in (str(path.parent.absolute()), os.getcwd()):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
 
 
 def load(path: Path, overrides: list[str] | None) -> config.RunConfig:
     """Read a config; reward functions that lie beside it, or in the working folder, can then be imported."""
-    for folder in (str(path.parent.absolute()), os.getcwd()):
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
+    find_modules(path)
     return config.load(path, overrides or [])
 
 
@@ -76,15 +85,13 @@ def train(path: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def tune(path: Annotated[Path, typer.Argument(metavar="STUDY", help="YAML file of a study.")]) -> None:
+def tune(path: StudyFile, overrides: StudyOverrides = None) -> None:
     """Search over configs: many trials on shared tables and engines; the same command again continues."""
-    for folder in (str(path.parent.absolute()), os.getcwd()):  # reward functions lie there
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
+    find_modules(path)
     from raypo.tuning import run as study_run
     from raypo.tuning import study
 
-    study_run.tune_study(study.load(path))
+    study_run.tune_study(study.load(path, overrides or []))
 
 
 @app.command()
@@ -254,14 +261,15 @@ def bench_train(
 
 @bench.command("tune")
 def bench_tune(
-    path: Annotated[Path, typer.Argument(metavar="STUDY", help="YAML file of an offline study.")],
+    path: StudyFile,
+    overrides: StudyOverrides = None,
     out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("bench-tune.json"),
     separate: Annotated[int | None, typer.Option(min=1, help="Separate runs to time. None: one a trial.")] = None,
 ) -> None:
     """Measure an offline study against as many separate runs of `raypo train` and `raypo evaluate`."""
     from raypo.bench import tune as benchmark
 
-    benchmark.bench_tune(path, out, separate)
+    benchmark.bench_tune(path, overrides or [], out, separate)
 
 
 def _version(asked: bool) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,14 @@ from raypo.tuning.space import point_of, trial_config
 from raypo.tuning.study import StudyConfig, base_of, evaluation_of, load
 
 
-def bench_tune(path: Path, out: Path, separate: int | None = None, console: Console | None = None) -> dict[str, Any]:
+def bench_tune(
+    path: Path, overrides: Sequence[str], out: Path, separate: int | None = None, console: Console | None = None
+) -> dict[str, Any]:
     """Time the study, then separate runs of its trials; returns and writes what was measured.
 
     Args:
         path: of an offline study.
+        overrides: of it.
         out: JSON file.
         separate: separate runs that are timed; their mean stands for the others. None: all.
         console: where progress goes.
@@ -40,7 +44,7 @@ def bench_tune(path: Path, out: Path, separate: int | None = None, console: Cons
         ConfigError: the study is no offline one.
         RunError: a command failed.
     """
-    console, study = console or Console(), load(path)
+    console, study = console or Console(), load(path, overrides)
     if study.form != "offline":
         raise ConfigError("an online study", "an offline one: online trials share no work", "give another study")
     with tempfile.TemporaryDirectory() as folder:

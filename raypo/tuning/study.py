@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -80,16 +80,20 @@ class StudyConfig(Section):
     """Whose weights stay when the study ends: the winner's and the Pareto front's, or every trial's."""
 
 
-def load(path: str | Path) -> StudyConfig:
+def load(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """Read a study; a base that is a path becomes the mapping that it names.
 
+    Args:
+        path: YAML file with one mapping.
+        overrides: `key=value` strings, e.g. `base.policy.path=MODEL`; the value is YAML.
+
     Raises:
-        ConfigError: the file, the base or a key cannot be read.
+        ConfigError: the file, the base, an override or a key cannot be read.
     """
     tree = config.read_yaml(path)
     if isinstance(base := tree.get("base"), str):
         tree["base"] = config.read_yaml(Path(path).parent / base)
-    return build(tree)
+    return build(config.apply_overrides(tree, overrides))
 
 
 def build(tree: Mapping[str, Any]) -> StudyConfig:
