@@ -221,7 +221,7 @@ def report(
 ) -> None:
     """Write the page of a run or of a study again, from its folder."""
     if (folder / "study.json").exists():
-        from raypo.tuning.run import write_page
+        from raypo.tuning.telling import write_page
 
         page = write_page(folder)
     else:

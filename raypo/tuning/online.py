@@ -17,7 +17,8 @@ from raypo.config import RunConfig
 from raypo.errors import RunError
 from raypo.online.decisions import best_version, stop_reason
 from raypo.online.folder import RunFolder
-from raypo.online.run import Pace, run
+from raypo.online.pace import Pace
+from raypo.online.run import run
 from raypo.stages import tables
 
 POLL_S = 0.2

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from raypo.tuning.results import FIGURES, MORE, importances, rows_of, winner, write_tables
-from raypo.tuning.run import warnings_of
 from raypo.tuning.study import StudyConfig, build
+from raypo.tuning.telling import warnings_of
 from raypo.tuning.trial import worth
 
 

@@ -142,6 +142,22 @@ def test_given_rewards_train_and_the_studys_rewards_judge() -> None:
     assert evaluation_of(one, base).online.kl_bound == 5.0
 
 
+STUDIES = [
+    path
+    for path in sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml"))
+    if "space" in yaml.safe_load(path.read_text(encoding="utf-8"))
+]
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
+def test_every_shipped_study_has_a_space_that_can_be_searched(path: Path) -> None:
+    one = load(path, ["base.policy.path=p", "base.prompts.path=q"])
+    space.check(one)
+    assert base_of(one).policy.path == "p"
+    with pytest.raises(ConfigError, match="did you mean 'trials'"):
+        load(path, ["trals=3"])
+
+
 def test_a_base_beside_the_study_is_read(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE))
     given = {"base": "base.yaml", "space": {"objective.beta": [0.1]}, "trials": 1, "kl_bound": 1.0}
