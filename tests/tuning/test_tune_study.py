@@ -20,12 +20,13 @@ import yaml
 from hf_folders import make_model
 from ray.util import placement_group_table
 
-from raypo.errors import ConfigError, DataError
+from raypo.errors import ConfigError, DataError, ResourceError
 from raypo.stages import tables
 from raypo.training.tracking import read_metrics
 from raypo.tuning.online import STOPPED
 from raypo.tuning.results import winner
 from raypo.tuning.run import tune_study
+from raypo.tuning.search import concurrency
 from raypo.tuning.study import StudyConfig, build
 
 RATE = "training.learning_rate"
@@ -110,12 +111,33 @@ def test_asha_stops_a_slow_trial_before_its_next_step_and_frees_what_it_held(
     assert summary["best"][RATE] == 1e-2
     assert summary["best"]["gain_low"] > 0
     assert wait(nothing_is_left, 30.0)
-    # the engines sampled for each rung and for the start, and the reference read the sets once
-    folder = Path(given["output"], given["name"])
-    assert {path.name for path in (folder / "tables").iterdir() if path.name.startswith("reference")} == {
-        "reference-plain"
-    }
-    assert "<script" not in (folder / "study.html").read_text()
+    assert "<script" not in Path(given["output"], given["name"], "study.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_reference_reads_the_sets_once_and_a_trial_that_cannot_train_fails_alone(
+    place: Path, ray_cluster: None
+) -> None:
+    """Rewards are 0 or 1, so no set spans more than 100; the trials of either spread share what the reference said."""
+    spread = "scoring.min_reward_spread"
+    given = study_of(place, "spread", rungs=1, space={spread: [100.0, 0.0]}, concurrency=2)
+    summary = tune_study(build(given))
+    assert {row[spread]: row["state"] for row in summary["trials"]} == {100.0: "failed", 0.0: "finished"}
+    failed = next(row for row in summary["trials"] if row["state"] == "failed")
+    assert failed["error"].startswith("none of ")
+    assert failed["reward"] is None
+    assert summary["warnings"][0].startswith("1 of 2 trials failed: none of ")
+    names = sorted(path.name.split("-")[0] for path in Path(given["output"], "spread", "tables").iterdir())
+    assert names == ["plain", "plain", "reference"]
+
+
+def test_no_more_trials_at_once_than_the_cluster_holds(place: Path, ray_cluster: None) -> None:
+    """8 CPUs less 2 for Ray Data: six trials of 1, two of 3, none of 7."""
+    study = build(study_of(place, "many", concurrency=100))
+    assert concurrency(study, {"CPU": 1.0}) == 6
+    assert concurrency(study, {"CPU": 3.0, "GPU": 0.0}) == 2
+    with pytest.raises(ResourceError, match="7"):
+        concurrency(study, {"CPU": 7.0})
 
 
 @pytest.mark.slow
