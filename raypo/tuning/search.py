@@ -90,10 +90,10 @@ def concurrency(study: StudyConfig, per_trial: dict[str, float]) -> int:
     return min(study.concurrency, fits)
 
 
-def algorithm(study: StudyConfig) -> Searcher | SearchAlgorithm:
-    """What draws points."""
+def algorithm(study: StudyConfig, at_once: int) -> Searcher | SearchAlgorithm:
+    """What draws points; Tune bounds the trials at once of searchers alone, and not of its own generator."""
     if study.algorithm != "optuna":
-        return BasicVariantGenerator(random_state=study.seed)
+        return BasicVariantGenerator(max_concurrent=at_once, random_state=study.seed)
     return OptunaSearch(
         space=space.distributions(study.space),
         metric=["reward", "kl"],
@@ -143,10 +143,10 @@ def search(study: StudyConfig, root: str, rungs: int, per_trial: dict[str, float
             trainable,
             param_space=points,
             tune_config=tune.TuneConfig(
-                search_alg=algorithm(study),
+                search_alg=algorithm(study, at_once),
                 scheduler=scheduler(study, rungs),
                 num_samples=study.trials or 1,  # of a grid: once
-                max_concurrent_trials=at_once,
+                max_concurrent_trials=at_once if study.algorithm == "optuna" else None,
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
