@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from raypo.report.plots import COLOURS, axes
+from raypo.report.plots import COLOURS, axes, legend
 
 Rows = Sequence[dict[str, Any]]
 
@@ -24,21 +24,21 @@ def front(rows: Rows, start: float, kl_bound: float, best: int | None) -> Figure
     """Reward against KL, with the Pareto front and the bound."""
     figure, ax = axes(4.6, 3.4)
     known = measured(rows)
-    kinds = (("finished", COLOURS[0], "o"), ("stopped", "0.6", "x"))
+    kinds = (("finished", COLOURS[0], "o"), ("stopped", COLOURS[7], "x"))
     for state, colour, marker in kinds:
         part = [row for row in known if row["state"] == state]
         if part:
             ax.scatter([r["kl"] for r in part], [r["reward"] for r in part], c=colour, marker=marker, s=26, label=state)
     joined = sorted((row for row in known if row["front"]), key=lambda row: row["kl"])
     ax.step([r["kl"] for r in joined], [r["reward"] for r in joined], where="post", color=COLOURS[2], label="front")
-    ax.scatter([0.0], [start], marker="s", c="black", s=26, label="start")
+    ax.scatter([0.0], [start], marker="s", c="#000000", s=26, label="start")
     for row in known:
         if row["trial"] == best:
             ax.scatter([row["kl"]], [row["reward"]], s=130, facecolors="none", edgecolors=COLOURS[1], label="winner")
     ax.axvline(kl_bound, color="0.4", linestyle="--", linewidth=1)
     ax.set_xlabel("KL to the start, nats per response")
     ax.set_ylabel("held-out reward")
-    ax.legend(frameon=False, fontsize=7)
+    legend(ax)
     return figure
 
 
@@ -80,7 +80,6 @@ def parallel(rows: Rows, paths: Sequence[str], logarithmic: Sequence[str], best:
                 textcoords="offset points",
                 fontsize=7,
                 va="center",
-                bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
             )
     ax.set_xticks(range(len(keys)), [key.rpartition(".")[2].replace("_", "\n") for key in keys])
     ax.set_xlim(-0.1, len(keys) - 0.6)

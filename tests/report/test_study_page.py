@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-import shutil
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,33 +77,3 @@ def test_numbers_stand_where_they_are_and_choices_at_equal_distances() -> None:
     assert scale([1e-6, 1e-4, 1e-2], log=True)[0]["0.0001"] == pytest.approx(0.5)
     assert scale([0.0, 1.0, 4.0], log=False)[0]["1"] == 0.25
     assert scale(["x", None, "a"], log=False)[0] == {"None": 0.0, "a": 0.5, "x": 1.0}
-
-
-@pytest.mark.slow
-def test_the_table_sorts_in_a_browser(tmp_path: Path) -> None:
-    """The browser's own text export lists rows as they stand: by reward, and by trial, greatest last, once chosen."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser")
-    if browser is None:
-        pytest.skip("no chromium is installed")
-    page = render_study(RECORD)
-    place = columns(RECORD).index("trial")
-    chosen = page.replace(" checked>", ">").replace(f'id="up{place}"', f'id="up{place}" checked')
-    assert [shown(browser, text, tmp_path) for text in (page, chosen)] == [
-        ["2", "3", "1", "4"],
-        ["4", "3", "2", "1"][::-1],
-    ]
-
-
-def shown(browser: str, page: str, place: Path) -> list[str]:
-    """Numbers of the trials from top to bottom, as the browser laid them out."""
-    probe = """<script>addEventListener("load", () => { document.title = [...document.querySelectorAll("tbody tr")]
-      .sort((a, b) => a.getBoundingClientRect().top - b.getBoundingClientRect().top)
-      .map(row => row.cells[0].textContent).join(" "); });</script>"""
-    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page).replace("</body>", probe + "</body>")
-    (place / "page.html").write_text(text, encoding="utf-8")
-    options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={place / 'profile'}", "--dump-dom"]
-    command = [browser, *options, (place / "page.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    found = re.search(r"<title>([^<]*)</title>", done.stdout)
-    assert found is not None
-    return found[1].split()
