@@ -62,7 +62,8 @@ def parallel(rows: Rows, paths: Sequence[str], logarithmic: Sequence[str], best:
     low, high = (min(rewards), max(rewards)) if rewards else (0.0, 1.0)
     for row in sorted(known, key=lambda one: one["reward"]):
         heights = [scales[key][0][position] for key, position in ((k, label_of(row[k])) for k in keys)]
-        colour = colormaps["viridis"]((row["reward"] - low) / (high - low) if high > low else 0.5)
+        share = (row["reward"] - low) / (high - low) if high > low else 0.5
+        colour = colormaps["viridis"](0.25 + 0.6 * share)  # its ends are lost on a dark or a white page
         ax.plot(
             range(len(keys)),
             heights,
@@ -76,7 +77,7 @@ def parallel(rows: Rows, paths: Sequence[str], logarithmic: Sequence[str], best:
             ax.annotate(
                 text,
                 (number, height),
-                xytext=(4, 0),
+                xytext=(4, 5),
                 textcoords="offset points",
                 fontsize=7,
                 va="center",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
 from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
-from raypo.errors import ResourceError
+from raypo.errors import IntegrityError, ResourceError
 from raypo.stages.cluster import CPUS_PER_DATASET
 from raypo.tuning import space
 from raypo.tuning.study import StudyConfig
@@ -116,6 +117,22 @@ def scheduler(study: StudyConfig, rungs: int) -> TrialScheduler:
     )
 
 
+def restored(place: str, trainable: Any, points: dict[str, Any]) -> tune.Tuner:
+    """The search as Tune's record has it: finished trials stay, others go on.
+
+    Raises:
+        IntegrityError: the record cannot be read.
+    """
+    try:
+        return tune.Tuner.restore(place, trainable, resume_unfinished=True, resume_errored=True, param_space=points)
+    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, ValueError, OSError) as error:
+        raise IntegrityError(
+            f"{place} cannot be read: {error}",
+            "the record of this Ray's Tune",
+            "remove it: trials keep their own, and no point is trained twice",
+        ) from error
+
+
 def search(study: StudyConfig, root: str, rungs: int, per_trial: dict[str, float], at_once: int) -> list[str]:
     """Run all trials, or those that an earlier start of the same study left; returns the errors of failed ones.
 
@@ -137,7 +154,7 @@ def search(study: StudyConfig, root: str, rungs: int, per_trial: dict[str, float
     points = {} if study.algorithm == "optuna" else space.domains(study.space, grid=grid)
     place = str(Path(root, "tune"))
     if tune.Tuner.can_restore(place):
-        tuner = tune.Tuner.restore(place, trainable, resume_unfinished=True, resume_errored=True, param_space=points)
+        tuner = restored(place, trainable, points)
     else:
         tuner = tune.Tuner(
             trainable,

@@ -20,14 +20,15 @@ import yaml
 from hf_folders import make_model
 from ray.util import placement_group_table
 
-from raypo.errors import ConfigError, DataError, ResourceError
+from raypo.errors import ConfigError, DataError, IntegrityError, ResourceError
 from raypo.stages import tables
 from raypo.training.tracking import read_metrics
 from raypo.tuning.online import STOPPED
 from raypo.tuning.results import winner
 from raypo.tuning.run import tune_study
-from raypo.tuning.search import concurrency
+from raypo.tuning.search import concurrency, restored
 from raypo.tuning.study import StudyConfig, build
+from raypo.tuning.trial import Trial
 
 RATE = "training.learning_rate"
 STEPS = 6  # of a trial: 24 sets or so in steps of 8, twice
@@ -206,6 +207,12 @@ def same_weights_by_train(place: Path, best: Path, model: Path) -> None:
     assert done.returncode == 0, told
     trained = place / "runs/killed-best/checkpoints/version-0001/model/model.safetensors"
     assert trained.read_bytes() == (model / "model.safetensors").read_bytes()
+
+
+def test_a_torn_record_of_tune_is_told_with_what_to_do(tmp_path: Path, ray_cluster: None) -> None:
+    (tmp_path / "tuner.pkl").write_bytes(b"torn")
+    with pytest.raises(IntegrityError, match="trials keep their own"):
+        restored(str(tmp_path), Trial, {})
 
 
 def test_what_cannot_be_tuned_is_refused_before_anything_starts(place: Path) -> None:
