@@ -145,6 +145,8 @@ def search(study: StudyConfig, root: str, rungs: int, per_trial: dict[str, float
     """
     # a trial's folder says all that Tune's loggers would
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    # its handler would return half a study as if it were whole; Ctrl-C ends the driver, and the same command goes on
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer output prints tables of failed trials, however quiet it is to be
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", SNAPSHOT_S)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
