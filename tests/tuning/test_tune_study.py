@@ -31,7 +31,7 @@ from raypo.tuning.study import StudyConfig, build
 from raypo.tuning.trial import Trial
 
 RATE = "training.learning_rate"
-STEPS = 6  # of a trial: 24 sets or so in steps of 8, twice
+STEPS = 8  # of a trial: 25 to 32 of 40 sets train, in 4 steps of 8, twice
 
 
 @pytest.fixture(scope="module")
