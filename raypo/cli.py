@@ -33,13 +33,22 @@ ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. training.learning_rate=1e-6")
 ]
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="YAML file of a study.")]
+StudyOverrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. trials=16 base.policy.path=MODEL")
+]
+
+
+def find_modules(path: Path) -> None:
+    """Let reward functions be imported that lie beside a file, or in the working folder."""
+    for folder in (str(path.parent.absolute()), os.getcwd()):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
 
 
 def load(path: Path, overrides: list[str] | None) -> config.RunConfig:
     """Read a config; reward functions that lie beside it, or in the working folder, can then be imported."""
-    for folder in (str(path.parent.absolute()), os.getcwd()):
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
+    find_modules(path)
     return config.load(path, overrides or [])
 
 
@@ -94,6 +103,16 @@ def sample(
     from raypo.online.draw import sample_policy
 
     sample_policy(loaded, out, policy=policy, split=split)
+
+
+@app.command()
+def tune(path: StudyFile, overrides: StudyOverrides = None) -> None:
+    """Search over configs: many trials on shared tables and engines; the same command again continues."""
+    find_modules(path)
+    from raypo.tuning import run as study_run
+    from raypo.tuning import study
+
+    study_run.tune_study(study.load(path, overrides or []))
 
 
 @app.command()
@@ -207,11 +226,19 @@ def quickstart(
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]) -> None:
-    """Write a run's report.html again, from its folder."""
-    from raypo.online.summary import rewrite_report
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_OR_STUDY", help="Folder of a run or of a study.")],
+) -> None:
+    """Write the page of a run or of a study again, from its folder."""
+    if (folder / "study.json").exists():
+        from raypo.tuning.telling import write_page
 
-    Console().print(rewrite_report(folder), soft_wrap=True, highlight=False)
+        page = write_page(folder)
+    else:
+        from raypo.online.summary import rewrite_report
+
+        page = rewrite_report(folder)
+    Console().print(page, soft_wrap=True, highlight=False)
 
 
 bench = typer.Typer(help="Measure, print a table and write JSON.", no_args_is_help=True)
@@ -240,6 +267,19 @@ def bench_train(
     from raypo.bench import train as benchmark
 
     benchmark.bench_train(benchmark.Plan(responses, prompt, response, steps, threads, python, grid=grid), out)
+
+
+@bench.command("tune")
+def bench_tune(
+    path: StudyFile,
+    overrides: StudyOverrides = None,
+    out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("bench-tune.json"),
+    separate: Annotated[int | None, typer.Option(min=1, help="Separate runs to time. None: one a trial.")] = None,
+) -> None:
+    """Measure an offline study against as many separate runs of `raypo train` and `raypo evaluate`."""
+    from raypo.bench import tune as benchmark
+
+    benchmark.bench_tune(path, overrides or [], out, separate)
 
 
 @bench.command("sample")

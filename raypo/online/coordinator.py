@@ -26,6 +26,7 @@ from raypo.evaluation.inputs import describe_table
 from raypo.online.decisions import stop_reason
 from raypo.online.folder import RunFolder
 from raypo.online.metrics import Metrics
+from raypo.online.pace import Brake, Pace
 from raypo.stages import heldout, tables, verbs
 from raypo.stages.actors import Actors
 from raypo.training.worker import RoundTask, Stop
@@ -42,11 +43,15 @@ class Coordinator:
         config: of the run.
         actors: engines, reference scorers and reward models.
         policy_timeout_s: longest wait for a source policy that is still being written, seconds.
+        paced: whether a round waits for `pace` to allow it.
     """
 
-    def __init__(self, config: RunConfig, actors: Actors, policy_timeout_s: float = 0.0) -> None:
+    def __init__(
+        self, config: RunConfig, actors: Actors, policy_timeout_s: float = 0.0, *, paced: bool = False
+    ) -> None:
         self._config, self._actors, self._folder = config, actors, RunFolder(config)
         self._policy_timeout_s, self._metrics = policy_timeout_s, Metrics(config.name)
+        self._brake = Brake(on=paced)
         self._lock = threading.Lock()  # both ranks ask; the second finds the first one's tables
         self._events: list[dict[str, Any]] = []
         self._gauge: dict[str, Any] = {}
@@ -71,6 +76,10 @@ class Coordinator:
     def fail(self, message: str) -> None:
         """Let everyone who waits for the policy know that it will not come."""
         self._failure = message
+
+    def pace(self, pace: Pace) -> None:
+        """How far the run is let go from now on."""
+        self._brake.set(pace)
 
     def next(self, version: int) -> RoundTask | Stop:
         """Evaluate a version, and then either stop or hand out the round that starts from it.
@@ -108,7 +117,7 @@ class Coordinator:
     def _after(self, version: int) -> RoundTask | Stop:
         self._bring_up(version)
         self._evaluate(version)
-        if (reason := stop_reason(self._folder.history(), self._config.online)) is not None:
+        if reason := stop_reason(self._folder.history(), self._config.online) or self._brake.wait(version):
             tables.write_json(self._folder.path("stop.json"), {"reason": reason, "version": version})
             self._note("stop", reason, version=version)
             return Stop(reason)

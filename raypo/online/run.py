@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,7 @@ from raypo.errors import ConfigError, OutputError, RaypoError, RunError
 from raypo.models.load import check_folder, load_tokenizer
 from raypo.online.coordinator import Coordinator
 from raypo.online.folder import RunFolder, keeps_a_mirror
+from raypo.online.pace import Pace
 from raypo.online.progress import Terminal, console_of_choice
 from raypo.online.source import Tables
 from raypo.online.summary import keep_versions, lines, summarize, write
@@ -50,6 +52,7 @@ def run(
     policy_timeout_s: float = 0.0,
     policy_failure: Callable[[], str | None] | None = None,
     console: Console | None = None,
+    pace: Pace | None = None,
 ) -> dict[str, Any]:
     """Align a policy: rounds of sample, score, annotate, train, sync, evaluate. Returns the summary.
 
@@ -58,6 +61,7 @@ def run(
         policy_timeout_s: wait so long for a policy folder that is still being written (its tokenizer must be there).
         policy_failure: asked while waiting: a message when the policy will never come.
         console: where progress goes; standard output by default, as JSON where the environment asks for it.
+        pace: read while the run goes on. None: it goes on to its end.
 
     Raises:
         UserError: the input cannot be run; nothing was started.
@@ -76,7 +80,7 @@ def run(
     owned = cluster.start(config, search_path=cluster.search_path())
     try:
         cluster.check_resources(config)
-        starts = fit(config, folder, policy_timeout_s, policy_failure, console)
+        starts = fit(config, folder, policy_timeout_s, policy_failure, console, pace)
     finally:
         if owned:
             ray.shutdown()
@@ -205,6 +209,7 @@ def fit(
     policy_timeout_s: float,
     policy_failure: Callable[[], str | None] | None,
     console: Console,
+    pace: Pace | None = None,
 ) -> int:
     """Create the actors, run one `TorchTrainer.fit` over all rounds, and end the actors; returns the engine starts.
 
@@ -215,12 +220,16 @@ def fit(
     actors = create(config, *engine_setup(config))
     try:
         coordinator = (
-            ray.remote(Coordinator).options(**coordinator_options(config)).remote(config, actors, policy_timeout_s)
+            ray.remote(Coordinator)
+            .options(**coordinator_options(config))
+            .remote(config, actors, policy_timeout_s, paced=pace is not None)
         )
 
         def status(since: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
             if policy_failure is not None and (message := policy_failure()) is not None:
                 coordinator.fail.remote(message)
+            if pace is not None:
+                coordinator.pace.remote(replace(pace))
             return ray.get(coordinator.status.remote(since))
 
         # the first round is evaluated and sampled while the train workers start; they are given the same answer

@@ -27,7 +27,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from transformers import GenerationConfig
 
 from raypo.config import RunConfig
-from raypo.errors import RunError
+from raypo.errors import ConfigError, RunError
 from raypo.models.export import (
     adapter_weights,
     changed_fraction,
@@ -59,6 +59,8 @@ class RoundTask:
         progress_end: and after it.
         epochs: passes over the sets.
         seed: of the run; the order of sets depends on it, the round and the epoch alone.
+        rung: which of `rungs` equal parts of the round's steps this is; a part makes a weight version of its own.
+        rungs: parts. The steps of all of them together are those of the whole round.
     """
 
     round: int
@@ -67,6 +69,8 @@ class RoundTask:
     progress_end: float
     epochs: int
     seed: int
+    rung: int = 0
+    rungs: int = 1
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,21 @@ def train(setup: dict[str, Any]) -> None:
     learner.close()
 
 
+def rung_steps(total: int, rung: int, rungs: int) -> range:
+    """The steps of one part of a round, numbered from 0.
+
+    Raises:
+        ConfigError: a part would have none.
+    """
+    if total < rungs:
+        raise ConfigError(
+            f"{total} optimizer steps in {rungs} parts",
+            "at least a step in each",
+            "ask for fewer parts (rungs), or smaller steps (training.sets_per_step)",
+        )
+    return range(total * rung // rungs, total * (rung + 1) // rungs)
+
+
 class Learner:
     """The policy under training on this rank: model, optimizer, version and how far the job is."""
 
@@ -153,22 +172,22 @@ class Learner:
 
         Raises:
             RunError: the round has no set to train on.
+            ConfigError: fewer steps than the parts that it is to be cut into.
         """
         table = pa.concat_tables([pq.read_table(path) for path in task.tables])
         sets, training = training_sets(table, self._objective), self._config.training
         if not sets:
             raise RunError(f"round {task.round} has no trainable set", "at least one", "see its annotated table")
         starts = range(0, len(sets), training.sets_per_step)
-        total, done, metrics = task.epochs * len(starts), 0, {}
-        for epoch in range(task.epochs):
+        total, metrics = task.epochs * len(starts), {}
+        span = task.progress_end - task.progress_start
+        for number in rung_steps(total, task.rung, task.rungs):
+            epoch, place = divmod(number, len(starts))
             order = step_order(len(sets), seed=task.seed, round_index=task.round, epoch=epoch)
-            for start in starts:
-                span = task.progress_end - task.progress_start
-                part = [sets[i] for i in order[start : start + training.sets_per_step]]
-                # the middle of the step: neither the first nor the last step has rate 0
-                metrics = self._one_step(part, task.progress_start + span * (done + 0.5) / total)
-                done += 1
-                self._log(task.round, epoch, done, total, metrics)
+            part = [sets[i] for i in order[starts[place] : starts[place] + training.sets_per_step]]
+            # the middle of the step: neither the first nor the last step has rate 0
+            metrics = self._one_step(part, task.progress_start + span * (number + 0.5) / total)
+            self._log(task.round, epoch, number + 1, total, metrics)
         return metrics
 
     def _one_step(self, sets: list[TrainingSet], progress: float) -> dict[str, float]:
