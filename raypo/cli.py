@@ -232,6 +232,35 @@ def bench_train(
     benchmark.bench_train(benchmark.Plan(responses, prompt, response, steps, threads, python, grid=grid), out)
 
 
+@bench.command("sample")
+def bench_sample(
+    out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("bench-sample.json"),
+    prompts: Annotated[int, typer.Option(min=1, help="How many.")] = 64,
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 64,
+    responses: Annotated[int, typer.Option(min=1, help="K.")] = 8,
+    response: Annotated[int, typer.Option(min=1, help="Tokens of a response.")] = 64,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed calls per side.")] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="OpenMP threads of the engine.")] = 2,
+) -> None:
+    """Measure the sampling stage against vLLM alone, and a sync of new weights against an engine's start."""
+    from raypo.bench import sample as benchmark
+
+    benchmark.bench_sample(benchmark.SamplePlan(prompts, prompt, responses, response, repeats, threads), out)
+
+
+@bench.command("online")
+def bench_online(
+    path: ConfigFile,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("bench-online.json"),
+) -> None:
+    """Run a config aside, and say where the time of a round goes and what the loop itself takes."""
+    loaded = load(path, overrides)
+    from raypo.bench import online as benchmark
+
+    benchmark.bench_online(loaded, out)
+
+
 def _version(asked: bool) -> None:
     if asked:
         Console().print(f"raypo {__version__}", highlight=False)

@@ -35,13 +35,25 @@ class Tracker:
         if config.tracking.tensorboard:
             self._board = SummaryWriter(str(place / "tensorboard"), purge_step=step + 1 if step else None)
         self._mlflow = self._wandb = None
+        known = place / "trackers.json"  # a run that goes on is the same run there too
+        ids = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else {}
         if config.tracking.mlflow_uri:
             self._mlflow = optional("mlflow", "tracking.mlflow_uri")
             self._mlflow.set_tracking_uri(config.tracking.mlflow_uri)
-            self._mlflow.start_run(run_name=config.name)
+            started = self._mlflow.start_run(run_id=ids.get("mlflow"), run_name=config.name)
+            ids["mlflow"] = started.info.run_id
         if config.tracking.wandb_project:
             self._wandb = optional("wandb", "tracking.wandb_project")
-            self._wandb.init(project=config.tracking.wandb_project, name=config.name, dir=str(place))
+            started = self._wandb.init(
+                project=config.tracking.wandb_project,
+                name=config.name,
+                dir=str(place),
+                id=ids.get("wandb"),
+                resume="allow",
+            )
+            ids["wandb"] = started.id
+        if ids:
+            known.write_text(json.dumps(ids) + "\n", encoding="utf-8")
 
     def step(self, metrics: dict[str, Any]) -> None:
         """Write one step; `metrics` has an integer `step` and numbers."""
