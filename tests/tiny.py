@@ -41,7 +41,7 @@ from raypo.models.scorer import TokenScorer
 from raypo.models.shard import load_sharded
 from raypo.objective import AnyObjective, preset
 from raypo.objective.presets import hyperparameters
-from raypo.records import ANNOTATED
+from raypo.records import ANNOTATED, PROMPTS
 from raypo.training import checkpoint
 from raypo.training.against import Against, learns_masks
 from raypo.training.rounds import RoundTask, Stop
@@ -233,6 +233,15 @@ def annotated(count: int, *, responses: int, round_index: int) -> pa.Table:
             }
         )
     return pa.Table.from_pylist(rows, schema=ANNOTATED)
+
+
+def prompt_table(*ids: str) -> pa.Table:
+    """Rows of records.PROMPTS with the given ids."""
+    rows = [
+        {"prompt_id": i, "prompt": f"say {i}", "prompt_token_ids": [1, 2], "split": "train", "metadata": "{}"}
+        for i in ids
+    ]
+    return pa.Table.from_pylist(rows, schema=PROMPTS)
 
 
 class StoredTables:
