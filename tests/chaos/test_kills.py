@@ -69,10 +69,16 @@ def command(name: str) -> list[str]:
     return [sys.executable, "-m", "raypo.cli", "run", "run.yaml", f"name={name}"]
 
 
+def environment(place: Path) -> dict[str, str]:
+    """Of a driver and its workers: they find raypo and the reward."""
+    return {"PYTHONPATH": os.pathsep.join([os.getcwd(), str(place)]), "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
+
+
 def endured(place: Path, name: str, *plan: Kill) -> chaos.Record:
     """A run through a plan of kills; its folder is runs/name."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([os.getcwd(), str(place)]))
+        for key, value in environment(place).items():
+            patch.setenv(key, value)
         return chaos.endure(command(name), place / "runs" / name, plan, cwd=place, timeout_s=SECONDS)
 
 
@@ -149,8 +155,8 @@ def test_torn_outputs_are_made_again(whole: Path, place: Path) -> None:
 
 def endured_until(place: Path, name: str, sign: str) -> int:
     """A run that is killed when a sign is there, and not started again; returns the exit code."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.getcwd(), str(place)])}
-    with subprocess.Popen(command(name), cwd=place, env=environment, stdout=subprocess.DEVNULL) as driver:
+    given = os.environ | environment(place)
+    with subprocess.Popen(command(name), cwd=place, env=given, stdout=subprocess.DEVNULL) as driver:
         wait_for(place / "runs" / name / sign)
         driver.kill()
         return driver.wait()
@@ -177,12 +183,14 @@ RAYS_OWN = ("_AutoscalingCoordinatorActor", "_StatsActor", "PlacementGroupCleane
 
 
 @pytest.fixture
-def cluster() -> Iterator[Any]:
+def cluster(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A head with CPUs for Ray Data and for what must not move, and one node for the workers of the run."""
     import ray
     from ray.cluster_utils import Cluster
 
     ray.shutdown()
+    for name, value in environment(place).items():  # nodes hand theirs to the workers
+        monkeypatch.setenv(name, value)
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
     try:
         yield made
@@ -198,15 +206,11 @@ def test_a_killed_driver_leaves_nothing_on_the_cluster_and_a_node_that_goes_is_o
     import ray
 
     node = cluster.add_node(num_cpus=6)
-    environment = os.environ | {
-        "RAY_ADDRESS": cluster.address,
-        "PYTHONPATH": os.pathsep.join([os.getcwd(), str(place)]),
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    }
     run = place / "runs" / "node"
 
     def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(command("node"), cwd=place, env=environment, stdout=subprocess.DEVNULL)
+        joined = os.environ | {"RAY_ADDRESS": cluster.address}
+        return subprocess.Popen(command("node"), cwd=place, env=joined, stdout=subprocess.DEVNULL)
 
     with start() as driver:
         wait_for(run / "evaluations/version-0000" / tables.MANIFEST)
