@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raypo.config import RunConfig
-from raypo.errors import EngineError, RaypoError, RewardError, RunError
+from raypo.errors import EngineError, LostProcess, RaypoError, RewardError, RunError
 from raypo.evaluation.diagnostics import evaluate
 from raypo.evaluation.inputs import describe_table
 from raypo.online import committed
@@ -171,7 +171,14 @@ class Coordinator:
         self._gauge = {"stage": "engines start"}
         began = time.monotonic()
         self._metrics.engines(version, self._actors.engines.versions())
-        started = self._actors.engines.bring_up(self._folder.model(version), version)
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                started = self._actors.engines.bring_up(self._folder.model(version), version)
+                break
+            except LostProcess as error:
+                if attempt == ATTEMPTS:
+                    raise
+                self._note("retry", f"attempt {attempt} to start engines failed: {error.got}", version=version)
         self._metrics.engines(version, [version])
         if started:
             seconds = time.monotonic() - began

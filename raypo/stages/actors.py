@@ -19,7 +19,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from raypo.config import ModelReward, RunConfig
-from raypo.errors import EngineError, RaypoError, ResourceError
+from raypo.errors import EngineError, LostProcess, RaypoError, ResourceError
 from raypo.stages import cluster
 
 EMPTY = -1  # version of an actor that holds no weights
@@ -132,14 +132,15 @@ def get(reference: Any, timeout_s: float, what: str) -> Any:
 
     Raises:
         RaypoError: as raised in the actor or task.
-        EngineError: no answer in time, or the process died.
+        EngineError: no answer in time.
+        LostProcess: the process died.
     """
     try:
         return ray.get(reference, timeout=timeout_s)
     except GetTimeoutError as error:
         raise EngineError(f"no answer from {what} in {timeout_s:g} s", "an answer", "see the logs of Ray") from error
     except RayActorError as error:
-        raise EngineError(f"the process of {what} died: {error}", "a living process", "see the logs of Ray") from error
+        raise LostProcess(f"the process of {what} died: {error}", "a living process", "see the logs of Ray") from error
     except RayTaskError as error:
         raise unwrap(error) from error
 
@@ -175,6 +176,7 @@ class Engines:
 
         Raises:
             EngineError: an engine did not come up in time.
+            LostProcess: one died while it came up.
         """
         deadline = time.monotonic() + self._config.engine.start_timeout_s
         held = self.versions()
