@@ -46,6 +46,11 @@ def find_modules(path: Path) -> None:
             sys.path.insert(0, folder)
 
 
+AcceptPins = Annotated[
+    bool, typer.Option("--accept-pins", help="Continue although versions, world size, threads or types changed.")
+]
+
+
 def load(path: Path, overrides: list[str] | None) -> config.RunConfig:
     """Read a config; reward functions that lie beside it, or in the working folder, can then be imported."""
     find_modules(path)
@@ -69,23 +74,34 @@ def preflight(loaded: config.RunConfig, *, samples: bool = True) -> None:
 
 
 @app.command()
-def run(path: ConfigFile, overrides: Overrides = None) -> None:
+def run(
+    path: ConfigFile,
+    overrides: Overrides = None,
+    fork: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A new run that goes on from this one, with a changed config.")
+    ] = None,
+    accept_pins: AcceptPins = False,
+) -> None:
     """Align a policy online; the same command again continues where it stopped."""
     loaded = load(path, overrides)
     from raypo.online.run import run as align
 
     preflight(loaded)
-    align(loaded)
+    if fork is not None:
+        from raypo.online.fork import fork as forked
+
+        loaded = forked(loaded, fork)
+    align(loaded, accept_pins=accept_pins)
 
 
 @app.command()
-def train(path: ConfigFile, overrides: Overrides = None) -> None:
+def train(path: ConfigFile, overrides: Overrides = None, accept_pins: AcceptPins = False) -> None:
     """Train offline on sets that have responses and rewards: annotate once, then train."""
     loaded = load(path, overrides)
     from raypo.online.offline import train_offline
 
     preflight(loaded, samples=False)
-    train_offline(loaded)
+    train_offline(loaded, accept_pins=accept_pins)
 
 
 @app.command()

@@ -22,8 +22,9 @@ from raypo.config import FunctionReward, HttpReward, RunConfig
 from raypo.errors import DataError, RewardError
 from raypo.records import ANNOTATED, SAMPLED, SCORED, conform
 from raypo.scoring.rewards import Scorer, reward_spread, trainability
-from raypo.stages.actors import EMPTY, Actors, get, stream
+from raypo.stages.actors import EMPTY, Actors, get
 from raypo.stages.cluster import objective_of
+from raypo.stages.streaming import stream
 
 Progress = Callable[[pa.Table], None]
 Facts = dict[str, Any]
