@@ -1,0 +1,5 @@
+"""`python -m raypo.cli` is `raypo`."""
+
+from raypo.cli import main
+
+main()
