@@ -93,6 +93,7 @@ def sample(
     loaded = load(path, overrides)
     from raypo.online.draw import sample_policy
 
+    preflight(loaded, samples=False)  # it may have no rewards
     sample_policy(loaded, out, policy=policy, split=split)
 
 

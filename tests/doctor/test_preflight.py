@@ -121,7 +121,7 @@ def test_given_sets_are_shown_as_they_are_trained(doctor: Doctor, place: Path) -
 
 
 def test_data_of_which_much_is_dropped_is_a_warning(doctor: Doctor, place: Path) -> None:
-    """One of three sets has a prompt of 17 words, and 16 tokens are kept; of the prompts alone it is one of three too."""
+    """One of three prompts has 17 words, and at most 16 tokens are kept; as sets, and as prompts alone."""
     rows = [{"prompt": "w1 " * count, "responses": ["w3", "w4"], "rewards": [1.0, 0.5]} for count in (1, 2, 17)]
     (place / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     code, out = doctor("rewards=[]")
