@@ -33,13 +33,27 @@ ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. training.learning_rate=1e-6")
 ]
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="YAML file of a study.")]
+StudyOverrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. trials=16 base.policy.path=MODEL")
+]
+
+
+def find_modules(path: Path) -> None:
+    """Let reward functions be imported that lie beside a file, or in the working folder."""
+    for folder in (str(path.parent.absolute()), os.getcwd()):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+
+
+AcceptPins = Annotated[
+    bool, typer.Option("--accept-pins", help="Continue although versions, world size, threads or types changed.")
+]
 
 
 def load(path: Path, overrides: list[str] | None) -> config.RunConfig:
     """Read a config; reward functions that lie beside it, or in the working folder, can then be imported."""
-    for folder in (str(path.parent.absolute()), os.getcwd()):
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
+    find_modules(path)
     return config.load(path, overrides or [])
 
 
@@ -60,23 +74,34 @@ def preflight(loaded: config.RunConfig, *, samples: bool = True) -> None:
 
 
 @app.command()
-def run(path: ConfigFile, overrides: Overrides = None) -> None:
+def run(
+    path: ConfigFile,
+    overrides: Overrides = None,
+    fork: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A new run that goes on from this one, with a changed config.")
+    ] = None,
+    accept_pins: AcceptPins = False,
+) -> None:
     """Align a policy online; the same command again continues where it stopped."""
     loaded = load(path, overrides)
     from raypo.online.run import run as align
 
     preflight(loaded)
-    align(loaded)
+    if fork is not None:
+        from raypo.online.fork import fork as forked
+
+        loaded = forked(loaded, fork)
+    align(loaded, accept_pins=accept_pins)
 
 
 @app.command()
-def train(path: ConfigFile, overrides: Overrides = None) -> None:
+def train(path: ConfigFile, overrides: Overrides = None, accept_pins: AcceptPins = False) -> None:
     """Train offline on sets that have responses and rewards: annotate once, then train."""
     loaded = load(path, overrides)
     from raypo.online.offline import train_offline
 
     preflight(loaded, samples=False)
-    train_offline(loaded)
+    train_offline(loaded, accept_pins=accept_pins)
 
 
 @app.command()
@@ -95,6 +120,16 @@ def sample(
 
     preflight(loaded, samples=False)  # it may have no rewards
     sample_policy(loaded, out, policy=policy, split=split)
+
+
+@app.command()
+def tune(path: StudyFile, overrides: StudyOverrides = None) -> None:
+    """Search over configs: many trials on shared tables and engines; the same command again continues."""
+    find_modules(path)
+    from raypo.tuning import run as study_run
+    from raypo.tuning import study
+
+    study_run.tune_study(study.load(path, overrides or []))
 
 
 @app.command()
@@ -187,7 +222,8 @@ def presets(
     console = Console()
     for name, row in TABLE.items():
         told = presets_table.described(name, defaults)
-        taken = ", ".join(f"{key} ({defaults[key]:g})" for key in hyperparameters(name))
+        usual = defaults | dict(row.defaults)
+        taken = ", ".join(f"{key} ({usual[key]:g})" for key in hyperparameters(name))
         console.print(Text(name, style="bold"))
         lines = {"": row.meaning} | {key: told[key] for key in ("prior", "contrast", "link", "dispersion", "needs")}
         for title, text in (lines | {"takes": taken, "source": f"arXiv {row.paper}, {row.equation}"}).items():
@@ -207,11 +243,19 @@ def quickstart(
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]) -> None:
-    """Write a run's report.html again, from its folder."""
-    from raypo.online.summary import rewrite_report
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_OR_STUDY", help="Folder of a run or of a study.")],
+) -> None:
+    """Write the page of a run or of a study again, from its folder."""
+    if (folder / "study.json").exists():
+        from raypo.tuning.telling import write_page
 
-    Console().print(rewrite_report(folder), soft_wrap=True, highlight=False)
+        page = write_page(folder)
+    else:
+        from raypo.online.summary import rewrite_report
+
+        page = rewrite_report(folder)
+    Console().print(page, soft_wrap=True, highlight=False)
 
 
 bench = typer.Typer(help="Measure, print a table and write JSON.", no_args_is_help=True)
@@ -240,6 +284,19 @@ def bench_train(
     from raypo.bench import train as benchmark
 
     benchmark.bench_train(benchmark.Plan(responses, prompt, response, steps, threads, python, grid=grid), out)
+
+
+@bench.command("tune")
+def bench_tune(
+    path: StudyFile,
+    overrides: StudyOverrides = None,
+    out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("bench-tune.json"),
+    separate: Annotated[int | None, typer.Option(min=1, help="Separate runs to time. None: one a trial.")] = None,
+) -> None:
+    """Measure an offline study against as many separate runs of `raypo train` and `raypo evaluate`."""
+    from raypo.bench import tune as benchmark
+
+    benchmark.bench_tune(path, overrides or [], out, separate)
 
 
 @bench.command("sample")

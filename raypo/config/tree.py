@@ -183,6 +183,9 @@ class TrainingConfig(Section):
     """Optimizer steps between updates of a moving reference."""
     threads: Positive = 1
     """OpenMP threads per CPU process. 1 makes runs on CPU bitwise repeatable."""
+    checkpoint_steps: Positive | None = None
+    """Optimizer steps between checkpoints inside a round. None: a round that is killed is trained again from its start.
+    Either way it ends in the same weights; this saves the time."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Restarts of the worker group before the run fails."""
     start_timeout_s: Annotated[float, Field(gt=0)] = 600.0

@@ -28,8 +28,9 @@ from raypo.data.chat import load_prompts
 from raypo.data.sources import MESSAGES_KEY
 from raypo.errors import ConfigError, DataError, OutputError
 from raypo.models.load import check_folder, load_tokenizer
+from raypo.online.identity import flatten
 from raypo.online.progress import console_of_choice
-from raypo.online.run import check_sources, engine_setup, flatten
+from raypo.online.run import check_sources, engine_setup
 from raypo.stages import cluster, tables, verbs
 from raypo.stages.actors import Actors, create
 

@@ -1,6 +1,6 @@
 """The layout of a run's folder, and what can be read back from it.
 
-run.json                          config, its hash, seed, versions, template hash
+run.json                          config, its hash, versions, pins: what a resumed run must share
 prompts/                          records.PROMPTS
 rounds/round-0000/sampled|scored|annotated/
 rounds/round-0000/inputs.json     ties, skew and agreement of the round's rewards, histogram of its dispersion
@@ -71,13 +71,16 @@ class RunFolder:
             found.append(manifest.facts)
         return found
 
-    def history(self) -> list[Measured]:
-        """What the stop and keep rules need of every evaluated version."""
+    def history(self, until: int | None = None) -> list[Measured]:
+        """What the stop and keep rules need of every evaluated version, up to one where it is given.
+
+        Later versions than the newest checkpoint were evaluated when a torn checkpoint had to be made again.
+        """
         return [
             Measured(
                 facts["version"], facts["evaluation"]["reward"]["mean"], facts["evaluation"]["kl_per_response"]["mean"]
             )
-            for facts in self.evaluations()
+            for facts in self.evaluations()[: None if until is None else until + 1]
         ]
 
     def stage_facts(self) -> list[dict[str, dict[str, Any]]]:

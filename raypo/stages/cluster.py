@@ -19,7 +19,7 @@ from raypo.config import HYPERPARAMETER_DEFAULTS, ModelReward, RunConfig
 from raypo.errors import ConfigError, ResourceError
 from raypo.objective import AnyObjective
 from raypo.objective.overrides import CHOICES, override
-from raypo.objective.presets import hyperparameters, preset
+from raypo.objective.presets import hyperparameters, preset, row
 
 CPUS_PER_DATASET = 2
 JOIN_TIMEOUT_S = 10.0
@@ -103,14 +103,14 @@ def check_trainer(objective: AnyObjective, config: RunConfig) -> None:
 
 
 def hyperparameters_of(config: RunConfig) -> dict[str, float]:
-    """The preset's hyperparameters: as given, else the config's defaults.
+    """The preset's hyperparameters: as given, else the row's own defaults, else the config's.
 
     Raises:
         ConfigError: unknown preset.
     """
-    names = hyperparameters(config.objective.preset)
-    defaults = {key: HYPERPARAMETER_DEFAULTS[key] for key in names if key in HYPERPARAMETER_DEFAULTS}
-    return defaults | config.objective.hyperparameters
+    name = config.objective.preset
+    defaults = {key: HYPERPARAMETER_DEFAULTS[key] for key in hyperparameters(name) if key in HYPERPARAMETER_DEFAULTS}
+    return defaults | dict(row(name).defaults) | config.objective.hyperparameters
 
 
 def start(config: RunConfig, *, search_path: tuple[str, ...] = ()) -> bool:

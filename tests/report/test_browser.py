@@ -6,6 +6,7 @@ Chromium is driven over its debugging pipe, which needs no further package.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import os
@@ -18,8 +19,10 @@ from typing import Any
 import pytest
 from matplotlib import image
 from test_page import record
+from test_study_page import RECORD
 
 from raypo.report.page import render
+from raypo.report.study import columns, render_study
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
@@ -97,12 +100,17 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "mobile"), [(1280, False), (390, True)])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("kind", ["run", "study"])
 def test_a_page_fits_its_screen_and_the_readers_scheme(
-    browser: Browser, tmp_path: Path, width: int, mobile: bool, scheme: str
+    browser: Browser, tmp_path: Path, width: int, mobile: bool, scheme: str, kind: str
 ) -> None:
     """The corner pixel is the paper: white in light, darker than mid-grey in dark."""
     page = tmp_path / "report.html"
-    page.write_text(render(record("a long word " + "x" * 300), confidence=0.95, untrained=["other"]))
+    text = "a long word " + "x" * 300
+    run = render(record(text), confidence=0.95, untrained=["other"])
+    page.write_text(
+        run if kind == "run" else render_study(dataclasses.replace(RECORD, headline=[text], warnings=[text]))
+    )
     browser("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=mobile)
     browser("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     browser.open(page)
@@ -115,3 +123,23 @@ def test_a_page_fits_its_screen_and_the_readers_scheme(
     asked = [e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"]
     assert [url for url in asked if not url.startswith("file:")] == []
     assert [e for e in browser.events if e.get("method") == "Log.entryAdded"] == []
+
+
+@pytest.mark.slow
+def test_a_studys_table_sorts_without_a_script(browser: Browser, tmp_path: Path) -> None:
+    """By reward at first: trials 2, 3, 1 and then 4, which has none; by trial, greatest last, once that is chosen."""
+    page = tmp_path / "study.html"
+    page.write_text(render_study(RECORD))
+    browser.open(page)
+    rows = """[...document.querySelectorAll("tbody tr")]
+      .sort((a, b) => a.getBoundingClientRect().top - b.getBoundingClientRect().top)
+      .map(row => row.cells[0].textContent).join(" ")"""
+
+    def shown() -> str:
+        found: str = browser("Runtime.evaluate", expression=rows)["result"]["value"]
+        return found
+
+    assert shown() == "2 3 1 4"
+    arrow = f"label[for=up{columns(RECORD).index('trial')}]"
+    browser("Runtime.evaluate", expression=f"document.querySelector('{arrow}').click()")
+    assert shown() == "1 2 3 4"
