@@ -201,6 +201,7 @@ FIELDS: dict[str, tuple[str, str]] = {
     "training.reference_mixing": ("2", "training.reference_mixing = 2"),
     "training.reference_steps": ("0", "training.reference_steps = 0"),
     "training.threads": ("0", "training.threads = 0"),
+    "training.checkpoint_steps": ("0", "training.checkpoint_steps = 0"),
     "training.max_failures": ("-1", "training.max_failures = -1"),
     "training.start_timeout_s": ("0", "training.start_timeout_s = 0"),
     "online.rounds": ("0", "online.rounds = 0"),

@@ -19,8 +19,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from raypo import __version__, config
+from raypo.cli.arguments import AcceptPins, ConfigFile, Overrides, StudyFile, StudyOverrides, find_modules, load
 from raypo.cli.bench import bench
-from raypo.cli.given import AcceptPins, ConfigFile, Overrides, StudyFile, StudyOverrides, find_modules, load
 from raypo.errors import ConfigError, RaypoError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(bench, name="bench")
 
 
 def load_run(path: Path) -> config.RunConfig:
@@ -93,6 +94,7 @@ def sample(
     loaded = load(path, overrides)
     from raypo.online.draw import sample_policy
 
+    preflight(loaded, samples=False)  # it may have no rewards
     sample_policy(loaded, out, policy=policy, split=split)
 
 
@@ -232,9 +234,6 @@ def report(
     Console().print(page, soft_wrap=True, highlight=False)
 
 
-app.add_typer(bench, name="bench")
-
-
 def _version(asked: bool) -> None:
     if asked:
         Console().print(f"raypo {__version__}", highlight=False)
@@ -275,5 +274,3 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-
-

@@ -1,5 +1,6 @@
-"""`python -m raypo.cli` is `raypo`."""
+"""`python -m raypo.cli`."""
 
 from raypo.cli import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""`raypo bench`: the benchmarks' options; each runs in `raypo.bench`."""
+"""`raypo bench`: what is heavy is imported inside the commands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from raypo.cli.given import ConfigFile, Overrides, StudyFile, StudyOverrides, load
+from raypo.cli.arguments import ConfigFile, Overrides, StudyFile, StudyOverrides, load
 from raypo.errors import ConfigError
 
 bench = typer.Typer(help="Measure, print a table and write JSON.", no_args_is_help=True)

@@ -120,6 +120,16 @@ def test_given_sets_are_shown_as_they_are_trained(doctor: Doctor, place: Path) -
     assert "response 0 (2 tokens): w3</s>" in out
 
 
+def test_data_of_which_much_is_dropped_is_a_warning(doctor: Doctor, place: Path) -> None:
+    """One of three prompts has 17 words, and at most 16 tokens are kept; as sets, and as prompts alone."""
+    rows = [{"prompt": "w1 " * count, "responses": ["w3", "w4"], "rewards": [1.0, 0.5]} for count in (1, 2, 17)]
+    (place / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out = doctor("rewards=[]")
+    assert (code, "given sets warn" in out, "{'too_long': 1}" in out) == (0, True, True)
+    code, out = doctor()
+    assert (code, "prompts warn" in out, "dropped 1 too long" in out) == (0, True, True)
+
+
 def test_given_rewards_that_tell_nothing_apart_fail(doctor: Doctor, place: Path) -> None:
     row = {"prompt": "w1 w2", "responses": ["w3", "w4"], "rewards": [1.0, 1.0]}
     (place / "prompts.jsonl").write_text(json.dumps(row) + "\n")

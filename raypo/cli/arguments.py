@@ -1,4 +1,4 @@
-"""What several commands are given: files and overrides, and how a config is read from them."""
+"""What the commands share: their arguments, and configs with reward functions that can be imported."""
 
 from __future__ import annotations
 
