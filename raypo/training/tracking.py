@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -30,7 +31,7 @@ class Tracker:
         place = Path(run_dir)
         self._path = place / "metrics.jsonl"
         kept = [line for line in read_metrics(self._path) if line["step"] <= step]
-        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        replace_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._board = None
         if config.tracking.tensorboard:
             self._board = SummaryWriter(str(place / "tensorboard"), purge_step=step + 1 if step else None)
@@ -53,7 +54,7 @@ class Tracker:
             )
             ids["wandb"] = started.id
         if ids:
-            known.write_text(json.dumps(ids) + "\n", encoding="utf-8")
+            replace_text(known, json.dumps(ids) + "\n")
 
     def step(self, metrics: dict[str, Any]) -> None:
         """Write one step; `metrics` has an integer `step` and numbers."""
@@ -91,6 +92,13 @@ def optional(name: str, field: str) -> ModuleType:
         raise ConfigError(
             f"{field} is set and {name} is not installed", name, f"install {name}, or unset {field}"
         ) from error
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file that holds the old text or the new, whenever the process dies."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

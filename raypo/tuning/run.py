@@ -33,8 +33,9 @@ from raypo.data.chat import load_sets
 from raypo.errors import ConfigError, DataError, OutputError, RunError
 from raypo.models.load import load_tokenizer
 from raypo.online.folder import RunFolder
+from raypo.online.identity import flatten, versions
 from raypo.online.progress import console_of_choice
-from raypo.online.run import check_sources, coordinator_options, engine_setup, flatten, versions
+from raypo.online.run import check_sources, coordinator_options, engine_setup
 from raypo.stages import cluster, tables
 from raypo.stages.actors import create
 from raypo.tuning import search, space

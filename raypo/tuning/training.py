@@ -25,7 +25,8 @@ from raypo.online.offline import NoEngines
 from raypo.online.run import fit_workers
 from raypo.stages.cluster import objective_of
 from raypo.training import checkpoint
-from raypo.training.worker import Learner, RoundTask, Stop
+from raypo.training.rounds import RoundTask, Stop
+from raypo.training.worker import Learner
 
 POLL_S = 0.1
 

@@ -25,7 +25,7 @@ from raypo.config import RunConfig
 from raypo.errors import UserError
 from raypo.online.folder import RunFolder
 from raypo.stages import tables
-from raypo.training.worker import RoundTask
+from raypo.training.rounds import RoundTask
 from raypo.tuning.online import Online
 from raypo.tuning.shared import NAME, ask
 from raypo.tuning.space import point_of, trial_config

@@ -61,9 +61,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "sampling": {"temperature": 0.5, "max_response_tokens": 12, "stop_token_ids": [7]},
             "rewards": [
                 {"name": "ones", "path": "judges:ones"},
-                {"type": "http", "name": "brevity", "url": "http://host/score?key=secret", "weight": 0.0},
+                {"type": "http", "name": "brevity", "url": "http://host/score?team=secret", "weight": 0.0},
             ],
             "objective": {"preset": "w-mpo", "beta": 0.2},
+            "scoring": {"allowed_hosts": ["host"]},
         }
     )
     folder = RunFolder(config)

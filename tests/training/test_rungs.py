@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raypo.errors import ConfigError
-from raypo.training.worker import rung_steps
+from raypo.training.rounds import rung_steps
 
 
 @pytest.mark.parametrize(("total", "rungs"), [(1, 1), (7, 3), (8, 8), (100, 7)])
