@@ -56,6 +56,7 @@ class Coordinator:
         self._brake = Brake(on=paced)
         self._lock = threading.Lock()  # both ranks ask; the second finds the first one's tables
         self._events = Events(self._metrics)
+        self._events.gauge = {"stage": "actors start"}
         self._failure: str | None = None
         self._error: RaypoError | None = None
         self._answers: dict[int, RoundTask | Stop] = {}  # of the newest version; another rank asks the same
@@ -97,6 +98,7 @@ class Coordinator:
                 try:
                     self.ready()
                     self._answers = {version: self._after(version)}
+                    self._events.gauge = {"stage": "train workers"}  # which start, or take the round
                 except RaypoError as error:
                     # told by the driver: raised here it would only make Ray Train restart the workers and ask again
                     self._error = error
