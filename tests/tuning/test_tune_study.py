@@ -165,6 +165,7 @@ def raypo(*arguments: str) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 @pytest.mark.chaos
+@pytest.mark.timeout(1500)
 def test_a_killed_study_goes_on_and_its_winner_can_be_trained_again(place: Path) -> None:
     """Killed when one trial is over and the next has a rung: neither is repeated; `raypo train` repeats the winner."""
     given = study_of(place, "killed", scheduler="none", space={RATE: [1e-2, 3e-3, 1e-3]}, keep="all")
