@@ -83,7 +83,7 @@ def test_a_sound_config_passes_every_check(doctor: Doctor) -> None:
     assert code == 0
     assert "policy ok" in out
     assert "llama, 200 tokens, 256 positions" in out
-    assert "prompts.jsonl: dropped 0 too long, 0 empty; tokens 1 to 3, median 2" in out
+    assert "dropped 0 too long, 0 empty; tokens 1 to 3, median 2" in out
     assert "resources ok 5 of" in out
     assert "responses skipped none was sampled" in out
     assert "fail" not in out
