@@ -10,7 +10,8 @@
     |  `- ResourceError     asked of the cluster more than is free
     `- RunError             the run broke: exit code 1
        |- EngineError       an engine failed or did not answer
-       |  `- StaleEngine    an engine holds another weight version than the call names
+       |  |- StaleEngine    an engine holds another weight version than the call names
+       |  `- LostProcess    the process of an engine or scorer died; Ray starts another
        `- IntegrityError    a stored table or checkpoint is torn or is not what its manifest says
 
 All survive pickling, because Ray carries them between processes.
@@ -83,6 +84,10 @@ class EngineError(RunError):
 
 class StaleEngine(EngineError):
     """An engine holds another weight version than the call names."""
+
+
+class LostProcess(EngineError):
+    """The process of an engine or scorer died; Ray starts another, and what it was asked can be asked again."""
 
 
 class IntegrityError(RunError):

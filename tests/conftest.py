@@ -17,8 +17,12 @@ import pytest
 from hf_folders import make_model
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first: what fails fast is seen fast."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Fast tests first: what fails fast is seen fast. Chaos alone, when it is asked for."""
+    if "chaos" not in config.option.markexpr:
+        chaos = [item for item in items if item.get_closest_marker("chaos")]
+        items[:] = [item for item in items if item not in chaos]
+        config.hook.pytest_deselected(items=chaos)
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 

@@ -13,7 +13,11 @@ from raypo.errors import ConfigError
 from raypo.stages.cluster import Asked, objective_of
 
 LEAST = {"policy": {"path": "p"}, "prompts": {"path": "q"}}
-JOBS = sorted((Path(__file__).parents[1] / "jobs").glob("*.yaml"))
+JOBS = [
+    path
+    for path in sorted((Path(__file__).parents[1] / "jobs").glob("*.yaml"))
+    if "space" not in yaml.safe_load(path.read_text(encoding="utf-8"))  # studies: tests/tuning
+]
 GIVEN = ["policy.path=p", "prompts.path=q"]
 
 

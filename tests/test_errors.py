@@ -9,6 +9,7 @@ from raypo.errors import (
     DataError,
     EngineError,
     IntegrityError,
+    LostProcess,
     ModelError,
     OutputError,
     RaypoError,
@@ -34,7 +35,7 @@ def test_what_the_user_can_mend_ends_with_2(kind: type[RaypoError]) -> None:
     assert kind("x").exit_code == 2
 
 
-@pytest.mark.parametrize("kind", [RunError, EngineError, StaleEngine, IntegrityError])
+@pytest.mark.parametrize("kind", [RunError, EngineError, StaleEngine, LostProcess, IntegrityError])
 def test_what_broke_by_itself_ends_with_1(kind: type[RaypoError]) -> None:
     assert kind("x").exit_code == 1
 

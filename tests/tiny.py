@@ -41,13 +41,14 @@ from raypo.models.scorer import TokenScorer
 from raypo.models.shard import load_sharded
 from raypo.objective import AnyObjective, preset
 from raypo.objective.presets import hyperparameters
-from raypo.records import ANNOTATED
+from raypo.records import ANNOTATED, PROMPTS
 from raypo.training import checkpoint
 from raypo.training.against import Against, learns_masks
+from raypo.training.rounds import RoundTask, Stop
 from raypo.training.sets import TrainingSet
 from raypo.training.step import make_optimizer, train_step
 from raypo.training.terms import Means
-from raypo.training.worker import Learner, RoundTask, Stop
+from raypo.training.worker import Learner
 
 VOCABULARY = 64
 
@@ -234,6 +235,15 @@ def annotated(count: int, *, responses: int, round_index: int) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=ANNOTATED)
 
 
+def prompt_table(*ids: str) -> pa.Table:
+    """Rows of records.PROMPTS with the given ids."""
+    rows = [
+        {"prompt_id": i, "prompt": f"say {i}", "prompt_token_ids": [1, 2], "split": "train", "metadata": "{}"}
+        for i in ids
+    ]
+    return pa.Table.from_pylist(rows, schema=PROMPTS)
+
+
 class StoredTables:
     """A table source over rounds that were made beforehand; picklable."""
 
@@ -278,6 +288,50 @@ def learn(rank: int, world_size: int, config: RunConfig, run_dir: str, source: S
         metrics = learner.round(task)
         learner.save(task.progress_end, {"metrics": metrics})
     learner.close()
+    return found
+
+
+class Killed(Exception):
+    """Stands for a signal between two optimizer steps."""
+
+
+class MortalLearner(Learner):
+    """Dies when so many optimizer steps of the run are done."""
+
+    last_step = 10**9
+
+    def _one_step(self, *arguments: Any) -> dict[str, float]:
+        if self._step == self.last_step:
+            raise Killed
+        return super()._one_step(*arguments)
+
+
+def die_at(rank: int, config: RunConfig, run_dir: str, source: StoredTables, step: int) -> int:
+    """On one rank: train until a step of the run's; returns the step at which the round went on."""
+    learner = MortalLearner(config, step_objective(config.objective.preset), run_dir, source)
+    learner.last_step = step
+    took: list[int] = []
+    learner._log = lambda *_: took.append(learner._step)  # type: ignore[method-assign]
+    try:
+        learner.round(source.next(learner.version))
+    except Killed:
+        return took[0] if took else step
+    raise AssertionError(f"the round ended before step {step}")
+
+
+def learn_in_two_goes(
+    rank: int, world_size: int, configs: dict[str, RunConfig], source: StoredTables
+) -> dict[str, list[int]]:
+    """Each config once without a break; and again, dying after 3 steps of round 0 and after 1 step of round 1."""
+    found = {}
+    for name, config in configs.items():
+        whole, broken = f"{config.output}/{name}/whole", f"{config.output}/{name}/broken"
+        learn(rank, world_size, config, whole, source, 2)
+        began = [die_at(rank, config, broken, source, 3), die_at(rank, config, broken, source, 3)]
+        learn(rank, world_size, config, broken, source, 1)
+        began.append(die_at(rank, config, broken, source, 5))
+        learn(rank, world_size, config, broken, source, 2)
+        found[name] = began
     return found
 
 
@@ -346,6 +400,8 @@ def two_steps(
         curve = []
         for step in (1, 2):
             sets = annotated_by(folder, training_sets(6, responses=4, seed=step))
+            if objective.needs_labels:
+                sets = [replace(one, rewards=[float(k < 2) for k in range(len(one.rewards))]) for one in sets]
             means = Means(scorer, objective, config.training, 0, "cpu", against.reference)
             against.before(means, sets, rank, world_size)
             where = {"rank": rank, "world_size": world_size, "pad_token_id": 0, "progress": 0.5, "step": step}

@@ -3,7 +3,8 @@
     python -m raypo.bench.case FOLDER CASE
 
 FOLDER holds the model and sets.json; CASE is JSON: threads, packing, responses, preset, steps, learning_rate, beta,
-optimizer (false: forward and backward alone), gradients (a path or null). Prints one line of JSON: seconds of each step
+optimizer (false: forward and backward alone), at_once (responses of a set per pass, or null for all: what separate rows
+of a large set need to fit into memory), gradients (a path or null). Prints one line of JSON: seconds of each step
 after the first two, tokens of a step, peak_bytes.
 """
 
@@ -48,6 +49,13 @@ def training_set(scorer: TokenScorer, tokens: ResponseSet, case: dict[str, Any])
     return TrainingSet(tokens, reference, [-float(k) for k in range(count)], [True] * count, 1.0)
 
 
+def parts_of(one: TrainingSet, at_once: int | None) -> list[TrainingSet]:
+    """A set in parts of so many responses, none of one alone; the cost is that of its rows, whatever the loss says."""
+    count = len(one.rewards)
+    step = at_once or count
+    return [one.part(range(start, min(start + step, count))) for start in range(0, count, step)]
+
+
 def main(folder: str, case: dict[str, Any]) -> None:
     """Run one case."""
     torch.set_num_threads(case["threads"])
@@ -76,7 +84,8 @@ def main(folder: str, case: dict[str, Any]) -> None:
         if case["optimizer"]:
             train_step(scorer, optimizer, one, objective, config, progress=0.5, pad_token_id=0, step=step)
         else:
-            direct(means, one, alone)
+            for part in parts_of(one[0], case["at_once"]):
+                direct(means, [part], alone)
         seconds.append(time.perf_counter() - began)
         optimizer.zero_grad(set_to_none=True)
     tokens = sum(len(sets[0].prompt_token_ids) + len(ids) for ids in sets[0].response_token_ids)

@@ -24,6 +24,9 @@ from raypo.errors import RunError
 AGREE = 1e-4
 """Largest norm of a gradient's difference over its norm; fp32 sums in other orders give some 1e-6."""
 
+AT_ONCE = 8
+"""Separate rows of one pass: 64 of 1,088 tokens would take some 20 GB."""
+
 PEER = Path(__file__).with_name("trl_peer.py")
 VOCABULARY, HIDDEN, INTERMEDIATE, LAYERS, HEADS = 8192, 384, 1024, 6, 6
 SPECIAL = "<pad>", "<unk>", "<end>"
@@ -147,6 +150,7 @@ def own_case(plan: Plan, **changes: Any) -> dict[str, Any]:
         "learning_rate": 1e-7,
         "beta": 0.1,
         "optimizer": True,
+        "at_once": None,
         "gradients": None,
     }
     return given | changes
@@ -291,7 +295,14 @@ def sharing(plan: Plan) -> list[dict[str, Any]]:
                     min(
                         run_own(
                             Path(place),
-                            own_case(plan, responses=responses, packing=packing, optimizer=False, steps=5),
+                            own_case(
+                                plan,
+                                responses=responses,
+                                packing=packing,
+                                optimizer=False,
+                                at_once=AT_ONCE if packing == "none" else None,
+                                steps=5,
+                            ),
                         )["seconds"]
                     )
                     for packing in ("none", "shared")

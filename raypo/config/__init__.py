@@ -2,6 +2,7 @@
 
     tree      the sections and their fields; section, objective, rewards and judge belong to it
     refusals  combinations that mean nothing, each with its reason
+    addresses secrets and hosts that do not belong in a config
     load      one YAML file plus dotted overrides -> a tree, or every fault in one message
 
 Imports neither torch nor ray, so that a plan can be read anywhere. Defaults are the vetted setting; a field without a

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from raypo.config.addresses import masked
 from raypo.config.refusals import refuse_contradictions
 from raypo.config.rewards import FunctionReward, HttpReward, ModelReward
 from raypo.config.tree import RunConfig
@@ -91,7 +93,7 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
         try:
             value = parse_yaml(text)
         except yaml.YAMLError as error:
-            raise ConfigError(f"override {override!r}: not YAML: {error}", "key.subkey=value") from error
+            raise ConfigError(f"override {masked(override)!r}: not YAML: {error}", "key.subkey=value") from error
         _set(copied, key.split("."), value, override)
     return copied
 
@@ -104,7 +106,9 @@ def key_of(override: str) -> str:
     """
     key, separator, _ = override.partition("=")
     if not separator or not all(key.split(".")):
-        raise ConfigError(f"override {override!r}", "key.subkey=value", "write e.g. training.learning_rate=1e-6")
+        raise ConfigError(
+            f"override {masked(override)!r}", "key.subkey=value", "write e.g. training.learning_rate=1e-6"
+        )
     return key
 
 
@@ -113,9 +117,9 @@ def _set(node: Any, keys: list[str], value: Any, override: str) -> None:
         last = depth == len(keys) - 1
         index: Any = int(key) if isinstance(node, list) and key.isdigit() else key
         if isinstance(node, list) and not (isinstance(index, int) and index < len(node)):
-            raise ConfigError(f"override {override!r}: no item {key!r}", f"a number below {len(node)}")
+            raise ConfigError(f"override {masked(override)!r}: no item {key!r}", f"a number below {len(node)}")
         if not isinstance(node, (dict, list)):
-            raise ConfigError(f"override {override!r}: {'.'.join(keys[:depth])} is a value", "a section")
+            raise ConfigError(f"override {masked(override)!r}: {'.'.join(keys[:depth])} is a value", "a section")
         if last:
             node[index] = value
         else:
@@ -134,13 +138,49 @@ def build(tree: Mapping[str, Any]) -> RunConfig:
         config = RunConfig.model_validate(dict(tree))
     except ValidationError as error:
         lines = [_describe(fault) for fault in error.errors()]
-        raise ConfigError("\n  ".join(lines), remedy="see `raypo plan` and the docstrings of raypo/config") from error
+        raise ConfigError(
+            masked("\n  ".join(lines)), remedy="see `raypo plan` and the docstrings of raypo/config"
+        ) from error
     refuse_contradictions(config)
-    return config
+    return _anchored(config)
+
+
+def _anchored(config: RunConfig) -> RunConfig:
+    """The same tree with the paths of files and folders that exist made absolute.
+
+    Workers, and a later command that goes on with the run, stand in other folders: there a relative path would be
+    another one, or the name of a model on the hub.
+    """
+    prompts, policy = config.prompts, config.policy
+    rewards = [
+        one.model_copy(update={"path": _place(one.path)}) if isinstance(one, ModelReward) else one
+        for one in config.rewards
+    ]
+    changes = {
+        "output": os.path.expanduser(config.output),
+        "policy": policy.model_copy(
+            update={"path": _place(policy.path), "chat_template": _place(policy.chat_template)}
+        ),
+        "prompts": prompts.model_copy(
+            update={"path": _place(prompts.path), "heldout_path": _place(prompts.heldout_path)}
+        ),
+        "rewards": type(config.rewards)(rewards),
+    }
+    return config.model_copy(update=changes)
+
+
+def _place(path: str | None) -> str | None:
+    """A local path that exists, absolute; anything else as it is."""
+    if path is None:
+        return None
+    local = os.path.expanduser(path)
+    return os.path.abspath(local) if os.path.exists(local) else path
 
 
 def _describe(fault: Any) -> str:
-    location = [part for part in fault["loc"] if part not in REWARDS]
+    # rewards.0.http.url: the kind of a source is no key
+    kind = 2 if fault["loc"][:1] == ("rewards",) and len(fault["loc"]) > 2 else None
+    location = [part for place, part in enumerate(fault["loc"]) if place != kind]
     where = ".".join(map(str, location)) or "config"
     if fault["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(location[-1]), _known_keys(fault["loc"][:-1]), n=1, cutoff=0.4)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from raypo.config.addresses import refuse_addresses
 from raypo.config.rewards import HttpReward
 from raypo.config.tree import RunConfig
 from raypo.errors import ConfigError
@@ -48,7 +49,7 @@ def refuse_contradictions(config: RunConfig) -> None:
     Raises:
         ConfigError: naming the values, and why they cannot be meant together.
     """
-    for fault in (*_unread(config), *_contradictions(config)):
+    for fault in (*_unread(config), *_contradictions(config), *refuse_addresses(config)):
         raise fault
 
 
@@ -198,7 +199,7 @@ def _output(config: RunConfig) -> Iterator[ConfigError]:
         yield ConfigError(
             f"output = {config.output}",
             "a folder: tables could lie in an object store, but checkpoints cannot, and would stay on one node",
-            "mount shared storage (NFS, EFS, Filestore) on every node and name its folder",
+            "name a folder that every node sees, and keep a copy in the object store: mirror=s3://...",
         )
 
 

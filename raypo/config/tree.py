@@ -131,6 +131,8 @@ class ScoringConfig(Section):
     """Sets whose rewards span this much or less are ties: they never train. In units of the raw training reward."""
     max_failed_fraction: Fraction = 0.2
     """More unscorable responses than this in one round end the run: the reward is broken."""
+    allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
+    """Hosts of reward servers and judges: prompts and responses are sent to no other. `*.example.com`: all below it."""
 
 
 class DispersionConfig(Section):
@@ -181,6 +183,9 @@ class TrainingConfig(Section):
     """Optimizer steps between updates of a moving reference."""
     threads: Positive = 1
     """OpenMP threads per CPU process. 1 makes runs on CPU bitwise repeatable."""
+    checkpoint_steps: Positive | None = None
+    """Optimizer steps between checkpoints inside a round. None: a round that is killed is trained again from its start.
+    Either way it ends in the same weights; this saves the time."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Restarts of the worker group before the run fails."""
     start_timeout_s: Annotated[float, Field(gt=0)] = 600.0
@@ -275,6 +280,9 @@ class RunConfig(Section):
     """Name of the run: its folder under `output`. The same name continues where it stopped."""
     output: str = "runs"
     """Folder under which the run's folder is made; with several nodes one that all of them see, e.g. NFS."""
+    mirror: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://.")] | None = None
+    """URI (s3://, gs://) below which the run's folder is kept a second time, as it grows, and from which it is fetched
+    where `output` does not have it. None: kept in `output` alone."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of everything random in the run."""
     policy: PolicyConfig

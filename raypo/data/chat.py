@@ -117,7 +117,7 @@ def load_prompts(config: PromptsConfig, tokenizer: PreTrainedTokenizerBase) -> t
 
 
 def load_sets(
-    config: PromptsConfig, tokenizer: PreTrainedTokenizerBase, *, max_response_tokens: int
+    config: PromptsConfig, tokenizer: PreTrainedTokenizerBase, *, max_response_tokens: int, lone: bool = False
 ) -> tuple[pa.Table, dict[str, Any]]:
     """Read, split and render offline sets: prompts with responses and rewards that are there already.
 
@@ -127,6 +127,7 @@ def load_sets(
         config: where they are, their layout, and how they are split.
         tokenizer: of the policy.
         max_response_tokens: longer responses leave their set.
+        lone: one response is enough; see `sets.read_sets`.
 
     Returns:
         as `render_sets`; facts as of `load_prompts`, with the reasons of `sets.read_sets` among those for which sets
@@ -137,8 +138,10 @@ def load_sets(
     Raises:
         DataError: they cannot be read, or no set is left to train on.
     """
-    raw, facts = read_sets(config)
-    sources = [(raw, facts)] if config.heldout_path is None else [(raw, facts), read_sets(config, config.heldout_path)]
+    sources = [read_sets(config, lone=lone)]
+    if config.heldout_path is not None:
+        sources.append(read_sets(config, config.heldout_path, lone=lone))
+    raw = sources[0][0]
     dropped: Counter[str] = Counter()
     formats: Counter[str] = Counter()
     for _, one in sources:
@@ -154,6 +157,7 @@ def load_sets(
         max_prompt_tokens=config.max_prompt_tokens,
         max_response_tokens=max_response_tokens,
         arguments=config.template_arguments,
+        lone=lone,
     )
     dropped.update(more)
     sides = Counter(table["split"].to_pylist())
@@ -191,6 +195,7 @@ def render_sets(
     max_prompt_tokens: int,
     max_response_tokens: int,
     arguments: Mapping[str, Any] = NO_ARGUMENTS,
+    lone: bool = False,
 ) -> tuple[pa.Table, dict[str, int], dict[str, int]]:
     """Render offline sets; responses are encoded once, as what follows their prompt, with the token that ends them.
 
@@ -199,8 +204,9 @@ def render_sets(
         tokenizer: of the policy.
         max_prompt_tokens: sets with longer prompts are dropped.
         max_response_tokens: longer responses leave their set, the token that ends them counted: their rewards judge the
-            whole of them, so they cannot be cut. A set that is left with fewer than two is dropped.
+            whole of them, so they cannot be cut. A set that is left with fewer than two (or none) is dropped.
         arguments: of the chat template.
+        lone: one response is enough.
 
     Returns:
         rows of records.SAMPLED with the columns `rewards` (as given) and `split`; sets dropped by reason: "too_long",
@@ -225,7 +231,7 @@ def render_sets(
         ids = _answers(tokenizer, prompt, row, arguments, answers)
         fits = [k for k, one in enumerate(ids) if len(one) <= max_response_tokens]
         answers["too_long"] += len(ids) - len(fits)
-        if len(fits) < 2:
+        if len(fits) < (1 if lone else 2):
             dropped[TOO_FEW] += 1
             continue
         given = {name: [row[name][k] for k in fits] for name in ("responses", "rewards")}

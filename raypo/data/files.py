@@ -124,7 +124,9 @@ def _file_rows(filesystem: pafs.FileSystem, file: str) -> Iterator[Row]:
     name = os.path.basename(file)
     try:
         if file.endswith(".parquet"):
-            yield from _numbered(name, pq.read_table(file, filesystem=filesystem).to_pylist())
+            table = pq.read_table(file, filesystem=filesystem)
+            refuse_objects(table.schema, name)
+            yield from _numbered(name, table.to_pylist())
         elif file.endswith((".json", ".json.gz")):
             with filesystem.open_input_stream(file) as stream:
                 yield from _json_rows(name, stream.read())
@@ -139,6 +141,28 @@ def _file_rows(filesystem: pafs.FileSystem, file: str) -> Iterator[Row]:
         raise DataError(
             f"{file} cannot be read: {error}", "a whole, readable file", "check or copy it again"
         ) from error
+
+
+def refuse_objects(schema: pa.Schema, name: str) -> None:
+    """Refuse columns of types that are not Arrow's own: reading a cell of Ray's runs whatever was pickled into it.
+
+    Args:
+        schema: of a table.
+        name: of its file.
+
+    Raises:
+        DataError: naming the column and its type.
+    """
+    waiting = [(field.name, field.type) for field in schema]
+    while waiting:
+        column, kind = waiting.pop()
+        if isinstance(kind, pa.BaseExtensionType) and not kind.extension_name.startswith("arrow."):
+            raise DataError(
+                f"{name}: column {column!r} is of type {kind.extension_name}",
+                "plain Arrow types: others may run code when they are read",
+                "write the column as text, numbers, lists or structs, or leave it out",
+            )
+        waiting += [(column, kind.field(index).type) for index in range(kind.num_fields)]
 
 
 def _numbered(name: str, values: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
@@ -201,4 +225,5 @@ def _hub_rows(config: PromptsConfig, path: str, *, on_disk: bool) -> Iterator[Ro
             "a file, a folder, or a dataset that can be reached and has the split",
             "check prompts.path, prompts.subset and prompts.split, and the network",
         ) from error
+    refuse_objects(dataset.data.schema, path)
     return _numbered(f"{path} [{config.split}]", dataset)

@@ -216,10 +216,18 @@ def encode_responses(
 
 
 def _behind(whole: str, prompt: str, response: str) -> str | None:
-    """What a render has behind prompt and response; None where it does not begin with them."""
+    """What a render has behind prompt and response; None where it does not begin with them.
+
+    A template may strip the space around an answer, or put space of its own before it, as Llama 2's does: that space is
+    then part of what is trained, because the template's users see it.
+    """
+    if not whole.startswith(prompt):
+        return None
+    rest = whole[len(prompt) :]
     for answer in (response, response.strip()):
-        if whole.startswith(prompt + answer):
-            return whole[len(prompt) + len(answer) :]
+        for start in (rest, rest.lstrip()):
+            if start.startswith(answer):
+                return start[len(answer) :]
     return None
 
 

@@ -1,8 +1,9 @@
 """Offline sets in: prompts with responses and rewards that somebody already has, in any layout of `formats.table`.
 
 What cannot contrast is dropped and counted here: responses that repeat another of their set, sets that repeat another,
-sets of one response, prompts whose labels are all the same. Sets whose rewards are equal otherwise stay: a run may have
-reward sources of its own, and ties are found and counted where rewards are annotated.
+and, unless the objective compares with an anchor, sets of one response and prompts whose labels are all the same. Sets
+whose rewards are equal otherwise stay: a run may have reward sources of its own, and ties are found and counted where
+rewards are annotated.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ RAW_SETS = pa.schema(
 TOO_FEW, ONE_LABEL, REPEATED = "too_few_responses", "one_label", "duplicate_responses"
 
 
-def read_sets(config: PromptsConfig, path: str | None = None) -> tuple[pa.Table, dict[str, Any]]:
+def read_sets(config: PromptsConfig, path: str | None = None, *, lone: bool = False) -> tuple[pa.Table, dict[str, Any]]:
     """Sets as they were given, in source order, repeated sets included.
 
     Rows with one judged response make up one set per prompt, where its first row stands and with its metadata.
@@ -41,9 +42,10 @@ def read_sets(config: PromptsConfig, path: str | None = None) -> tuple[pa.Table,
     Args:
         config: layout, columns, keys and limit.
         path: read this instead of `config.path`, without limit.
+        lone: one response is enough, and labels may all be the same: the objective compares with an anchor (KTO).
 
     Returns:
-        rows of RAW_SETS, each with at least two responses; facts: `rows` of the source, `formats` name to rows,
+        rows of RAW_SETS, each with at least two responses, or one; facts: `rows` of the source, `formats` name to rows,
         `dropped` sets by reason ("too_few_responses", "one_label", and those of `formats.turns`),
         `duplicate_responses` that left their set, of which the first is kept.
 
@@ -67,9 +69,9 @@ def read_sets(config: PromptsConfig, path: str | None = None) -> tuple[pa.Table,
     for row, given in _gathered(read):
         texts, rewards = _distinct(given)
         repeated += len(given.texts) - len(texts)
-        if len(texts) < 2:
+        if len(texts) < (1 if lone else 2):
             dropped[TOO_FEW] += 1
-        elif given.labelled and len(set(rewards)) == 1:
+        elif given.labelled and len(set(rewards)) == 1 and not lone:
             dropped[ONE_LABEL] += 1
         else:
             kept.append(_raw(row, given, texts, rewards))
@@ -84,7 +86,8 @@ def _nothing(rows: list[Row], facts: dict[str, Any]) -> DataError:
         f"no set of two responses in {len(rows)} rows, the first of which is {rows[0].place}; read as "
         f"{facts['formats']}, dropped: {facts['dropped']}, {REPEATED}: {facts[REPEATED]}",
         "at least two different responses per prompt: a set of one has no preference in it",
-        "put all responses to a prompt into one row, as a list; or say what the layout is: prompts.sets_format=...",
+        "put all responses to a prompt into one row, as a list; say what the layout is: prompts.sets_format=...; or "
+        "take objective.preset=kto, which trains from one labelled response",
     )
 
 

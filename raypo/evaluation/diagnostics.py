@@ -28,6 +28,7 @@ from raypo.evaluation.statistics import (
     ratio_interval,
 )
 from raypo.evaluation.winrate import win_shares
+from raypo.objective import presets
 
 HACKED_CORRELATION = 0.5
 COLLAPSED = 0.7
@@ -183,7 +184,8 @@ def where_probability_went(
     rewards: list[list[float | None]], moved: pa.Table, config: RunConfig, interval: Any
 ) -> dict[str, Any]:
     """The fields of an evaluation that tell of the initial policy's own responses."""
-    beta = config.objective.hyperparameters.get("beta", HYPERPARAMETER_DEFAULTS["beta"])
+    usual = HYPERPARAMETER_DEFAULTS | dict(presets.row(config.objective.preset).defaults)
+    beta = config.objective.hyperparameters.get("beta", usual["beta"])
     found = likelihoods(
         rewards, moved["policy_logps"].to_pylist(), moved["reference_logps"].to_pylist(), beta=float(beta)
     )

@@ -5,7 +5,8 @@
     contrast     which responses are compared with which
     link         from a margin to a loss
 
-`prior`, `contrast` and `link` beside this module hold the functions that these values name. What the four choices
+`prior`, `contrast` and `link` beside this module hold the functions that these values name; `domains` holds what each
+number and name may be, `refusals` which combinations mean nothing.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class LinearPrior:
     def __str__(self) -> str:
         """The formula, without the terms that are zero."""
         difference = " - ".join(_times(weight, name) for weight, name in ((self.a, "lp"), (self.b, "lr")) if weight)
-        text = f"({difference})/|y|" if self.eta else difference
+        both = self.a and self.b
+        text = (f"({difference})/|y|" if both else f"{difference}/|y|") if self.eta else difference
         text += f" + {self.rho:g}|y|" if self.rho else ""
         return text + (f" - {self.h:g}[preferred]" if self.h else "")
 

@@ -93,6 +93,11 @@ class Objective:
         return self.contrast.deviation != "none" or self.contrast.reward_offset != "none"
 
     @property
+    def needs_labels(self) -> bool:
+        """Whether rewards are labels, 1 and 0 alone; one response is then enough to train."""
+        return self.contrast.lone
+
+    @property
     def couples_sets(self) -> bool:
         """Whether the loss of a set depends on the other sets of the step."""
         return False
@@ -131,6 +136,7 @@ class Outside:
     needs: ClassVar[Needs] = "sums"
     dispersion: ClassVar[Dispersion] = "none"
     needs_psi: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False
     reference: ClassVar[Literal["frozen", "moving"]] = "frozen"
 
     def __post_init__(self) -> None:
@@ -205,6 +211,11 @@ class Mixture:
     def needs_scalar_rewards(self) -> bool:
         """Whether any part does."""
         return any(part.needs_scalar_rewards for _, part in self.parts)
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether any part does."""
+        return any(part.needs_labels for _, part in self.parts)
 
     @property
     def couples_sets(self) -> bool:

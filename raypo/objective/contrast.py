@@ -68,12 +68,12 @@ def lambda_pairs(given: Given) -> Pairs:
 
     w = |G_i - G_j| |1/D(rank_i) - 1/D(rank_j)|, G = 2^r - 1, D(rank) = log2(1 + rank), ranks by current scores. Not
     normalised: the size of the weights is the method's. Rewards should be of order 1 (LiPO's are in [0, 1]); they
-    count from the set's lowest, which scales all of a set's weights by one factor.
+    count from the set's lowest, which scales all of a set's weights by one factor, and above 60 as 60: 2^60 is finite.
     """
     winner, loser, valid = _ordered_pairs(given)
     scores = torch.where(given.mask, given.scores, torch.full_like(given.scores, -torch.inf))
     rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1) + 1
-    gain = torch.exp2(given.rewards) - 1
+    gain = torch.exp2(given.rewards.clamp_max(60)) - 1
     discount = 1 / torch.log2(1 + rank.to(given.rewards.dtype))
     weights = (gain.gather(1, winner) - gain.gather(1, loser)).abs()
     weights = weights * (discount.gather(1, winner) - discount.gather(1, loser)).abs()
@@ -197,8 +197,8 @@ def anchored_all(given: Given, *, temperature: float) -> Pairs:
 def labelled(given: Given, *, desirable_weight: float, undesirable_weight: float) -> Pairs:
     """Each desirable response against the anchor and the anchor against each other one; one response is enough.
 
-    KTO (arXiv 2402.01306). Desirable is a reward above 1/2 as it was given: labels are 1 and 0. Weights are the given
-    ones / (number of responses).
+    KTO (arXiv 2402.01306). Desirable is the label 1, as it was given; others than 1 and 0 are refused. Weights are the
+    given ones / (number of responses).
     """
     size = given.rewards.shape[1]
     index = torch.arange(size, device=given.rewards.device).expand_as(given.rewards)
@@ -206,7 +206,8 @@ def labelled(given: Given, *, desirable_weight: float, undesirable_weight: float
     good = given.mask & (given.rewards > 0.5)
     bad = given.mask & ~good
     count = given.mask.sum(1, keepdim=True).clamp_min(1)
-    weights = torch.cat([desirable_weight * good, undesirable_weight * bad], 1).to(given.rewards.dtype) / count
+    kind = given.rewards.dtype
+    weights = torch.cat([desirable_weight * good.to(kind), undesirable_weight * bad.to(kind)], 1) / count
     return Pairs(torch.cat([index, anchor], 1), torch.cat([anchor, index], 1), weights, good, bad)
 
 

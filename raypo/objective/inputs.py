@@ -57,7 +57,8 @@ def check(
 
     Raises:
         ConfigError: psi, reference_logps or a declared term is missing.
-        DataError: shapes differ, or ordinal rewards for an objective that needs scalars.
+        DataError: shapes differ, psi is not above 0, or rewards are not of the objective's kind: ordinal ones where it
+            needs scalars, others than 1 and 0 where it needs labels.
     """
     name = objective.name
     _check_shapes(
@@ -75,8 +76,12 @@ def check(
     missing = [term for term in objective.terms if term not in terms]
     if missing:
         raise ConfigError(f"{name}: terms without {', '.join(missing)}", f"terms {', '.join(objective.terms)}")
+    if psi is not None and not bool((psi > 0).all()):
+        raise DataError(f"{name}: psi with an entry that is not above 0", "psi = -c ln d > 0, one of each set")
     if objective.needs_scalar_rewards:
         _check_scalar(name, rewards, mask)
+    if objective.needs_labels:
+        _check_labels(name, rewards, mask)
 
 
 def _check_shapes(name: str, policy: Tensor, psi: Tensor | None, given: Mapping[str, Tensor | None]) -> None:
@@ -101,4 +106,15 @@ def _check_scalar(name: str, rewards: Tensor, mask: Tensor) -> None:
             "scalar rewards: deviations from the mean weigh responses by how much better they are, "
             "which ordinal labels do not say",
             "use preset mpo or dpo, or give scores",
+        )
+
+
+def _check_labels(name: str, rewards: Tensor, mask: Tensor) -> None:
+    known = mask & torch.isfinite(rewards)
+    other = rewards[known & (rewards != 0) & (rewards != 1)]
+    if len(other):
+        raise DataError(
+            f"{name}: a reward of {float(other[0]):g}",
+            "labels: 1 for a desirable response, 0 for an undesirable one",
+            "give labels with scoring.reward_scale=none, or take an objective of scores",
         )

@@ -69,22 +69,26 @@ def set_loss(
         policy_logps: [B, K] log-prob sums under the policy, with gradient, nats.
         reference_logps: [B, K] under the reference; None only when the objective needs none.
         lengths: [B, K] int, response tokens.
-        rewards: [B, K]; only their order matters unless the objective needs scalars.
+        rewards: [B, K]. Only their order matters to most objectives. Their size matters where the objective needs
+            scalars (deviations, ODPO's offsets, PRO), and as well, with labels 1 and 0 taken as numbers, in `infonca`,
+            `nca`, `exo-rewards`, `lipo` and `ampo-opt-select`. A contrast of labels (KTO) takes 1 and 0 alone.
         mask: [B, K] bool, False where there is no such response.
         psi: [B] dispersion scale; None is 1 on the score and an error for the phi-link.
         terms: named [B, K] extras that the objective declares (`objective.terms`); "embeddings" is [B, K, D].
 
     Raises:
         ConfigError: psi, reference_logps or a declared term is missing.
-        DataError: shapes differ; or every reward is 0 or 1 and the objective needs scalars.
+        DataError: shapes differ; psi is not above 0; every reward is 0 or 1 and the objective needs scalars, or one is
+            neither and it needs labels.
     """
     given = terms or {}
     check(objective, policy_logps, reference_logps, lengths, rewards, mask, psi, given)
     policy = upcast(policy_logps)
     mask = mask & torch.isfinite(rewards)
-    rewards = _clean(rewards.detach().to(policy.dtype), mask)
-    labels = rewards  # as they are: 1 and 0 mean something to a contrast of labels
-    rewards = _clean(rewards - _lowest(rewards, mask), mask)
+    rewards = _clean(upcast(rewards.detach()), mask)
+    labels = rewards.to(policy.dtype)  # as they are: 1 and 0 mean something to a contrast of labels
+    # counted from the lowest before the cast, which would make equals of large rewards that differ by little
+    rewards = _clean(rewards - _lowest(rewards, mask), mask).to(policy.dtype)
     reference = torch.zeros_like(policy) if reference_logps is None else reference_logps.detach().to(policy.dtype)
     inputs = Inputs(
         policy=_clean(policy, mask),

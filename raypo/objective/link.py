@@ -94,11 +94,10 @@ def discopop(z: Tensor, psi: Tensor | None, target: Tensor | None, *, temperatur
 def phi(z: Tensor, psi: Tensor | None, target: Tensor | None) -> Tensor:
     """-log g_phi(z), phi = exp(-psi): the pair probability of a Mallows model under Kendall's tau.
 
-    g_phi(s) = (s+1)/(1 - phi^(s+1)) - s/(1 - phi^s) for s > 0, and 1 - g_phi(-s) for s < 0 (arXiv 2405.14953). It
-    jumps at
-    s = 0, where policy == reference starts; the model's gap is an integer >= 1, so the formula is kept for |s| >= 1
-    and joined by the odd cubic in logit space that makes the link once continuously differentiable. The loss is
-    convex for z < -1, on (0, 1) and for z > 1, and on (-1, 0) it cannot be.
+    g_phi(s) = (s+1)/(1 - phi^(s+1)) - s/(1 - phi^s) for s > 0, and 1 - g_phi(-s) for s < 0 (arXiv 2405.14953).
+    It jumps at s = 0, where policy == reference starts; the model's gap is an integer >= 1, so the formula is kept for
+    |s| >= 1 and joined by the odd cubic in logit space that makes the link once continuously differentiable. The loss
+    is convex for z < -1, on (0, 1) and for z > 1, and on (-1, 0) it cannot be.
 
     Args:
         z: margins.

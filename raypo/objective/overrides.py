@@ -55,8 +55,16 @@ def override(objective: AnyObjective, choices: Mapping[str, Choice]) -> AnyObjec
         if not isinstance(kind, str):
             raise ConfigError(f"objective.{name} = {choice!r}", "a name, or a mapping with `kind`")
         made[name] = kind if name == "dispersion" else MAKERS[name](kind, given)
+    if "contrast" in made and made["contrast"].deviation != "none" and not objective.alpha:
+        raise ConfigError(
+            f"objective.contrast with deviation {made['contrast'].deviation!r} over {objective.name!r} with alpha = 0",
+            "alpha > 0: with 0 no response weighs more than another, and the contrast is the one without deviations",
+            "start from preset w-mpo, which takes objective.alpha",
+        )
+    # checked before it is told: a text of what has no meaning has none either
+    whole = dataclasses.replace(objective, **made)
     changed = ", ".join(f"{name} {made[name]}" for name in made)
-    return dataclasses.replace(objective, **made, name=f"{objective.name} with {changed}")
+    return dataclasses.replace(whole, name=f"{objective.name} with {changed}")
 
 
 def _prior(kind: str, given: dict[str, Any]) -> Prior:

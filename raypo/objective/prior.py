@@ -12,8 +12,8 @@ held and updated by the trainer. The best zeta for a fixed policy minimises E_x 
 E_x pi(.|x) does when zeta may not see the prompt; an average over past policies, which may see it, is chosen instead
 of a trained head over responses: responses to different prompts hardly share support, so a prompt-free marginal of
 text measures whether a response fits its prompt at all, which cancels in no comparison that matters, while the
-moving average bounds how far a step may go from where the policy has been, costs no new parameters, and has one
-number to choose (`online.ema_decay`).
+moving average bounds how far a step may go from where the policy has been, costs no new parameters, and has two
+numbers to choose (`training.reference_mixing` of the policy every `training.reference_steps` steps).
 """
 
 from __future__ import annotations

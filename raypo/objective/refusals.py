@@ -5,8 +5,8 @@ A new refusal is one more function in `REFUSALS`: from an objective to what was 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
 
 from raypo.errors import ConfigError
 from raypo.objective.choices import (
@@ -21,6 +21,7 @@ from raypo.objective.choices import (
     Prior,
     TransformPrior,
 )
+from raypo.objective.domains import faults
 
 
 class Objective(Protocol):
@@ -84,18 +85,15 @@ def _known(o: Objective) -> Refusal:
 
 
 def _domains(o: Objective) -> Refusal:
-    if not o.beta > 0:
-        return f"beta = {o.beta}", "beta > 0: it scales the implicit reward"
-    if min(o.alpha, o.tie_eps, o.nll) < 0:
-        return f"alpha = {o.alpha}, tie_eps = {o.tie_eps}, nll = {o.nll}", "all at least 0"
-    smoothing = o.link.parameters.get("label_smoothing", 0.0)
-    most = {"logistic": 0.5, "robust": 0.5, "exo": 1.0}.get(o.link.kind, 0.0)
-    closed = o.link.kind == "logistic" and smoothing == most
-    if smoothing and not (0 < smoothing < most or closed):
-        return f"label_smoothing = {smoothing} in link {o.link.kind!r}", (
-            f"between 0 and {most:g}: beyond it the label says less than nothing"
-        )
-    return None
+    """Names of closed lists, and numbers, each in its domain."""
+    asked: list[tuple[str, Any, Mapping[str, Any], str]]
+    asked = [("contrast", o.contrast, o.contrast.parameters, o.contrast.kind)]
+    asked += [("link", o.link, o.link.parameters, o.link.kind), ("objective", o, {}, "")]
+    if isinstance(o.prior, TransformPrior):
+        asked.append(("prior transform", o.prior, o.prior.parameters, o.prior.transform))
+    else:
+        asked.append((f"prior {o.prior.kind}", o.prior, {}, ""))
+    return next((fault for one in asked for fault in faults(*one)), None)
 
 
 def _psi_once(o: Objective) -> Refusal:

@@ -2,6 +2,7 @@
 
     decisions    stop and keep rules, as pure functions of what was measured
     folder       the layout of a run's folder, and what can be read back from it
+    pace         how far a run is let go from outside
     source       the coordinator as the train workers see it
     coordinator  one round = evaluate, decide, sample, score, annotate; each step committed before the next
     progress     the terminal's view of a run

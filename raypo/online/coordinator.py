@@ -15,20 +15,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raypo.config import RunConfig
-from raypo.errors import EngineError, RaypoError, RewardError, RunError
+from raypo.errors import EngineError, LostProcess, RaypoError, RewardError, RunError
 from raypo.evaluation.diagnostics import evaluate
 from raypo.evaluation.inputs import describe_table
+from raypo.online import committed
+from raypo.online.committed import Committed
 from raypo.online.decisions import stop_reason
+from raypo.online.events import Events
 from raypo.online.folder import RunFolder
 from raypo.online.metrics import Metrics
+from raypo.online.pace import Brake, Pace
 from raypo.stages import heldout, tables, verbs
 from raypo.stages.actors import Actors
-from raypo.training.worker import RoundTask, Stop
+from raypo.training.rounds import RoundTask, Stop
 
 logger = logging.getLogger(__name__)
 
@@ -42,14 +45,18 @@ class Coordinator:
         config: of the run.
         actors: engines, reference scorers and reward models.
         policy_timeout_s: longest wait for a source policy that is still being written, seconds.
+        paced: whether a round waits for `pace` to allow it.
     """
 
-    def __init__(self, config: RunConfig, actors: Actors, policy_timeout_s: float = 0.0) -> None:
+    def __init__(
+        self, config: RunConfig, actors: Actors, policy_timeout_s: float = 0.0, *, paced: bool = False
+    ) -> None:
         self._config, self._actors, self._folder = config, actors, RunFolder(config)
         self._policy_timeout_s, self._metrics = policy_timeout_s, Metrics(config.name)
+        self._brake = Brake(on=paced)
         self._lock = threading.Lock()  # both ranks ask; the second finds the first one's tables
-        self._events: list[dict[str, Any]] = []
-        self._gauge: dict[str, Any] = {}
+        self._events = Events(self._metrics)
+        self._events.gauge = {"stage": "actors start"}
         self._failure: str | None = None
         self._error: RaypoError | None = None
         self._answers: dict[int, RoundTask | Stop] = {}  # of the newest version; another rank asks the same
@@ -72,6 +79,10 @@ class Coordinator:
         """Let everyone who waits for the policy know that it will not come."""
         self._failure = message
 
+    def pace(self, pace: Pace) -> None:
+        """How far the run is let go from now on."""
+        self._brake.set(pace)
+
     def next(self, version: int) -> RoundTask | Stop:
         """Evaluate a version, and then either stop or hand out the round that starts from it.
 
@@ -87,6 +98,7 @@ class Coordinator:
                 try:
                     self.ready()
                     self._answers = {version: self._after(version)}
+                    self._events.gauge = {"stage": "train workers"}  # which start, or take the round
                 except RaypoError as error:
                     # told by the driver: raised here it would only make Ray Train restart the workers and ask again
                     self._error = error
@@ -106,68 +118,71 @@ class Coordinator:
         return self._error
 
     def _after(self, version: int) -> RoundTask | Stop:
+        if not self._answers:
+            self._mend(version)
         self._bring_up(version)
         self._evaluate(version)
-        if (reason := stop_reason(self._folder.history(), self._config.online)) is not None:
+        if reason := stop_reason(self._folder.history(version), self._config.online) or self._brake.wait(version):
             tables.write_json(self._folder.path("stop.json"), {"reason": reason, "version": version})
-            self._note("stop", reason, version=version)
+            self._events.note("stop", reason, version=version)
             return Stop(reason)
         return self._round(version)
 
+    def _mend(self, version: int) -> None:
+        """Make again what storage lost of older versions and rounds: the stop rule and the summary need them all."""
+        folder = self._folder
+        for older in range(version):
+            if tables.whole(folder.evaluation(older)) is None:
+                self._bring_up(older)
+                self._evaluate(older)
+            if self._config.online.data == "accumulate" and tables.whole(folder.stage(older, "annotated")) is None:
+                self._bring_up(older)
+                self._round(older)
+            committed.mend_trained(folder, older)
+
     def note(self, gauge: dict[str, Any]) -> None:
         """The trainer's present state, for the terminal."""
-        self._gauge = gauge
+        self._events.gauge = gauge
         self._metrics.training(gauge)
 
     def trained(self, fields: dict[str, Any]) -> None:
         """A training round is over, durable and live."""
         tables.write_json(self._folder.stage(fields["round"], "trained.json"), fields)
         self._metrics.set("raypo_sync_seconds", fields["sync_seconds"])
-        self._note("train", fields.pop("text"), **fields)
+        self._events.note("train", fields.pop("text"), **fields)
 
     def status(self, since: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Events from a number on, and what is under way now."""
-        return self._events[since:], self._gauge
+        return self._events.since(since), self._events.gauge
 
     def engine_starts(self) -> int:
         """Engine starts in the engines' present processes."""
         return self._actors.engines.starts()
 
-    def _note(self, stage: str, text: str, **fields: Any) -> None:
-        self._events.append({"time": time.time(), "stage": stage, "text": text, **fields})
-        self._gauge = {}
-        self._metrics.finished(stage, fields.get("seconds"))
-
-    def _progress(self, stage: str, total: int) -> Callable[[pa.Table], None]:
-        began, done = time.monotonic(), {"rows": 0, "tokens": 0}
-        self._gauge = {"stage": stage, "rows": 0, "total": total}
-
-        def advance(chunk: pa.Table) -> None:
-            done["rows"] += chunk.num_rows
-            if "response_token_ids" in chunk.column_names:
-                done["tokens"] += verbs.count_tokens(chunk)
-            rate = done["tokens"] / (time.monotonic() - began)
-            self._gauge = {"stage": stage, "rows": done["rows"], "total": total, "tokens_per_s": rate}
-            self._metrics.under_way(stage, tokens_per_s=rate, waiting=total - done["rows"])
-
-        return advance
-
     def _bring_up(self, version: int) -> None:
-        self._gauge = {"stage": "engines start"}
+        self._events.gauge = {"stage": "engines start"}
         began = time.monotonic()
         self._metrics.engines(version, self._actors.engines.versions())
-        started = self._actors.engines.bring_up(self._folder.model(version), version)
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                started = self._actors.engines.bring_up(self._folder.model(version), version)
+                break
+            except LostProcess as error:
+                if attempt == ATTEMPTS:
+                    raise
+                self._events.note("retry", f"attempt {attempt} to start engines failed: {error.got}", version=version)
         self._metrics.engines(version, [version])
         if started:
             seconds = time.monotonic() - began
-            self._note("engine", f"{started} engine(s) hold version {version}", seconds=seconds, version=version)
+            self._events.note("engine", f"{started} engine(s) hold version {version}", seconds=seconds, version=version)
 
     def _committed(
-        self, folder: str, schema: str, version: int, work: Callable[[], tuple[pa.Table, dict[str, Any]]]
-    ) -> tuple[pa.Table, dict[str, Any], bool]:
-        """The committed table of a stage, made first if there is none; with its facts, and whether it is new."""
-        if (found := tables.read(folder)) is not None:
-            return found[0], found[1].facts, False
+        self, folder: str, schema: str, version: int, work: Callable[[], tuple[pa.Table, dict[str, Any]]], source: str
+    ) -> Committed:
+        """The committed table of a stage; made first if there is none, a torn one, or one of another source."""
+        known = committed.find(folder, source, lambda text: self._events.note("redo", text, version=version))
+        if known is not None:
+            return known
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 table, facts = work()
@@ -175,10 +190,10 @@ class Coordinator:
             except EngineError as error:
                 if attempt == ATTEMPTS:
                     raise
-                self._note("retry", f"attempt {attempt} failed: {error.got}", version=version)
+                self._events.note("retry", f"attempt {attempt} failed: {error.got}", version=version)
                 self._bring_up(version)
-        tables.commit(folder, table, schema, facts)
-        return table, facts, True
+                self._actors.wait_for_scorers(self._config.engine.start_timeout_s)
+        return committed.commit(folder, table, schema, facts, source)
 
     def _evaluate(self, version: int) -> None:
         folder, config = self._folder, self._config
@@ -194,7 +209,7 @@ class Coordinator:
                 version=version,
                 policy=folder.model(version),
                 initial=folder.model(0),
-                progress=lambda stage: self._progress(stage, chosen.num_rows),
+                progress=lambda stage: self._events.progress(stage, chosen.num_rows),
             )
             first, moved = scored, None
             if version > 0:
@@ -205,23 +220,25 @@ class Coordinator:
                     config,
                     policy=folder.model(version),
                     initial=folder.model(0),
-                    progress=self._progress("evaluate: where probability went", chosen.num_rows),
+                    progress=self._events.progress("evaluate: where probability went", chosen.num_rows),
                 )
             evaluation = evaluate(scored, first, divergence, config, moved).to_dict()
             facts = {"version": version, "evaluation": evaluation, "parts": seconds}
             return scored, facts | {"seconds": time.monotonic() - began}
 
-        _, facts, new = self._committed(folder.evaluation(version), "scored", version, work)
-        measured = facts["evaluation"]
+        done = self._committed(
+            folder.evaluation(version), "scored", version, work, committed.drawn_from(folder, version)
+        )
+        measured = done.facts["evaluation"]
         self._metrics.evaluated(measured)
-        if new:
+        if done.new:
             reward, kl = measured["reward"], measured["kl_per_response"]
-            self._note(
+            self._events.note(
                 "evaluate",
                 f"version {version}: held-out reward {reward['mean']:.3f} [{reward['low']:.3f}, {reward['high']:.3f}], "
                 f"KL {kl['mean']:.2f} nats",
                 version=version,
-                seconds=facts["seconds"],
+                seconds=done.facts["seconds"],
             )
 
     def _initial(self) -> pa.Table:
@@ -239,8 +256,8 @@ class Coordinator:
 
     def _round(self, round_index: int) -> RoundTask:
         config, folder, actors = self._config, self._folder, self._actors
-        prompts = round_prompts(self._prompts()[1], config, round_index)
-        sampled, facts, new = self._committed(
+        prompts = committed.round_prompts(self._prompts()[1], config, round_index)
+        sampled = self._committed(
             folder.stage(round_index, "sampled"),
             "sampled",
             round_index,
@@ -252,25 +269,31 @@ class Coordinator:
                 version=round_index,
                 seeds=f"round {round_index}",
                 num_responses=config.sampling.num_responses,
-                progress=self._progress("sample", prompts.num_rows),
+                progress=self._events.progress("sample", prompts.num_rows),
             ),
+            committed.drawn_from(folder, round_index),
         )
-        if new:
+        if sampled.new:
+            facts = sampled.facts
             speed = facts["response_tokens"] / max(facts["seconds"], 1e-9)
             text = f"{facts['prompts']} prompts, {facts['responses']} responses, {speed:,.0f} tokens/s"
-            self._note("sample", text, round=round_index, seconds=facts["seconds"])
-        scored, facts, new = self._committed(
+            self._events.note("sample", text, round=round_index, seconds=facts["seconds"])
+        scored = self._committed(
             folder.stage(round_index, "scored"),
             "scored",
             round_index,
-            lambda: verbs.score(sampled, actors, config, progress=self._progress("score", sampled.num_rows)),
+            lambda: verbs.score(
+                sampled.table, actors, config, progress=self._events.progress("score", sampled.table.num_rows)
+            ),
+            sampled.content,
         )
-        if new:
+        if scored.new:
+            facts = scored.facts
             unusable = json.dumps(facts["unusable"]) if facts["unusable"] else "none"
             text = f"reward {facts['reward_mean']:.3f}, unusable: {unusable}"
             self._metrics.set("raypo_reward", facts["reward_mean"], prompts="round")
-            self._note("score", text, round=round_index, seconds=facts["seconds"])
-        self._annotate(round_index, scored)
+            self._events.note("score", text, round=round_index, seconds=facts["seconds"])
+        scales = self._annotate(round_index, scored)
         first = 0 if config.online.data == "accumulate" else round_index
         rounds = config.online.rounds
         return RoundTask(
@@ -282,28 +305,31 @@ class Coordinator:
             progress_end=(round_index + 1) / rounds,
             epochs=config.online.epochs_per_round,
             seed=config.seed,
+            frozen={"scales": scales, "template": committed.template(folder)},
         )
 
-    def _annotate(self, round_index: int, scored: pa.Table) -> None:
+    def _annotate(self, round_index: int, scored: Committed) -> dict[str, float]:
+        """Make sure that a round is annotated and can train; returns the scales."""
         config, folder = self._config, self._folder
-        first = tables.manifest_of(folder.stage(0, "annotated"))
-        table, facts, new = self._committed(
+        done = self._committed(
             folder.stage(round_index, "annotated"),
             "annotated",
             round_index,
             lambda: verbs.annotate(
-                scored,
+                scored.table,
                 self._actors,
                 config,
                 reference=folder.reference(round_index, config.online.reference),
-                scales=None if first is None else first.facts["scales"],
-                progress=self._progress("annotate", scored.num_rows),
+                scales=committed.scales(folder, round_index),
+                progress=self._events.progress("annotate", scored.table.num_rows),
             ),
+            scored.content,
         )
-        if new:
+        facts = done.facts
+        if done.new:
             text = f"{facts['trainable']} of {facts['sets']} sets can train"
-            tables.write_json(folder.stage(round_index, "inputs.json"), describe_table(table, config).to_dict())
-            self._note("annotate", text, round=round_index, seconds=facts["seconds"])
+            tables.write_json(folder.stage(round_index, "inputs.json"), describe_table(done.table, config).to_dict())
+            self._events.note("annotate", text, round=round_index, seconds=facts["seconds"])
         if facts["trainable"] < max(1, config.online.min_trainable_fraction * facts["sets"]):
             raise RewardError(
                 f"{facts['trainable']} of {facts['sets']} sets of round {round_index} can train: "
@@ -312,12 +338,4 @@ class Coordinator:
                 "the reward tells the responses of a prompt apart too seldom: check the reward, sample more responses, "
                 "or raise the temperature",
             )
-
-
-def round_prompts(train: pa.Table, config: RunConfig, round_index: int) -> pa.Table:
-    """The prompts of a round: the next so many of one seeded cyclic order, so that none repeats within a round."""
-    total = train.num_rows
-    count = min(config.online.prompts_per_round or total, total)
-    order = np.random.default_rng([config.seed, 0]).permutation(total)
-    positions = (np.arange(count) + round_index * count) % total
-    return train.sort_by("prompt_id").take(pa.array(order[positions]))
+        return dict(facts["scales"])

@@ -31,7 +31,8 @@ from raypo.models.load import check_folder, load_config, load_tokenizer
 from raypo.online.comparison_tables import shown
 from raypo.online.decisions import best_version
 from raypo.online.folder import RunFolder
-from raypo.online.run import check_sources, engine_setup, flatten
+from raypo.online.identity import flatten
+from raypo.online.run import check_sources, engine_setup
 from raypo.scoring.judge import Judge, Pair
 from raypo.stages import cluster, heldout, tables
 from raypo.stages.actors import Actors, create

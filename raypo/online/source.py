@@ -6,7 +6,7 @@ from typing import Any
 
 import ray
 
-from raypo.training import worker
+from raypo.training import rounds
 
 
 class Tables:
@@ -19,7 +19,7 @@ class Tables:
         """Block until the source policy can be read."""
         ray.get(self._coordinator.ready.remote())
 
-    def next(self, version: int) -> worker.RoundTask | worker.Stop:
+    def next(self, version: int) -> rounds.RoundTask | rounds.Stop:
         """What comes after a version; the same answer on every rank."""
         return ray.get(self._coordinator.next.remote(version))
 

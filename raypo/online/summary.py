@@ -9,17 +9,15 @@ import math
 from pathlib import Path
 from typing import Any
 
-from raypo.config import RunConfig, as_yaml, build
+from raypo.config import RunConfig, build
 from raypo.errors import DataError
 from raypo.online.decisions import best_version
 from raypo.online.folder import RunFolder
+from raypo.online.record import record_of
 from raypo.report.page import write_report
-from raypo.report.record import RunRecord, Sample
 from raypo.stages import tables
 from raypo.training import checkpoint
-from raypo.training.tracking import read_metrics
 
-SAMPLES = 6
 STAGES = ("sample", "score", "annotate", "train", "save", "sync", "evaluate")
 
 
@@ -93,6 +91,14 @@ def seconds_by_stage(
     return {stage: round(value, 2) for stage, value in total.items()}
 
 
+def seconds_by_round(folder: RunFolder) -> list[dict[str, float]]:
+    """Per finished round, seconds by stage; the evaluation of the version that it made belongs to it."""
+    evaluations, stages, trained = folder.evaluations(), folder.stage_facts(), folder.trained()
+    return [
+        seconds_by_stage(evaluations[i + 1 : i + 2], stages[i : i + 1], trained[i : i + 1]) for i in range(len(trained))
+    ]
+
+
 def dropped(prompts: dict[str, int], stages: list[dict[str, dict[str, Any]]]) -> dict[str, int]:
     """Counts by reason: prompts that were not used, responses that could not train, sets that could not."""
     total = {f"prompt: {reason}": count for reason, count in prompts.items() if count}
@@ -109,38 +115,9 @@ def write(config: RunConfig, folder: RunFolder, summary: dict[str, Any]) -> str:
     tables.write_json(folder.path("summary.json"), summary)
     path = folder.path("report.html")
     untrained = [source.name for source in config.rewards if source.weight == 0]
-    write_report(record_of(config, folder, summary), path, confidence=config.evaluation.confidence, untrained=untrained)
+    record = record_of(config, folder, summary, headline(summary), seconds_by_round(folder))
+    write_report(record, path, confidence=config.evaluation.confidence, untrained=untrained)
     return path
-
-
-def record_of(config: RunConfig, folder: RunFolder, summary: dict[str, Any]) -> RunRecord:
-    """What the page shows, read back from the run's folder."""
-    evaluations, stages, trained = folder.evaluations(), folder.stage_facts(), folder.trained()
-    rounds = [
-        seconds_by_stage(evaluations[i + 1 : i + 2], stages[i : i + 1], trained[i : i + 1]) for i in range(len(trained))
-    ]
-    return RunRecord(
-        summary=summary,
-        headline=headline(summary),
-        evaluations=[one["evaluation"] for one in evaluations],
-        seconds=rounds,
-        steps=read_metrics(Path(folder.path("metrics.jsonl"))),
-        samples=samples(folder, len(evaluations) - 1),
-        dispersion=tables.read_json(folder.path("dispersion.json")),
-        config=as_yaml(config),
-    )
-
-
-def samples(folder: RunFolder, version: int) -> list[Sample]:
-    """The first held-out prompts, each with its first response at the start and at a version: same seeds."""
-    before, after = tables.read(folder.evaluation(0)), tables.read(folder.evaluation(version))
-    if before is None or after is None:
-        return []
-    rows = zip(before[0].slice(0, SAMPLES).to_pylist(), after[0].slice(0, SAMPLES).to_pylist(), strict=True)
-    return [
-        Sample(old["prompt"], old["responses"][0], new["responses"][0], old["rewards"][0], new["rewards"][0])
-        for old, new in rows
-    ]
 
 
 def keep_versions(config: RunConfig, folder: RunFolder) -> None:
@@ -200,8 +177,8 @@ def rewrite_report(path: str | Path) -> str:
     """
     place = Path(path).absolute()
     known = tables.read_json(str(place / "run.json"))
-    if known is None:
-        raise DataError(f"{path} has no run.json", "the folder of a run", "give output/name of the run")
+    if not known or "config" not in known:
+        raise DataError(f"{path} has no run.json with a config", "the folder of a run", "give output/name of the run")
     config = build(known["config"] | {"output": str(place.parent), "name": place.name})
     folder = RunFolder(config)
     if not folder.evaluations():

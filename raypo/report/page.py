@@ -21,6 +21,11 @@ def interval(found: dict[str, float]) -> str:
     return f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
 
 
+def scored(value: float | None) -> str:
+    """`reward 0.42`, or that there is none."""
+    return "could not be scored" if value is None or math.isnan(value) else f"reward {value:.2f}"
+
+
 def render(record: RunRecord, *, confidence: float, untrained: list[str]) -> str:
     """The page as HTML.
 
@@ -33,25 +38,91 @@ def render(record: RunRecord, *, confidence: float, untrained: list[str]) -> str
         loader=PackageLoader("raypo.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["interval"] = interval
+    environment.filters["reward"] = scored
     drawn = {
-        "evaluations": [
-            drawing(plots.rewards(record.evaluations, untrained), "Held-out rewards, with intervals over prompts."),
-            drawing(
-                plots.win_rate(record.evaluations), "Win rate against the start; a coin would be at the dashed line."
-            ),
-            drawing(plots.frontier(record.evaluations), "Training reward against KL to the start; numbers are rounds."),
-        ],
+        "evaluations": evaluation_plots(record.evaluations, untrained),
+        "responses": response_plots(record.evaluations),
         "steps": step_plots(record.steps),
+        "spread": spread_plots(record.spread),
         "dispersion": dispersion_plots(record.dispersion),
         "time": Markup(plots.svg(plots.time_spent(record.seconds))) if record.seconds else "",
     }
     template = environment.get_template("page.html.j2")
-    return template.render(record=record, plots=drawn, confidence=confidence, untrained=untrained)
+    told = cards(record.evaluations[-1])
+    return template.render(record=record, plots=drawn, cards=told, confidence=confidence, untrained=untrained)
+
+
+def cards(evaluation: dict[str, Any]) -> list[dict[str, str]]:
+    """The last version's figures that a reader looks for first; those that it has."""
+    named = {
+        "reward_gain": ("reward gain, paired", "+.3f"),
+        "reward_win_rate": ("win rate against the start", ".3f"),
+        "reward_win_rate_controlled": ("win rate, lengths held equal", ".3f"),
+        "kl_per_response": ("KL to the start, nats", ".2f"),
+        "length": ("tokens per response", ".1f"),
+    }
+    found = []
+    for key, (label, form) in named.items():
+        if one := evaluation.get(key):
+            bounds = f"[{one['low']:{form}}, {one['high']:{form}}]" if math.isfinite(one["low"]) else ""
+            found.append({"label": label, "value": f"{one['mean']:{form}}", "bounds": bounds})
+    return found
 
 
 def drawing(figure: Figure, caption: str) -> dict[str, Any]:
     """A figure and what it shows."""
     return {"svg": Markup(plots.svg(figure)), "caption": caption}
+
+
+def evaluation_plots(evaluations: list[dict[str, Any]], untrained: list[str]) -> list[dict[str, Any]]:
+    """Reward, win rate and the frontier, by round."""
+    found = [
+        drawing(plots.rewards(evaluations, untrained), "Held-out rewards, with intervals over prompts."),
+        drawing(plots.frontier(evaluations), "Training reward against KL to the start; numbers are rounds."),
+    ]
+    if len(evaluations) > 1:
+        caption = "Win rate against the start; a coin would be at the dashed line."
+        found.insert(1, drawing(plots.win_rate(evaluations), caption))
+    return found
+
+
+def response_plots(evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What changed in the responses beside their reward: lengths, variety, and where probability went."""
+    kinds = [
+        ([("length", "length")], "tokens per response", "Length of held-out responses."),
+        (
+            [("length_correlation", "correlation")],
+            "rank correlation",
+            "Reward against length, within prompts: far from 0, longer (or shorter) responses are what is rewarded.",
+        ),
+        (
+            [("entropy_per_token", "entropy"), ("self_similarity", "self-similarity")],
+            "nats per token; cosine",
+            "Entropy per token, and how alike a prompt's responses are (cosine of bigram counts). A collapse shows as "
+            "less of the one and more of the other.",
+        ),
+        (
+            [("chosen_shift", "preferred half"), ("rejected_shift", "other half")],
+            "change of log-prob, nats",
+            "Log-prob of the start's own responses, as the policy moves. Both falling is likelihood displacement.",
+        ),
+    ]
+    found = [
+        drawing(plots.by_round(evaluations, named, label), caption)
+        for named, label, caption in kinds
+        if any(one.get(named[0][0]) for one in evaluations)
+    ]
+    if evaluations[0].get("best_of_n") and evaluations[-1].get("best_of_n"):
+        caption = "Reward of the best of n responses: what is left to gain by choosing."
+        found.append(drawing(plots.best_of(evaluations), caption))
+    return found
+
+
+def spread_plots(points: list[tuple[float, float]]) -> list[dict[str, Any]]:
+    """Dispersion against reward spread, where a run has sets."""
+    if not points:
+        return []
+    return [drawing(plots.spread_and_dispersion(points), "Sets of the first round: dispersion against reward spread.")]
 
 
 def step_plots(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,4 +1,7 @@
-"""Figures as inline SVG: labelled axes with units, intervals, colours that colour-blind readers can tell apart."""
+"""Figures as inline SVG: labelled axes with units, intervals, colours that colour-blind readers can tell apart.
+
+What is drawn in black takes the page's ink and the background is left out, so a figure reads in light and dark alike.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#8C8C8C")
 STYLE = {
     "svg.hashsalt": "raypo",
+    "text.parse_math": False,  # a name with dollar signs is a name
     "svg.fonttype": "path",
     "font.size": 9,
     "axes.spines.top": False,
@@ -33,11 +37,14 @@ def svg(figure: Figure) -> str:
     """A figure as an SVG element, the same bytes for the same data."""
     buffer = io.StringIO()
     with plt.rc_context(STYLE):  # the salt of its ids is read when it is written
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     plt.close(figure)
     text = buffer.getvalue()
     # the picture alone: the metadata names vocabularies by address, and a page names nothing outside itself
-    return re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    inked = text.replace("#000000", "currentColor")
+    # paths without a colour of their own, as glyphs are, are black by SVG's rule
+    return inked.replace("<svg ", '<svg fill="currentColor" ', 1)
 
 
 def axes(width: float = 4.6, height: float = 3.0) -> tuple[Figure, Axes]:
@@ -48,10 +55,68 @@ def axes(width: float = 4.6, height: float = 3.0) -> tuple[Figure, Axes]:
 
 def with_intervals(ax: Axes, x: Sequence[float], found: Sequence[dict[str, float]], label: str, colour: str) -> None:
     """Means joined by a line, with their intervals as bars."""
+    bars(ax, x, found, label, colour, fmt="o-")
+
+
+def bars(
+    ax: Axes, x: Sequence[float], found: Sequence[dict[str, float]], label: str, colour: str, fmt: str = "o"
+) -> None:
+    """Intervals around means; one without bounds is a point."""
     means = [one["mean"] for one in found]
     below = [max(0.0, one["mean"] - one["low"]) if math.isfinite(one["low"]) else 0.0 for one in found]
     above = [max(0.0, one["high"] - one["mean"]) if math.isfinite(one["high"]) else 0.0 for one in found]
-    ax.errorbar(x, means, yerr=[below, above], marker="o", markersize=4, capsize=3, color=colour, label=label)
+    ax.errorbar(
+        x, means, yerr=[below, above], fmt=fmt, markersize=4, capsize=3, color=colour, elinewidth=1.2, label=label
+    )
+
+
+def legend(ax: Axes) -> None:
+    """Above the axes, where it hides nothing."""
+    ax.legend(frameon=False, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2)
+
+
+def by_round(evaluations: Sequence[dict[str, Any]], named: Sequence[tuple[str, str]], label: str) -> Figure:
+    """Some figures of the evaluation by round.
+
+    Args:
+        evaluations: per weight version.
+        named: key of a figure and its name in the legend; versions without it are left out.
+        label: of the axis, with the unit.
+    """
+    figure, ax = axes()
+    for place, ((key, name), colour) in enumerate(zip(named, COLOURS, strict=False)):
+        shown = [(index, one[key]) for index, one in enumerate(evaluations) if one.get(key)]
+        shift = 0.06 * (place - (len(named) - 1) / 2)
+        with_intervals(ax, [index + shift for index, _ in shown], [one for _, one in shown], name, colour)
+    ax.set_xlabel("round")
+    ax.set_ylabel(label)
+    ax.set_xticks(range(len(evaluations)))
+    if len(named) > 1:
+        legend(ax)
+    return figure
+
+
+def best_of(evaluations: Sequence[dict[str, Any]]) -> Figure:
+    """Reward of the best of n responses, of the start and of the last version."""
+    figure, ax = axes()
+    for one, name, colour in ((evaluations[0], "start", COLOURS[7]), (evaluations[-1], "last version", COLOURS[0])):
+        counts = sorted(one["best_of_n"], key=int)
+        with_intervals(ax, [int(n) for n in counts], [one["best_of_n"][n] for n in counts], name, colour)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks([int(n) for n in counts], counts)
+    ax.set_xlabel("n, responses to choose from")
+    ax.set_ylabel("reward of the best")
+    legend(ax)
+    return figure
+
+
+def spread_and_dispersion(points: Sequence[tuple[float, float]]) -> Figure:
+    """Estimated dispersion of a set against the spread of its rewards, a point a set."""
+    figure, ax = axes()
+    ax.scatter([x for x, _ in points], [y for _, y in points], s=9, alpha=0.5, color=COLOURS[0], linewidths=0)
+    ax.set_xlabel("spread of a set's rewards, in units of the reward scale")
+    ax.set_ylabel("dispersion index d")
+    return figure
 
 
 def rewards(evaluations: Sequence[dict[str, Any]], untrained: Sequence[str]) -> Figure:
@@ -75,15 +140,25 @@ def rewards(evaluations: Sequence[dict[str, Any]], untrained: Sequence[str]) -> 
 
 
 def win_rate(evaluations: Sequence[dict[str, Any]]) -> Figure:
-    """Share of pairs won against the start, by round."""
+    """Share of pairs won against the start, a bar a round; beside it, where there is one, the length-controlled."""
     figure, ax = axes()
-    rounds = range(len(evaluations))
-    with_intervals(ax, rounds, [one["reward_win_rate"] for one in evaluations], "win rate", COLOURS[0])
-    ax.axhline(0.5, color="0.4", linestyle="--", linewidth=1)
+    rounds = range(1, len(evaluations))
+    kinds = [("reward_win_rate", "by reward"), ("reward_win_rate_controlled", "lengths held equal")]
+    kinds = [kind for kind in kinds if any(evaluations[r].get(kind[0]) for r in rounds)]
+    width = 0.7 / max(1, len(kinds))
+    for place, ((key, label), colour) in enumerate(zip(kinds, (COLOURS[0], COLOURS[5]), strict=False)):
+        shift = (place - (len(kinds) - 1) / 2) * width
+        shown = [(r + shift, evaluations[r][key]) for r in rounds if evaluations[r].get(key)]
+        found = [one for _, one in shown]
+        places = [at for at, _ in shown]
+        ax.bar(places, [one["mean"] for one in found], width=0.9 * width, color=colour, alpha=0.85, label=label)
+        bars(ax, places, found, label="", colour="black", fmt="none")
+    ax.axhline(0.5, color="0.5", linestyle="--", linewidth=1)
     ax.set_xlabel("round")
     ax.set_ylabel("win rate against the start")
     ax.set_ylim(0, 1)
     ax.set_xticks(list(rounds))
+    legend(ax)
     return figure
 
 

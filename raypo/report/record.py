@@ -13,8 +13,8 @@ class Sample:
     prompt: str
     before: str
     after: str
-    reward_before: float
-    reward_after: float
+    reward_before: float | None
+    reward_after: float | None
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class RunRecord:
         seconds: per round, seconds by stage.
         steps: step metrics, in order.
         samples: of held-out prompts.
+        spread: of some training sets, the standard deviation of scaled rewards and the dispersion index.
+        inputs: what the first round's training sets look like, as label and value.
         dispersion: comparison of estimators with a known truth; only synthetic languages have one.
         config: the resolved config as YAML.
     """
@@ -38,5 +40,7 @@ class RunRecord:
     seconds: list[dict[str, float]] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    spread: list[tuple[float, float]] = field(default_factory=list)
+    inputs: list[tuple[str, str]] = field(default_factory=list)
     dispersion: dict[str, Any] | None = None
     config: str = ""

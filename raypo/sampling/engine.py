@@ -104,7 +104,7 @@ class Engine:
                 revision=revision,
                 dtype=dtype,
                 trust_remote_code=False,
-                load_format="safetensors" if Path(folder).is_dir() else "auto",
+                load_format="safetensors",
                 max_model_len=max_model_tokens,
                 max_num_seqs=max_sequences,
                 tensor_parallel_size=tensor_parallel,

@@ -209,18 +209,23 @@ def count_scores(table: pa.Table) -> ScoreCounts:
     return ScoreCounts(table.num_rows, usable + reasons.total(), usable, dict(reasons), dict(failed))
 
 
-def trainability(rewards: Sequence[float | None], usable: Sequence[bool], min_reward_spread: float) -> tuple[bool, str]:
+def trainability(
+    rewards: Sequence[float | None], usable: Sequence[bool], min_reward_spread: float, *, lone: bool = False
+) -> tuple[bool, str]:
     """Whether a set can train: two usable responses whose rewards differ by more than the spread that counts as a tie.
 
     Args:
         rewards: [K]; what unusable entries hold is not read.
         usable: [K].
         min_reward_spread: in units of the rewards; sets that span this much or less are ties. Rounding always is.
+        lone: one usable response is enough, whatever its reward: it is compared with an anchor (KTO).
 
     Returns:
         True and ""; or False and "too_few_usable" or "ties".
     """
     values = [float(value) for value, ok in zip(rewards, usable, strict=True) if ok and value is not None]
+    if lone and values:
+        return True, ""
     if len(values) < 2:
         return False, "too_few_usable"
     tie = max(min_reward_spread, RELATIVE_TIE * max(map(abs, values)))

@@ -8,20 +8,18 @@ retried by Ray (`max_task_retries=0`): a retry would reach a restarted actor.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from raypo.config import ModelReward, RunConfig
-from raypo.errors import EngineError, RaypoError, ResourceError
+from raypo.errors import EngineError, LostProcess, RaypoError, ResourceError
 from raypo.stages import cluster
 
 EMPTY = -1  # version of an actor that holds no weights
@@ -40,6 +38,10 @@ class EngineActor:
     def version(self) -> int:
         """Weight version held; -1 when empty or spoilt."""
         return EMPTY if self._engine is None else self._engine.version()
+
+    def spoilt(self) -> bool:
+        """Whether an update was cut short: this process can hold no weights any more."""
+        return self._engine is not None and self._engine.version() == EMPTY
 
     def bring_up(self, folder: str, version: int) -> float:
         """Hold a version, read from its durable folder. Returns seconds."""
@@ -130,14 +132,15 @@ def get(reference: Any, timeout_s: float, what: str) -> Any:
 
     Raises:
         RaypoError: as raised in the actor or task.
-        EngineError: no answer in time, or the process died.
+        EngineError: no answer in time.
+        LostProcess: the process died.
     """
     try:
         return ray.get(reference, timeout=timeout_s)
     except GetTimeoutError as error:
         raise EngineError(f"no answer from {what} in {timeout_s:g} s", "an answer", "see the logs of Ray") from error
     except RayActorError as error:
-        raise EngineError(f"the process of {what} died: {error}", "a living process", "see the logs of Ray") from error
+        raise LostProcess(f"the process of {what} died: {error}", "a living process", "see the logs of Ray") from error
     except RayTaskError as error:
         raise unwrap(error) from error
 
@@ -166,14 +169,22 @@ class Engines:
     def bring_up(self, folder: str, version: int) -> int:
         """Make every engine hold a version; those that do not are brought up from its durable folder.
 
+        An engine whose update was cut short, since the trainer died in it, is ended and comes back empty.
+
         Returns:
             the number of engines that had to be brought up.
 
         Raises:
             EngineError: an engine did not come up in time.
+            LostProcess: one died while it came up.
         """
         deadline = time.monotonic() + self._config.engine.start_timeout_s
         held = self.versions()
+        for actor, one in zip(self.actors, held, strict=True):
+            if one == EMPTY and answer(actor.spoilt, deadline, "an engine"):
+                ray.kill(actor, no_restart=False)
+                while answer(actor.spoilt, deadline, "an engine that is replaced"):
+                    time.sleep(0.5)
         behind = [actor for actor, one in zip(self.actors, held, strict=True) if one != version]
         calls = [actor.bring_up.remote(folder, version) for actor in behind]
         for call in calls:
@@ -195,15 +206,24 @@ class Engines:
 
     def _version(self, actor: Any, deadline: float) -> int:
         """Version held; waits for an actor that Ray restarts."""
-        while True:
-            try:
-                return int(ray.get(actor.version.remote(), timeout=max(1.0, deadline - time.monotonic())))
-            except RayActorError as error:
-                if time.monotonic() > deadline:
-                    raise EngineError(f"an engine did not restart: {error}", "a living engine") from error
-                time.sleep(0.5)
-            except GetTimeoutError as error:
-                raise EngineError("an engine did not answer in time", "a version number") from error
+        return int(answer(actor.version, deadline, "an engine"))
+
+
+def answer(method: Any, deadline: float, what: str) -> Any:
+    """The answer of an actor's method; asked again while Ray restarts the actor.
+
+    Raises:
+        EngineError: none came by the deadline, on the monotonic clock.
+    """
+    while True:
+        try:
+            return ray.get(method.remote(), timeout=max(1.0, deadline - time.monotonic()))
+        except RayActorError as error:
+            if time.monotonic() > deadline:
+                raise EngineError(f"{what} did not restart: {error}", "a living process") from error
+            time.sleep(0.5)
+        except GetTimeoutError as error:
+            raise EngineError(f"{what} did not answer in time", "an answer") from error
 
 
 @dataclass
@@ -215,10 +235,23 @@ class Actors:
     reward_models: dict[str, list[Any]]
     group: PlacementGroup | None = None
 
+    def scorers(self) -> list[Any]:
+        """References and reward models."""
+        return [*self.references, *(actor for actors in self.reward_models.values() for actor in actors)]
+
+    def wait_for_scorers(self, timeout_s: float) -> None:
+        """Wait until every scorer answers: one that died restarts, and refuses calls meanwhile.
+
+        Raises:
+            EngineError: one did not restart in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        for actor in self.scorers():
+            answer(actor.__ray_ready__, deadline, "a scorer")
+
     def shutdown(self) -> None:
         """End the actors and free their placement group."""
-        models = [actor for actors in self.reward_models.values() for actor in actors]
-        for actor in [*self.engines.actors, *self.references, *models]:
+        for actor in [*self.engines.actors, *self.scorers()]:
             ray.kill(actor)
         if self.group is not None:
             remove_placement_group(self.group)
@@ -285,6 +318,7 @@ def _replicas(kind: Callable[..., Any], count: int, gpus: float, labels: dict[st
         "label_selector": labels or None,
         "max_restarts": -1,
         "max_task_retries": 0,
+        "scheduling_strategy": "DEFAULT",  # unsaid, it is the caller's placement group, if that is within one
     }
     return [ray.remote(kind).options(**options).remote(argument) for _ in range(count)]
 
@@ -298,50 +332,3 @@ def _reference_options(config: RunConfig) -> dict[str, Any]:
         "packing": config.training.packing,
         "device": "cuda" if config.annotation.gpus > 0 else "cpu",
     }
-
-
-def stream(
-    chunks: Sequence[pa.Table],
-    call: Callable[[pa.Table], pa.Table],
-    *,
-    concurrency: int,
-    no_progress_timeout_s: float,
-    progress: Callable[[pa.Table], None],
-) -> pa.Table:
-    """Stream chunks of rows through a task by Ray Data, one row out per row in.
-
-    Args:
-        chunks: tables; each is one call.
-        call: runs in a Ray task; usually it only waits for a long-lived actor.
-        concurrency: calls under way at once.
-        no_progress_timeout_s: fail when nothing finished for so long, seconds.
-        progress: told each finished chunk.
-
-    Raises:
-        RaypoError: as raised in the task.
-    """
-    for handler in logging.getLogger("ray.data").handlers:
-        # its session files keep what it says of each dataset; the terminal has our own progress
-        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
-            handler.setLevel(logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_no_progress_timeout_s = no_progress_timeout_s
-    dataset = ray.data.from_arrow(list(chunks)).map_batches(
-        call,
-        batch_size=None,
-        batch_format="pyarrow",
-        num_cpus=0.1,
-        compute=ray.data.TaskPoolStrategy(size=concurrency),
-    )
-    done: list[pa.Table] = []
-    try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            done.append(batch)
-            progress(batch)
-    except Exception as error:  # Ray wraps whatever the task raised; ours is inside
-        cause = unwrap(error)
-        if cause is error:
-            raise
-        raise cause from error
-    return pa.concat_tables(done)

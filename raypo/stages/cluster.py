@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import signal
+import socket
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +21,10 @@ from raypo.config import HYPERPARAMETER_DEFAULTS, ModelReward, RunConfig
 from raypo.errors import ConfigError, ResourceError
 from raypo.objective import AnyObjective
 from raypo.objective.overrides import CHOICES, override
-from raypo.objective.presets import hyperparameters, preset
+from raypo.objective.presets import hyperparameters, preset, row
 
 CPUS_PER_DATASET = 2
+JOIN_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -100,14 +105,14 @@ def check_trainer(objective: AnyObjective, config: RunConfig) -> None:
 
 
 def hyperparameters_of(config: RunConfig) -> dict[str, float]:
-    """The preset's hyperparameters: as given, else the config's defaults.
+    """The preset's hyperparameters: as given, else the row's own defaults, else the config's.
 
     Raises:
         ConfigError: unknown preset.
     """
-    names = hyperparameters(config.objective.preset)
-    defaults = {key: HYPERPARAMETER_DEFAULTS[key] for key in names if key in HYPERPARAMETER_DEFAULTS}
-    return defaults | config.objective.hyperparameters
+    name = config.objective.preset
+    defaults = {key: HYPERPARAMETER_DEFAULTS[key] for key in hyperparameters(name) if key in HYPERPARAMETER_DEFAULTS}
+    return defaults | dict(row(name).defaults) | config.objective.hyperparameters
 
 
 def start(config: RunConfig, *, search_path: tuple[str, ...] = ()) -> bool:
@@ -116,13 +121,26 @@ def start(config: RunConfig, *, search_path: tuple[str, ...] = ()) -> bool:
     Args:
         config: of the run.
         search_path: folders added to the workers' module search path, for reward functions.
+
+    Raises:
+        ResourceError: nothing answers at RAY_ADDRESS, or it refuses.
     """
     import ray  # heavy, and its environment must be set before it is imported
 
     if ray.is_initialized():
         return False
+    handler = signal.getsignal(signal.SIGTERM)
+    owned = _init(config, search_path)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # Ray has put its own in its place, which says nothing to a user
+    return owned
+
+
+def _init(config: RunConfig, search_path: tuple[str, ...]) -> bool:
+    import ray
+
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+        join(os.environ["RAY_ADDRESS"])
         return False
     # Workers use the driver's interpreter: otherwise each resolves and builds an environment of its own.
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
@@ -150,6 +168,59 @@ def start(config: RunConfig, *, search_path: tuple[str, ...] = ()) -> bool:
     return True
 
 
+def reach(address: str) -> None:
+    """Whether something answers where a Ray is said to be; seconds, and Ray is not imported.
+
+    Args:
+        address: host:port, or another that Ray understands, which is then left to Ray.
+
+    Raises:
+        ResourceError: nothing answers, or it is an address of Ray Client.
+    """
+    if address.startswith("ray://"):
+        raise ResourceError(
+            f"RAY_ADDRESS = {address}",
+            "a driver on the cluster: Ray Train and actor handles do not go through Ray Client",
+            "submit it: `ray job submit --address http://HEAD:8265 --working-dir . -- python jobs/align.py CONFIG`",
+        )
+    if found := re.fullmatch(r"\[?([^\]/]+?)\]?:(\d+)", address):
+        try:
+            socket.create_connection((found[1], int(found[2])), timeout=JOIN_TIMEOUT_S).close()
+        except OSError as error:
+            raise _not_joined(address, error) from error
+
+
+def join(address: str) -> None:
+    """Join a Ray that runs.
+
+    Raises:
+        ResourceError: nothing answers there, or it refuses; Ray itself would try for minutes and then end the process.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    reach(address)
+    try:
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        raise _not_joined(address, error) from error
+
+
+def _not_joined(address: str, error: BaseException) -> ResourceError:
+    return ResourceError(
+        f"the Ray at RAY_ADDRESS = {address} cannot be joined: {str(error).strip().splitlines()[0]}",
+        "a running Ray of the same version, and its token (RAY_AUTH_TOKEN_PATH) where it asks for one",
+        "start it, mend the address or the token, or unset RAY_ADDRESS: raypo then starts a Ray of its own here",
+    )
+
+
+def stop() -> None:
+    """Leave Ray; one that was started by this process ends."""
+    import ray
+
+    ray.shutdown()
+
+
 def search_path() -> tuple[str, ...]:
     """The driver's own module search path, without the interpreter's library folders."""
     prefix = str(Path(sys.prefix).resolve())
@@ -174,11 +245,14 @@ def check_resources(config: RunConfig, *, engines: bool = True, trains: bool = T
         trains: whether it trains.
 
     Raises:
-        ResourceError: fewer logical CPUs or GPUs are free than the run asks for.
+        ResourceError: fewer logical CPUs or GPUs are free than the run asks for, or no node has room for a process.
     """
     import ray
 
-    asked = Asked.by(config, on_gpu=on_gpu(config), engines=engines, trains=trains)
+    from raypo.stages import nodes
+
+    gpu = on_gpu(config)
+    asked = Asked.by(config, on_gpu=gpu, engines=engines, trains=trains)
     check_labels(config)
     free = ray.available_resources()
     for kind, need in (("CPU", asked.cpus), ("GPU", asked.gpus)):
@@ -193,6 +267,7 @@ def check_resources(config: RunConfig, *, engines: bool = True, trains: bool = T
                 "ask for fewer engines, workers or scorers, or start Ray with more CPUs: they are logical "
                 "(cluster.ray_cpus)",
             )
+    nodes.check_fit(nodes.units(config, on_gpu=gpu, engines=engines, trains=trains), nodes.free_nodes())
 
 
 def check_labels(config: RunConfig) -> None:

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 
 from raypo.config import RunConfig
 from raypo.records import MEASURED, conform
-from raypo.stages.actors import Actors, get, stream
+from raypo.stages.actors import Actors, get
+from raypo.stages.streaming import stream
 from raypo.stages.verbs import chunked, sample, score
 
 SEEDS = "heldout"  # name of the seed stream: it names no round and no version

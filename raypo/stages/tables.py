@@ -3,6 +3,9 @@
 Readers open only what a manifest lists, so a torn output is as good as none: it is redone, never read. The content hash
 is taken over the rows sorted by prompt id and so does not depend on completion order or on file names. Any pyarrow
 filesystem URI works as a folder; only a local manifest needs (and gets) a rename, an object store's PUT is atomic.
+
+A fault that may pass (EIO, a stale NFS handle) is tried again here, at the border, so that a stage of an hour is not
+lost to it. The clients of object stores repeat by themselves.
 """
 
 from __future__ import annotations
@@ -11,18 +14,26 @@ import hashlib
 import json
 import os
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from raypo.errors import IntegrityError, OutputError
 from raypo.records import SCHEMAS, conform
 
 MANIFEST = "_manifest.json"
+TORN = "_manifest.torn"
+ATTEMPTS, FIRST_WAIT_S = 3, 0.2
+LASTING = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+"""Faults of the path itself: the next attempt would meet them too."""
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -89,10 +100,7 @@ def commit(folder: str, table: pa.Table, schema: str, facts: dict[str, Any] | No
     table = table.take(pc.sort_indices(table, sort_keys=[("prompt_id", "ascending")]))
     name = f"attempt-{uuid.uuid4().hex[:12]}/part-0000.parquet"
     try:
-        filesystem, path = resolve(folder)
-        filesystem.create_dir(f"{path}/{name.split('/')[0]}", recursive=True)
-        pq.write_table(table, f"{path}/{name}", filesystem=filesystem)
-        size = filesystem.get_file_info(f"{path}/{name}").size
+        size = _write_rows(folder, name, table)
         manifest = Manifest(schema, {name: size}, table.num_rows, content_hash(table), facts or {})
         write_json(join(folder, MANIFEST), asdict(manifest))
     except OSError as error:
@@ -100,10 +108,68 @@ def commit(folder: str, table: pa.Table, schema: str, facts: dict[str, Any] | No
     return manifest
 
 
+def _write_rows(folder: str, name: str, table: pa.Table) -> int:
+    """Write a Parquet file below a folder; returns its size in bytes."""
+    filesystem, path = resolve(folder)
+
+    def write() -> int:
+        filesystem.create_dir(f"{path}/{name.split('/')[0]}", recursive=True)
+        pq.write_table(table, f"{path}/{name}", filesystem=filesystem)
+        if isinstance(filesystem, pafs.LocalFileSystem):
+            with open(f"{path}/{name}", "rb") as file:
+                os.fsync(file.fileno())  # the manifest must not reach the disk before what it lists
+        return int(filesystem.get_file_info(f"{path}/{name}").size)
+
+    return _patiently(filesystem, write)
+
+
+def _patiently(filesystem: pafs.FileSystem, call: Callable[[], Answer]) -> Answer:
+    """A call's answer, of another attempt where local storage failed in a way that may pass."""
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        return call()
+    attempts = Retrying(
+        retry=retry_if_exception(lambda error: isinstance(error, OSError) and not isinstance(error, LASTING)),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_exponential(FIRST_WAIT_S),
+        reraise=True,
+    )
+    return attempts(call)
+
+
 def manifest_of(folder: str) -> Manifest | None:
-    """The manifest of a committed folder; None where nothing was committed."""
-    tree = read_json(join(folder, MANIFEST))
-    return None if tree is None else Manifest(**tree)
+    """The manifest of a committed folder; None where nothing was committed.
+
+    Raises:
+        IntegrityError: the manifest is torn.
+    """
+    try:
+        tree = read_json(join(folder, MANIFEST))
+        return None if tree is None else Manifest(**tree)
+    except (ValueError, TypeError) as error:
+        raise IntegrityError(
+            f"{folder}: its manifest is torn: {error}",
+            "a whole manifest",
+            "delete the folder; its stage is then redone",
+        ) from error
+
+
+def whole(folder: str) -> tuple[pa.Table, Manifest] | None:
+    """As `read`; a torn output is set aside, so that its stage is redone.
+
+    Raises:
+        OutputError: the storage does not answer: what is there is not known, so nothing is set aside.
+    """
+    try:
+        return read(folder)
+    except IntegrityError:
+        set_aside(folder)
+        return None
+
+
+def set_aside(folder: str) -> None:
+    """Take a folder's manifest away, under another name: what it listed is then as good as not there."""
+    filesystem, path = resolve(folder)
+    filesystem.move(f"{path}/{MANIFEST}", f"{path}/{TORN}-{uuid.uuid4().hex[:8]}")
 
 
 def read(folder: str) -> tuple[pa.Table, Manifest] | None:
@@ -119,7 +185,9 @@ def read(folder: str) -> tuple[pa.Table, Manifest] | None:
     filesystem, path = resolve(folder)
     remote = not isinstance(filesystem, pafs.LocalFileSystem)
     try:
-        parts = [pq.read_table(f"{path}/{name}", filesystem=filesystem) for name in manifest.files]
+        parts = _patiently(
+            filesystem, lambda: [pq.read_table(f"{path}/{name}", filesystem=filesystem) for name in manifest.files]
+        )
     except (OSError, pa.ArrowInvalid) as error:
         # a store that is away is no reason to delete anything; a local file that cannot be read is torn or gone
         if remote and isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
@@ -155,13 +223,17 @@ def write_json(uri: str, tree: Any) -> None:
         with filesystem.open_output_stream(path) as stream:
             stream.write(text)
         return
-    os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
-    with open(temporary, "wb") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+
+    def write() -> None:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+    _patiently(filesystem, write)
 
 
 def read_json(uri: str) -> Any | None:
@@ -169,16 +241,28 @@ def read_json(uri: str) -> Any | None:
 
     Raises:
         OutputError: the storage does not answer.
+        IntegrityError: it is not JSON.
     """
     filesystem, path = resolve(uri)
-    try:
+
+    def load() -> bytes | None:
         if filesystem.get_file_info(path).type != pafs.FileType.File:
             return None
         with filesystem.open_input_stream(path) as stream:
-            text = stream.read()
+            return bytes(stream.read())
+
+    try:
+        text = _patiently(filesystem, load)
     except OSError as error:
         raise _silent(uri, error) from error
-    return json.loads(text)
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError as error:
+        raise IntegrityError(
+            f"{uri} is not JSON: {error}",
+            "a whole file: raypo writes each at once",
+            "remove it, or the folder it is in",
+        ) from error
 
 
 def _silent(uri: str, error: OSError) -> OutputError:

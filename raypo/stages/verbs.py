@@ -19,11 +19,12 @@ import torch
 
 from raypo import dispersion
 from raypo.config import FunctionReward, HttpReward, RunConfig
-from raypo.errors import RewardError
+from raypo.errors import DataError, RewardError
 from raypo.records import ANNOTATED, SAMPLED, SCORED, conform
 from raypo.scoring.rewards import Scorer, reward_spread, trainability
-from raypo.stages.actors import EMPTY, Actors, get, stream
+from raypo.stages.actors import EMPTY, Actors, get
 from raypo.stages.cluster import objective_of
+from raypo.stages.streaming import stream
 
 Progress = Callable[[pa.Table], None]
 Facts = dict[str, Any]
@@ -238,15 +239,34 @@ def annotate(
     return table, facts | {"seconds": time.monotonic() - began}
 
 
+def refuse_labels(name: str, rewards: list[list[float | None]], usable: list[list[bool]]) -> None:
+    """Refuse labels for an objective that needs scalars.
+
+    Raises:
+        DataError: every usable reward is 0 or 1, and both occur.
+    """
+    pairs = (pair for row in zip(rewards, usable, strict=True) for pair in zip(*row, strict=True))
+    if {value for value, usable_ in pairs if usable_} == {0.0, 1.0}:
+        raise DataError(
+            f"{name}: every reward is 0 or 1",
+            "scalar rewards: deviations from the mean weigh responses by how much better they are, which labels do not "
+            "say",
+            "take objective.preset=mpo or dpo, or give scores",
+        )
+
+
 def finish_annotation(
     table: pa.Table, config: RunConfig, *, scales: dict[str, float] | None, vocabulary: int
 ) -> tuple[pa.Table, Facts]:
     """Decide which sets train, fit or apply the scales, and write dispersion and psi. Pure: table in, table out."""
     table = table.sort_by("prompt_id")
     rewards, usable = table["rewards"].to_pylist(), table["usable"].to_pylist()
+    objective, least = objective_of(config), config.scoring.min_reward_spread
     decided = [
-        trainability(row, mask, config.scoring.min_reward_spread) for row, mask in zip(rewards, usable, strict=True)
+        trainability(row, mask, least, lone=objective.needs_labels) for row, mask in zip(rewards, usable, strict=True)
     ]
+    if scales is None and objective.needs_scalar_rewards:
+        refuse_labels(objective.name, rewards, usable)  # the scale would hide that they are
     trainable = [ok for ok, _ in decided]
     index = dispersion_index(table, config, vocabulary)
     if scales is None:

@@ -2,7 +2,7 @@
 
     catalogue   the studies by name: claim, paper, and what they take
     result      what a study ends in: rows with n, seeds, effect, interval and power; figures; the finding
-    write       study.json, table.csv, figures and a page
+    write       result.json, table.csv, figures and a page
     run         `raypo study NAME`: finds, runs, writes, tells
     arena       a bandit of many seeds at once, trained through `raypo.objective.set_loss`
     rankings    annotators' rankings drawn from the Mallows and Bradley-Terry models

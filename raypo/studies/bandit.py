@@ -1,4 +1,4 @@
-"""A bandit whose contexts differ in dispersion: does MallowsPO have less regret than DPO, and what dispersion does it need?
+"""A bandit whose contexts differ in dispersion: has MallowsPO less regret than DPO, and what dispersion does it need?
 
 Annotators rank arms by Mallows-theta, Mallows-phi or Bradley-Terry around the true order; each context has its own phi.
 Policies are log-linear and share weights over contexts, are trained on one choice per context and measured on others.

@@ -4,7 +4,7 @@
 
 Arms are the same in every context, so that a prior over responses that does not see the context, zeta(y), has a
 meaning. Priors: the reference (DPO); uniform (no reference); *joint*, zeta trained by the same gradient; *marginal*,
-zeta = E_x pi(y|x) at each step, which minimises the information objective for a fixed policy; *moving*, a moving average
+zeta = E_x pi(y|x) at each step, the best for a fixed policy; *moving*, a moving average
 of the policy that sees the context, which is raypo's `learned-prior`. All start from the same policy, the reference,
 which favours arms that are good, bad, or none; KL is to that start.
 """

@@ -29,7 +29,7 @@ from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, measure
 
 COUNTS = (2, 3, 5, 10, 20, 50, 100, 200, 512)
 STEPS, DONE = 150, 0.01
-"""Steps, each of 0.1 / beta for the fastest log-odds of a prompt; a prompt whose gradient fell to this share is done."""
+"""Steps, each of 0.1 / beta for the fastest log-odds of a prompt; it is done when its gradient fell to this share."""
 CLAIMED, TOLERANCE = -0.5, 0.1
 """The slope that is claimed, and how far an interval may lie from it and still be called that."""
 

@@ -1,4 +1,4 @@
-"""A study on disk: study.json, table.csv, its figures as SVG, and one page that holds all of it."""
+"""A study on disk: result.json, table.csv, its figures as SVG, and one page that holds all of it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def write(folder: Path, found: Mapping[str, Any], result: Result) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     drawn = [(one, svg(one.figure)) for one in result.drawings]
-    paths = [folder / "study.json", folder / "table.csv", *(folder / f"{one.name}.svg" for one, _ in drawn)]
+    paths = [folder / "result.json", folder / "table.csv", *(folder / f"{one.name}.svg" for one, _ in drawn)]
     paths[0].write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     with paths[1].open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, fieldnames=list(found["rows"][0]))

@@ -24,6 +24,7 @@ from torch import Tensor
 from raypo.data.packing import Packing, micro_batches
 from raypo.objective import set_loss
 from raypo.objective.kernel import SetLoss
+from raypo.training.collation import collated
 from raypo.training.sets import TrainingSet, columns
 from raypo.training.terms import DIFFERENTIABLE, Means, response_values, scatter
 
@@ -71,8 +72,7 @@ def direct(means: Means, sets: Sequence[TrainingSet], ranks: Ranks) -> dict[str,
     sums: dict[str, Tensor] = {}
     config = means.config
     batches = rank_batches(sets, config.tokens_per_micro_batch, ranks.rank, ranks.world_size, config.packing)
-    for part, real in batches:
-        batch = means.pack(part)
+    for (part, real), batch in collated(batches, lambda one: means.pack(one[0])):
         values = {name: scatter(batch, value) for name, value in response_values(means, part, batch).items()}
         out = loss_of(means, part, values)
         loss = out.loss.sum()
@@ -88,14 +88,12 @@ def two_pass(means: Means, sets: Sequence[TrainingSet], ranks: Ranks) -> dict[st
     own = [sets[i] for i in share(sets, ranks.world_size, means.config.packing)[ranks.rank]]
     plan = split(means, own)
     most = _most(len(plan), ranks, means.device)
-    with torch.no_grad():
-        scores = _score(means, own, plan, most, min(sets, key=lambda one: one.tokens.padded_tokens))
-    out, slopes = _slopes(means, sets, own, scores, ranks)
     spare = min(sets, key=lambda one: one.tokens.padded_tokens).part([0])
-    for number in range(most):
-        group = plan[number] if number < len(plan) else []
-        part = [own[one.place].part(one.slots) for one in group] or [spare]
-        batch = means.pack(part)
+    with torch.no_grad():
+        scores = _score(means, own, plan, most, spare)
+    out, slopes = _slopes(means, sets, own, scores, ranks)
+    parts = _parts(own, plan, most, spare)
+    for (group, part), batch in collated(parts, lambda one: means.pack(one[1])):
         values = response_values(means, part, batch)
         surrogate = sum(
             (
@@ -129,15 +127,23 @@ def split(means: Means, own: Sequence[TrainingSet]) -> list[list[Part]]:
     return [[parts[i] for i in group] for group in micro_batches(pieces, config.tokens_per_micro_batch, config.packing)]
 
 
+def _parts(
+    own: Sequence[TrainingSet], plan: list[list[Part]], most: int, spare: TrainingSet
+) -> Iterator[tuple[list[Part], list[TrainingSet]]]:
+    """The planned micro-batches, and as many of a spare response as the busiest rank has more."""
+    for number in range(most):
+        group = plan[number] if number < len(plan) else []
+        yield group, [own[one.place].part(one.slots) for one in group] or [spare]
+
+
 def _score(
     means: Means, own: Sequence[TrainingSet], plan: list[list[Part]], most: int, spare: TrainingSet
 ) -> dict[str, list[list[Tensor]]]:
     """Values of every response of this rank's sets, without gradient: per name, per set, per slot."""
     found: dict[str, list[list[Tensor]]] = {}
-    for number in range(most):
-        group = plan[number] if number < len(plan) else []
-        part = [own[one.place].part(one.slots) for one in group] or [spare.part([0])]
-        values = response_values(means, part, means.pack(part))
+    parts = _parts(own, plan, most, spare)
+    for (group, part), batch in collated(parts, lambda one: means.pack(one[1])):
+        values = response_values(means, part, batch)
         for name, value in values.items():
             rows = found.setdefault(name, [[torch.empty(0)] * len(one.rewards) for one in own])
             places = [(one.place, slot) for one in group for slot in one.slots]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from raypo.data.packing import ResponseSet
 from raypo.errors import DataError
-from raypo.objective import AnyObjective, Objective, set_loss
+from raypo.objective import AnyObjective, set_loss
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,7 @@ def training_sets(table: pa.Table, objective: AnyObjective) -> list[TrainingSet]
     terms = {name: zeros[..., None] if name == "embeddings" else zeros for name in objective.terms}
     used = set_loss(objective, policy_logps=zeros, terms=terms, **given).used
     kept = [one for one, trains in zip(found, used.tolist(), strict=True) if trains]
-    labels = isinstance(objective, Objective) and objective.contrast.lone
-    return kept if labels else [_from_the_best(one) for one in kept]
+    return kept if objective.needs_labels else [_from_the_best(one) for one in kept]
 
 
 def _from_row(row: dict[str, Any]) -> TrainingSet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -30,18 +31,30 @@ class Tracker:
         place = Path(run_dir)
         self._path = place / "metrics.jsonl"
         kept = [line for line in read_metrics(self._path) if line["step"] <= step]
-        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        replace_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._board = None
         if config.tracking.tensorboard:
             self._board = SummaryWriter(str(place / "tensorboard"), purge_step=step + 1 if step else None)
         self._mlflow = self._wandb = None
+        known = place / "trackers.json"  # a run that goes on is the same run there too
+        ids = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else {}
         if config.tracking.mlflow_uri:
             self._mlflow = optional("mlflow", "tracking.mlflow_uri")
             self._mlflow.set_tracking_uri(config.tracking.mlflow_uri)
-            self._mlflow.start_run(run_name=config.name)
+            started = self._mlflow.start_run(run_id=ids.get("mlflow"), run_name=config.name)
+            ids["mlflow"] = started.info.run_id
         if config.tracking.wandb_project:
             self._wandb = optional("wandb", "tracking.wandb_project")
-            self._wandb.init(project=config.tracking.wandb_project, name=config.name, dir=str(place))
+            started = self._wandb.init(
+                project=config.tracking.wandb_project,
+                name=config.name,
+                dir=str(place),
+                id=ids.get("wandb"),
+                resume="allow",
+            )
+            ids["wandb"] = started.id
+        if ids:
+            replace_text(known, json.dumps(ids) + "\n")
 
     def step(self, metrics: dict[str, Any]) -> None:
         """Write one step; `metrics` has an integer `step` and numbers."""
@@ -79,6 +92,13 @@ def optional(name: str, field: str) -> ModuleType:
         raise ConfigError(
             f"{field} is set and {name} is not installed", name, f"install {name}, or unset {field}"
         ) from error
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file that holds the old text or the new, whenever the process dies."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -11,11 +11,13 @@ so training imports neither sampling nor the round machine.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,7 +29,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from transformers import GenerationConfig
 
 from raypo.config import RunConfig
-from raypo.errors import RunError
+from raypo.errors import RunError, UserError
 from raypo.models.export import (
     adapter_weights,
     changed_fraction,
@@ -39,64 +41,14 @@ from raypo.models.export import (
 from raypo.models.load import DTYPES, LOAD_FAULTS, load_tokenizer
 from raypo.models.shard import load_sharded
 from raypo.objective import AnyObjective
-from raypo.training import checkpoint
+from raypo.training import checkpoint, refused
 from raypo.training.against import Against, learns_masks
 from raypo.training.checkpoint import Checkpoint, folder_of
+from raypo.training.rounds import RoundTask, SyncSender, TableSource, rung_steps
 from raypo.training.sets import TrainingSet, training_sets
 from raypo.training.step import make_optimizer, step_order, train_step
 from raypo.training.terms import Means
 from raypo.training.tracking import Tracker
-
-
-@dataclass(frozen=True)
-class RoundTask:
-    """One round's training.
-
-    Args:
-        round: index of the round; it makes weight version round + 1.
-        tables: Parquet files of records.ANNOTATED.
-        progress_start: share of the job's planned prompts that is done before the round.
-        progress_end: and after it.
-        epochs: passes over the sets.
-        seed: of the run; the order of sets depends on it, the round and the epoch alone.
-    """
-
-    round: int
-    tables: tuple[str, ...]
-    progress_start: float
-    progress_end: float
-    epochs: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class Stop:
-    """No further round, and why."""
-
-    reason: str
-
-
-class TableSource(Protocol):
-    """Where the next round comes from; every rank asks and gets the same answer."""
-
-    def ready(self) -> None:
-        """Block until the source policy can be read."""
-
-    def next(self, version: int) -> RoundTask | Stop:
-        """Block until the round after a version is annotated, or there is none."""
-
-    def note(self, gauge: dict[str, Any]) -> None:
-        """Tell how training goes; never blocks."""
-
-    def trained(self, fields: dict[str, Any]) -> None:
-        """A version is trained and durable."""
-
-
-class SyncSender(Protocol):
-    """How new weights reach the live engines; called on every rank."""
-
-    def send(self, version: int, weights: Iterable[tuple[str, Tensor]], *, sender: bool) -> dict[str, float]:
-        """Exhaust the weights; the sender passes them to the engines. Returns seconds and bytes."""
 
 
 def train(setup: dict[str, Any]) -> None:
@@ -104,7 +56,16 @@ def train(setup: dict[str, Any]) -> None:
 
     Args:
         setup: `config` (RunConfig), `objective` (Objective), `run_dir`, `tables` (TableSource), `sync` (SyncSender).
+
+    A user's error ends it without being raised; the driver finds it (`raypo.training.refused`).
     """
+    try:
+        _rounds(setup)
+    except UserError as error:
+        refused.tell(setup["run_dir"], error)
+
+
+def _rounds(setup: dict[str, Any]) -> None:
     config: RunConfig = setup["config"]
     torch.set_num_threads(config.training.threads)
     setup["tables"].ready()
@@ -114,7 +75,7 @@ def train(setup: dict[str, Any]) -> None:
         began = time.monotonic()
         metrics = learner.round(task)
         trained = time.monotonic() - began
-        learner.save(task.progress_end, {"seconds": trained, "metrics": metrics})
+        learner.save(task.progress_end, {"seconds": trained, "metrics": metrics, "frozen": task.frozen})
         saved = time.monotonic() - began - trained
         dtype = DTYPES[config.policy.export_dtype]
         sent = sync.send(learner.version, export_weights(learner.scorer, dtype), sender=learner.first)
@@ -122,6 +83,11 @@ def train(setup: dict[str, Any]) -> None:
             learner.report(task.round, metrics, trained, saved, sent)
         ray.train.report({"version": learner.version, "loss": metrics["loss"]})
     learner.close()
+
+
+def hash_of(tree: Any) -> str:
+    """SHA-256 of a JSON value, hex."""
+    return hashlib.sha256(json.dumps(tree).encode()).hexdigest()
 
 
 class Learner:
@@ -141,35 +107,85 @@ class Learner:
         self.scorer = load_sharded(policy, mesh, activation_checkpointing=recompute, masks=masks)
         self._optimizer = make_optimizer(self.scorer, training)
         self._against = Against(config, objective, mesh)
-        found = checkpoint.newest(run_dir)
-        self.version, self._step = (found.version, found.step) if found else (0, 0)
-        if found is not None:
-            checkpoint.load_state(run_dir, found.version, self.scorer, self._optimizer, self._against.moving)
-            self._against.load(found.facts.get("against", {}))
-        self._tracker = Tracker(config, run_dir, self._step) if self.first else None
+        self.version, self._step = 0, 0
+        self._tracker: Tracker | None = None
+        if (found := self._agreed(lambda: checkpoint.newest(run_dir))) is not None:
+            self.version = found.version
+            self._load(found)
+
+    def _agreed(self, find: Callable[[], Checkpoint | None]) -> Checkpoint | None:
+        """What the first rank finds, on all: shared storage may show two ranks two states."""
+        answer = [find() if self.first else None]
+        dist.broadcast_object_list(answer, src=0)
+        return answer[0]
+
+    def _load(self, found: Checkpoint, step: int | None = None) -> None:
+        """Take up model, optimizer, reference, anchor and step of a checkpoint; with a step, of one inside a round."""
+        against = self._against
+        checkpoint.load_state(self._run_dir, found.version, self.scorer, self._optimizer, against.moving, step=step)
+        against.load(found.facts.get("against", {}))
+        self._step = found.step
 
     def round(self, task: RoundTask) -> dict[str, float]:
         """Train on a round's sets; returns the last step's metrics.
 
         Raises:
             RunError: the round has no set to train on.
+            ConfigError: fewer steps than the parts that it is to be cut into.
         """
         table = pa.concat_tables([pq.read_table(path) for path in task.tables])
         sets, training = training_sets(table, self._objective), self._config.training
         if not sets:
             raise RunError(f"round {task.round} has no trainable set", "at least one", "see its annotated table")
         starts = range(0, len(sets), training.sets_per_step)
-        total, done, metrics = task.epochs * len(starts), 0, {}
-        for epoch in range(task.epochs):
-            order = step_order(len(sets), seed=task.seed, round_index=task.round, epoch=epoch)
-            for start in starts:
-                span = task.progress_end - task.progress_start
-                part = [sets[i] for i in order[start : start + training.sets_per_step]]
-                # the middle of the step: neither the first nor the last step has rate 0
-                metrics = self._one_step(part, task.progress_start + span * (done + 0.5) / total)
-                done += 1
-                self._log(task.round, epoch, done, total, metrics)
+        orders = [
+            step_order(len(sets), seed=task.seed, round_index=task.round, epoch=epoch) for epoch in range(task.epochs)
+        ]
+        ids = hash_of([[sets[i].tokens.prompt_id for i in order] for order in orders])
+        total, metrics = task.epochs * len(starts), {}
+        done, numbers = self._resume(ids), rung_steps(total, task.rung, task.rungs)
+        if self.first and self._tracker is None:
+            self._tracker = Tracker(self._config, self._run_dir, self._step)
+        span = task.progress_end - task.progress_start
+        for number in numbers:
+            if number < done:
+                continue
+            epoch, place = divmod(number, len(starts))
+            part = [sets[i] for i in orders[epoch][starts[place] : starts[place] + training.sets_per_step]]
+            # the middle of the step: neither the first nor the last step has rate 0
+            metrics = self._one_step(part, task.progress_start + span * (number + 0.5) / total)
+            self._log(task.round, epoch, number + 1, total, metrics)
+            if training.checkpoint_steps and (number + 1) % training.checkpoint_steps == 0 and number + 1 in numbers:
+                self._save_inside({"round": task.round, "done": number + 1, "sets": ids})
         return metrics
+
+    def _resume(self, ids: str) -> int:
+        """Continue from the newest checkpoint inside the round that begins, if it is of the same sets in this order.
+
+        Returns:
+            steps of the round that are done.
+        """
+        found = self._agreed(lambda: checkpoint.newest_inside(self._run_dir, self.version + 1))
+        if found is None or found.facts["cursor"]["sets"] != ids:
+            return 0
+        self._load(found, step=found.step)
+        return int(found.facts["cursor"]["done"])
+
+    def _save_inside(self, cursor: dict[str, Any]) -> None:
+        """Make the state inside a round durable, with the cursor over its sets."""
+        version, step = self.version + 1, self._step
+        place = folder_of(self._run_dir, version, step)
+        if self.first:
+            shutil.rmtree(place, ignore_errors=True)  # of an attempt that died here
+        dist.barrier()
+        moving = self._against.moving
+        checkpoint.save_state(self._run_dir, version, self.scorer, self._optimizer, moving, step=step)
+        if self.first:
+            facts = {"cursor": cursor, "against": self._against.facts()}
+            done = Checkpoint(version, 0.0, step, world_size=self.world_size, facts=facts)
+            checkpoint.commit(self._run_dir, done, inside=True)
+            checkpoint.drop_inside(self._run_dir, version, keep=step)
+        dist.barrier()
 
     def _one_step(self, sets: list[TrainingSet], progress: float) -> dict[str, float]:
         """One optimizer step on these sets, against what the objective is measured against."""
@@ -228,6 +244,7 @@ class Learner:
             done = Checkpoint(version, progress, self._step, world_size=self.world_size, facts=facts)
             checkpoint.commit(self._run_dir, done)
             checkpoint.drop_states(self._run_dir, older_than=version - 1)
+            checkpoint.drop_inside(self._run_dir, version)
             self._facts = facts
         dist.barrier()
         self.version = version

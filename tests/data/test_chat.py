@@ -276,6 +276,15 @@ def test_a_template_that_strips_an_answer_trains_what_it_shows() -> None:
     assert answers(chat("<s>", "</s>").replace("m['content']", "m['content'] | trim"), " d ") == [([5, 1], "whole")]
 
 
+def test_a_template_that_puts_space_before_an_answer_is_trusted_with_it() -> None:
+    """As Llama 2's: the whole begins with the prompt, and what stands behind it is what is trained."""
+    template = chat("<s>", "</s>").replace("m['content']", "(' ' if m['role'] == 'assistant' else '') + m['content']")
+    (ids, how), (alone, _) = answers(template, "d", "")
+    assert how == "whole"
+    assert ids[-2:] == [5, 1]
+    assert ids[:-2] == alone[:-1]  # the space, however it is encoded
+
+
 @pytest.mark.parametrize(
     ("template", "response", "why"),
     [

@@ -97,3 +97,20 @@ def test_the_real_sets_of_sixteen_responses_are_read_as_they_are() -> None:
     sizes = {len(row) for row in table["responses"].to_pylist()}
     assert (table.num_rows, max(sizes), facts["dropped"]) == (584, 16, {"too_few_responses": 0})
     assert table["rewards"][0].as_py()[0] == 2.813e-06
+
+
+def test_one_labelled_response_is_a_set_for_an_objective_that_compares_with_an_anchor(tmp_path: Path) -> None:
+    """TRL's unpaired data, one completion per prompt: nothing for a pair, four sets for KTO."""
+    rows = [{"prompt": f"p{i}", "completion": f"c{i}", "label": i < 2} for i in range(4)]
+    with pytest.raises(DataError, match=r"no set of two responses(.|\n)*objective.preset=kto"):
+        read_sets(config(tmp_path, rows))
+    table, facts = read_sets(config(tmp_path, rows), lone=True)
+    assert table["rewards"].to_pylist() == [[1.0], [1.0], [0.0], [0.0]]
+    assert facts["dropped"]["too_few_responses"] == 0
+
+
+def test_a_null_prompt_is_not_invented_from_what_two_answers_begin_with(tmp_path: Path) -> None:
+    rows = [{"prompt": None, "chosen": "Once a", "rejected": "Once b"}]
+    with pytest.raises(DataError, match="'prompt' is null beside two texts"):
+        read_sets(config(tmp_path, rows))
+    assert read_sets(config(tmp_path, rows, sets_format="pair"))[0]["responses"].to_pylist() == [[" a", " b"]]

@@ -52,9 +52,17 @@ def terms(chosen: AnyObjective, policy: Tensor, reference: Tensor) -> dict[str, 
     return {name: made[name] for name in chosen.terms}
 
 
+def as_needed(chosen: AnyObjective, given: dict[str, Any]) -> dict[str, Any]:
+    """The same arguments, with labels for an objective that takes no others: 1 above 1/2."""
+    if not chosen.needs_labels:
+        return given
+    rewards = given["rewards"]
+    return given | {"rewards": torch.where(rewards.isfinite(), (rewards > 0.5).to(rewards.dtype), rewards)}
+
+
 def loss(name: str, given: dict[str, Any], **hyper: float) -> SetLoss:
     """set_loss of a preset, its terms made."""
     chosen = objective(name, **hyper)
     reference = given["reference_logps"]
     reference = torch.zeros_like(given["policy_logps"]) if reference is None else reference
-    return set_loss(chosen, **given, terms=terms(chosen, given["policy_logps"], reference))
+    return set_loss(chosen, **as_needed(chosen, given), terms=terms(chosen, given["policy_logps"], reference))

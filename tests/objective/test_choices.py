@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 from examples import NAMES, inputs, objective
 
+from raypo.config import HYPERPARAMETER_DEFAULTS
 from raypo.errors import ConfigError
-from raypo.objective import Contrast, LinearPrior, Link, Objective, TransformPrior, set_loss
+from raypo.objective import Contrast, LinearPrior, Link, Objective, TokenPrior, TransformPrior, set_loss
 from raypo.objective.choices import CONTRASTS, LINKS, TRANSFORMS
 from raypo.objective.contrast import BUILDERS
+from raypo.objective.domains import HYPERPARAMETERS
 from raypo.objective.link import LINKS as LINK_FUNCTIONS
 from raypo.objective.overrides import override
+from raypo.objective.presets import TABLE, hyperparameters
 from raypo.objective.prior import TRANSFORMS as TRANSFORM_FUNCTIONS
 
 LOGISTIC = Link(kind="logistic", parameters={"label_smoothing": 0.0})
@@ -76,11 +79,26 @@ PHI, PSI_SCORE = Link(kind="phi"), "score"
         ({"contrast": Contrast(kind="best-vs-worst", select="bottom", keep=2)}, "more than two"),
         ({"contrast": Contrast(kind="one-vs-rest", select="bottom")}, "keep >= 1"),
         ({"prior": LinearPrior(b=0), "reference": "moving"}, "reads none"),
-        ({"beta": 0.0}, "beta > 0"),
+        ({"beta": 0.0}, "beta = 0.0.*\n.*above 0"),
         ({"alpha": -1.0}, "at least 0"),
         ({"nll": -1.0}, "at least 0"),
         ({"link": Link(kind="robust", parameters={"label_smoothing": 0.5})}, "less than nothing"),
         ({"link": Link(kind="logistic", parameters={"label_smoothing": 0.7})}, "less than nothing"),
+        ({"contrast": Contrast(kind="above-mean", deviation="Signed"), "alpha": 1.0}, "one of none, abs, signed"),  # type: ignore[arg-type]
+        ({"contrast": Contrast(kind="above-mean", pool="mean")}, "one of logsumexp, logmeanexp"),  # type: ignore[arg-type]
+        ({"contrast": Contrast(kind="above-mean", power=3)}, "one of 1, 2"),  # type: ignore[arg-type]
+        ({"contrast": Contrast(kind="one-vs-rest", select="bogus", keep=1)}, "one of none, bottom"),  # type: ignore[arg-type]
+        ({"contrast": Contrast(kind="infonca", parameters={"temperature": -1})}, "worst response has the largest"),
+        ({"contrast": Contrast(kind="levels", parameters={"levels": 1})}, "a whole number, at least 2"),
+        ({"contrast": Contrast(kind="top-vs-bottom", parameters={"top": 0, "bottom": 2})}, "at least 1"),
+        ({"link": Link(kind="squared", parameters={"target_margin": 0.5, "scale": 0})}, "scale = 0"),
+        ({"link": Link(kind="discopop", parameters={"temperature": -1})}, "temperature = -1"),
+        ({"link": Link(kind="clipped-logistic", parameters={"bound": -1})}, "bound = -1"),
+        ({"link": Link(kind="exo", parameters={"label_smoothing": 0})}, "its logarithm enters"),
+        ({"prior": LinearPrior(a=0)}, "the policy would not enter"),
+        ({"prior": LinearPrior(b="one")}, "b = 'one'"),  # type: ignore[arg-type]
+        ({"prior": TokenPrior(weights="bogus")}, "one of none, length-desensitized"),  # type: ignore[arg-type]
+        ({"alpha": float("nan")}, "alpha = nan"),
         ({"link": Link(kind="logistics")}, "one of logistic"),
         ({"link": Link(kind="hinge")}, "exactly threshold"),
         ({"contrast": Contrast(kind="levels")}, "exactly levels"),
@@ -90,6 +108,28 @@ PHI, PSI_SCORE = Link(kind="phi"), "score"
 def test_what_means_nothing_is_refused_with_the_reason(choices: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         made(**choices)
+
+
+@pytest.mark.parametrize(
+    ("choices", "told"),
+    [
+        ({"prior": {"kind": "linear", "a": "foo"}}, "a = 'foo'"),
+        ({"prior": {"kind": "token", "weights": "bogus"}}, "one of none"),
+        ({"contrast": {"kind": "above-mean", "deviation": "signed"}}, "start from preset w-mpo"),
+        ({"contrast": {"kind": "above-mean", "pool": "foo"}}, "one of logsumexp"),
+    ],
+)
+def test_an_override_that_means_nothing_is_refused_and_not_read_as_something_else(
+    choices: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        override(objective("dpo"), choices)
+
+
+def test_every_hyperparameter_of_the_table_has_a_domain_and_its_default_lies_in_it() -> None:
+    taken = {name for row in TABLE for name in hyperparameters(row)}
+    assert taken == set(HYPERPARAMETERS)
+    assert [name for name in taken if HYPERPARAMETER_DEFAULTS[name] not in HYPERPARAMETERS[name]] == []
 
 
 def test_a_phi_link_over_chosen_by_rejected_pairs_with_a_transformed_prior_is_four_words() -> None:

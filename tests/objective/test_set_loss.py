@@ -227,10 +227,32 @@ def test_what_is_missing_is_named() -> None:
         ("w-mop", {"beta": 0.1}, "did you mean 'w-mpo'"),
         ("w-mpo", {"beta": 0.1}, "needs alpha"),
         ("w-mpo", {"beta": 0.1, "alhpa": 1.0}, "did you mean 'alpha'"),
-        ("dpo", {"beta": 0.0, "label_smoothing": 0.0}, "beta > 0"),
+        ("dpo", {"beta": 0.0, "label_smoothing": 0.0}, "above 0"),
         ("dpo", {"beta": True, "label_smoothing": 0.0}, "a number"),
     ],
 )
 def test_a_preset_refuses_what_it_does_not_know(name: str, given: dict[str, float], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         preset(name, **given)
+
+
+def test_labels_are_labels_and_psi_is_a_scale() -> None:
+    """KTO of scores would take every one above 1/2 for desirable; a psi of 0, -1 or NaN scales nothing."""
+    given = inputs([[-5.0, -4.0, -6.0]], [[7.0, 8.0, 9.0]])
+    anchor = {"anchor": torch.zeros(1, 3, dtype=torch.float64)}
+    with pytest.raises(DataError, match=r"kto: a reward of 7\n.*labels: 1 for a desirable"):
+        set_loss(objective("kto"), **given, terms=anchor)
+    for psi in (0.0, -1.0, math.nan):
+        with pytest.raises(DataError, match="psi with an entry that is not above 0"):
+            set_loss(objective("mallows-theta"), **(given | {"psi": torch.tensor([psi], dtype=torch.float64)}))
+
+
+def test_rewards_that_are_large_and_differ_by_little_are_told_apart() -> None:
+    """1e8 + 0.1, 0.2, 0.4 in float64 beside fp32 log-probs: equal only if they were cast first."""
+    given = inputs([[-5.0, -4.0, -6.0]], [[1e8 + 0.1, 1e8 + 0.2, 1e8 + 0.4]])
+    given |= {name: given[name].float() for name in ("policy_logps", "reference_logps", "psi")}
+    assert set_loss(objective("dpo"), **given).used.tolist() == [True]
+
+
+def test_lipo_is_finite_at_rewards_of_two_thousand() -> None:
+    assert math.isfinite(set_loss(objective("lipo"), **inputs([[-5.0, -4.0]], [[2000.0, 0.0]])).loss.item())

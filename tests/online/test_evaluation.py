@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import make_model
+from hf_folders import make_model
 from safetensors.torch import load_file, save_file
 
 from raypo.config import load

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import make_model
+from hf_folders import make_model
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -61,9 +61,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "sampling": {"temperature": 0.5, "max_response_tokens": 12, "stop_token_ids": [7]},
             "rewards": [
                 {"name": "ones", "path": "judges:ones"},
-                {"type": "http", "name": "brevity", "url": "http://host/score?key=secret", "weight": 0.0},
+                {"type": "http", "name": "brevity", "url": "http://host/score?team=secret", "weight": 0.0},
             ],
             "objective": {"preset": "w-mpo", "beta": 0.2},
+            "scoring": {"allowed_hosts": ["host"]},
         }
     )
     folder = RunFolder(config)

@@ -13,13 +13,16 @@ def figures(mean: float) -> dict[str, float]:
 
 
 def evaluation(reward: float) -> dict[str, Any]:
-    names = ("reward_win_rate", "kl_per_response", "length")
+    names = ["reward_win_rate", "reward_win_rate_controlled", "kl_per_response", "length", "length_correlation"]
+    names += ["entropy_per_token", "self_similarity"]
     return {
         "reward": figures(reward),
         "reward_gain": figures(reward),
         "reward_by_source": {"other": figures(0.3)},
         "distinct_2": 0.5,
         "truncated": 0.25,
+        "best_of_n": {"1": figures(reward), "2": figures(2 * reward)},
+        "chosen_shift": None,  # a start has moved nothing
         **{name: figures(0.6) for name in names},
     }
 
@@ -36,6 +39,8 @@ def record(text: str) -> RunRecord:
         evaluations=[evaluation(0.1), evaluation(0.4)],
         seconds=[{"sample": 1.0, "train": 2.0}],
         steps=[step, step | {"step": 2}],
+        spread=[(0.5, 0.6), (1.0, 0.4)],
+        inputs=[(f"tied pairs: {text}", "0.10 [0.05, 0.15]")],
         samples=[Sample(text, text, text, 0.0, 1.0)],
         config=text,
     )
@@ -44,7 +49,7 @@ def record(text: str) -> RunRecord:
 def test_model_text_is_data_and_never_markup() -> None:
     page = render(record("<script>alert(1)</script>"), confidence=0.95, untrained=["other"])
     assert "<script" not in page
-    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 6
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 7
 
 
 def test_a_page_names_nothing_outside_itself() -> None:
@@ -54,6 +59,14 @@ def test_a_page_names_nothing_outside_itself() -> None:
         "http://www.w3.org/1999/xlink", ""
     ).replace("http-equiv", "")
     assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
+
+
+def test_figures_take_the_pages_ink() -> None:
+    """Black lines and glyphs would vanish in the dark."""
+    page = render(record("plain"), confidence=0.95, untrained=["other"])
+    figures_of = page[page.index("<svg") :]
+    assert "#000000" not in figures_of
+    assert figures_of.count('fill="currentColor"') >= figures_of.count("<svg ")
 
 
 def test_the_same_record_gives_the_same_page() -> None:

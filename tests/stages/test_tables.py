@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from raypo.errors import DataError, IntegrityError, OutputError
@@ -97,3 +101,66 @@ def test_a_json_file_is_whole_or_absent(tmp_path: Path) -> None:
         tables.write_json(str(path), {"rows": object()})
     assert json.loads(path.read_text()) == {"rows": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["facts.json"]
+
+
+class Failing:
+    """Stands for storage: a function of pyarrow that fails so many times, and then is itself."""
+
+    def __init__(self, real: Any, error: OSError, times: int) -> None:
+        self.real, self.error, self.left = real, error, times
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.left:
+            self.left -= 1
+            raise self.error
+        return self.real(*args, **kwargs)
+
+
+STALE = OSError(errno.ESTALE, "Stale file handle")
+
+
+@pytest.mark.parametrize("name", ["write_table", "read_table"])
+def test_storage_that_fails_once_costs_a_second_attempt_and_no_rows(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One ESTALE while rows are written, or while they are read."""
+    fault = Failing(getattr(pq, name), STALE, 1)
+    monkeypatch.setattr(pq, name, fault)
+    tables.commit(str(tmp_path / "t"), prompts("a", "b"), "prompts")
+    assert tables.read(str(tmp_path / "t"))[0].num_rows == 2
+    assert fault.left == 0
+
+
+def test_a_manifest_that_cannot_be_put_in_place_once_is_put_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rename fails with EIO; the second attempt leaves no temporary file."""
+    monkeypatch.setattr(tables.os, "replace", Failing(os.replace, OSError(errno.EIO, "I/O error"), 1))
+    tables.commit(str(tmp_path / "t"), prompts("a"), "prompts")
+    assert not list((tmp_path / "t").glob("*.tmp"))
+    assert tables.read(str(tmp_path / "t")) is not None
+
+
+def test_storage_that_fails_for_good_is_told_after_three_attempts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = Failing(pq.write_table, STALE, 9)
+    monkeypatch.setattr(pq, "write_table", fault)
+    with pytest.raises(OutputError, match="Stale file handle"):
+        tables.commit(str(tmp_path / "t"), prompts("a"), "prompts")
+    assert fault.left == 9 - tables.ATTEMPTS
+    assert tables.read(str(tmp_path / "t")) is None
+
+
+def test_a_torn_output_is_set_aside_and_can_be_made_again(tmp_path: Path) -> None:
+    """Half a manifest, and half a file: each time the folder is empty to its reader, and takes a new table."""
+    folder = tmp_path / "t"
+    for fault in ("manifest", "rows"):
+        tables.commit(str(folder), prompts("a", "b"), "prompts")
+        path = folder / tables.MANIFEST if fault == "manifest" else Path(tables.files_of(str(folder))[0])
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        assert tables.whole(str(folder)) is None
+        assert tables.manifest_of(str(folder)) is None
+    assert len(list(folder.glob(f"{tables.TORN}-*"))) == 2
+    tables.commit(str(folder), prompts("c"), "prompts")
+    assert tables.whole(str(folder))[0]["prompt_id"].to_pylist() == ["c"]

@@ -10,7 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import (
+    StoredTables,
     causal_lm,
+    learn,
+    learn_in_two_goes,
+    run_config,
+    run_ranks,
     training_config,
     trajectory,
 )
@@ -179,3 +184,106 @@ def test_the_adapter_folder_gives_the_merged_model(runs: Any, tiny_model: Path) 
     ids = torch.arange(3, 13)[None]
     with torch.no_grad():
         assert torch.allclose(merged(ids).logits, adapted(ids).logits, atol=1e-4)
+
+
+# ---- inside a round
+
+
+def test_a_round_that_dies_between_two_steps_goes_on_there_and_ends_bitwise_the_same(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """4 steps a round, a checkpoint every 2. It dies when 3 steps are done: the next try begins with step 3 (the log's
+    first line), having found the state after step 2. In round 1 it dies after step 5, before any checkpoint there: its
+    only step is step 5. A moving reference and a running anchor are part of the state.
+    """
+    training = {"checkpoint_steps": 2}
+    configs = {
+        "moving": run_config(
+            tiny_model, tmp_path, objective={"preset": "tr-dpo"}, training=training | {"reference_steps": 3}
+        ),
+        "anchor": run_config(tiny_model, tmp_path, objective={"preset": "bco"}, training=training),
+    }
+    for name in configs:
+        for kind in ("whole", "broken"):
+            (tmp_path / name / kind).mkdir(parents=True)
+    answers = run_ranks(learn_in_two_goes, 2, configs, StoredTables(tmp_path, 2))
+    for name in configs:
+        whole, broken = tmp_path / name / "whole", tmp_path / name / "broken"
+        assert [found[name] for found in answers] == [[1, 3, 5]] * 2
+        for version in (1, 2):
+            first, second = checkpoint.read(whole, version), checkpoint.read(broken, version)
+            assert (first.weights, first.step) == (second.weights, second.step)
+            assert first.step == 4 * version
+        assert not list((broken / "checkpoints").glob("*.step-*"))
+        lines = read_metrics(broken / "metrics.jsonl")
+        assert [line["step"] for line in lines if line["round"] == 1] == [5, 6, 7, 8]
+
+
+def test_a_run_of_two_ranks_goes_on_with_one(tiny_model: Path, tmp_path: Path) -> None:
+    """The state is resharded. Not bitwise: one rank sums gradients in another order. Weights have scale 0.2."""
+    source, both = StoredTables(tmp_path, 2), run_config(tiny_model, tmp_path)
+    alone = run_config(tiny_model, tmp_path, training={"workers": 1, "sets_per_step": 4, "learning_rate": 1e-2})
+    for name in ("whole", "broken"):
+        (tmp_path / name).mkdir()
+    run_ranks(learn, 2, both, str(tmp_path / "whole"), source, 2)
+    run_ranks(learn, 2, both, str(tmp_path / "broken"), source, 1)
+    assert run_ranks(learn, 1, alone, str(tmp_path / "broken"), source, 2) == [1]
+    first, second = (
+        load_file(folder_of(tmp_path / name, 2) / "model" / "model.safetensors") for name in ("whole", "broken")
+    )
+    start = load_file(tiny_model / "model.safetensors")
+    moved = max(float((first[name] - start[name]).abs().max()) for name in first)
+    apart = max(float((first[name] - second[name]).abs().max()) for name in first)
+    assert moved > 0.02
+    assert apart < 1e-3
+
+
+def test_a_checkpoint_inside_a_round_that_is_torn_or_replaced_is_not_taken(tiny_model: Path, tmp_path: Path) -> None:
+    """Steps 2 and 4 inside version 1: the newest is taken; torn, the one before; and the version removes both."""
+    scorer, config = TokenScorer(causal_lm()), training_config()
+    optimizer = make_optimizer(scorer, config)
+    for step in (2, 4):
+        checkpoint.save_state(tmp_path, 1, scorer, optimizer, step=step)
+        checkpoint.commit(tmp_path, Checkpoint(1, 0.0, step, facts={"cursor": {}}), inside=True)
+    assert checkpoint.newest(tmp_path) is None
+    assert checkpoint.newest_inside(tmp_path, 1).step == 4
+    assert checkpoint.newest_inside(tmp_path, 2) is None
+    flip(next((folder_of(tmp_path, 1, 4) / "state").glob("*.distcp")))
+    assert checkpoint.newest_inside(tmp_path, 1).step == 2
+    checkpoint.drop_inside(tmp_path, 1)
+    assert checkpoint.newest_inside(tmp_path, 1) is None
+
+
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file: its size stays."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("what", ["model/model.safetensors", "state", "manifest.json"])
+def test_a_torn_version_is_set_aside_and_the_one_before_is_resumed(what: str, tiny_model: Path, tmp_path: Path) -> None:
+    """One bit of version 2 is wrong, or half of its manifest is missing: version 1 is the newest whole one."""
+    first = saved(tmp_path, 1, tiny_model)
+    saved(tmp_path, 2, tiny_model)
+    assert checkpoint.resumable(tmp_path).version == 2
+    place = folder_of(tmp_path, 2)
+    if what == "manifest.json":
+        (place / what).write_text('{"version": 2', encoding="utf-8")
+    else:
+        flip(next((place / "state").glob("*.distcp")) if what == "state" else place / what)
+    assert checkpoint.resumable(tmp_path) == first
+    assert checkpoint.newest(tmp_path) == first
+    checkpoint.clear(tmp_path, 2)
+    assert not place.exists()
+
+
+def test_a_version_without_state_cannot_be_resumed_and_says_so(tiny_model: Path, tmp_path: Path) -> None:
+    """Version 1's state was dropped when version 3 came, and 2 and 3 are torn."""
+    for version in (1, 2, 3):
+        saved(tmp_path, version, tiny_model)
+    checkpoint.drop_states(tmp_path, older_than=2)
+    for version in (2, 3):
+        flip(folder_of(tmp_path, version) / "model" / "model.safetensors")
+    with pytest.raises(IntegrityError, match=r"no state to resume from"):
+        checkpoint.resumable(tmp_path)

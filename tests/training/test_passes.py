@@ -105,7 +105,7 @@ def test_every_need_of_the_table_is_met_by_the_trainer_or_refused() -> None:
 
 def peak_of_a_step(rank: int, world_size: int, responses: int, budget: int) -> float:
     """Peak resident memory of one step on one set, MiB, of a process of its own."""
-    shape = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1, "num_attention_heads": 4}
     model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=1024, **shape)).eval()
     ids = [[(7 * k + j) % 1000 for j in range(32)] for k in range(responses)]
     tokens = ResponseSet("a", list(range(5, 37)), ids)

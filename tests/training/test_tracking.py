@@ -50,3 +50,36 @@ def test_a_tracker_that_is_not_installed_is_refused_with_the_remedy(field: str, 
         pytest.skip(f"{package} is installed here")
     with pytest.raises(ConfigError, match=rf"tracking\.{field} is set and {package} is not installed(.|\n)*install"):
         Tracker(run_config("m", tmp_path, tracking={field: "x"}), tmp_path, 0)
+
+
+@pytest.mark.trackers
+def test_mlflow_has_the_steps_and_a_run_that_goes_on_is_the_same_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="needs the dependency group trackers")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    config = run_config("m", tmp_path, tracking={"mlflow_uri": (tmp_path / "store").as_uri()})
+    for step in (1, 2):
+        tracker = Tracker(config, tmp_path, step - 1)
+        tracker.step({"step": step, "loss": step / 2})
+        tracker.close()
+    found = mlflow.MlflowClient().search_runs(["0"])
+    assert [one.info.run_name for one in found] == [config.name]
+    told = mlflow.MlflowClient().get_metric_history(found[0].info.run_id, "loss")
+    assert [(one.step, one.value) for one in told] == [(1, 0.5), (2, 1.0)]
+
+
+@pytest.mark.trackers
+def test_wandb_writes_offline_runs_under_one_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb", reason="needs the dependency group trackers")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config = run_config("m", tmp_path, tracking={"wandb_project": "raypo"})
+    for step in (1, 2):
+        tracker = Tracker(config, tmp_path, step - 1)
+        tracker.step({"step": step, "loss": step / 2})
+        tracker.close()
+    known = json.loads((tmp_path / "trackers.json").read_text(encoding="utf-8"))["wandb"]
+    written = list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    assert written
+    assert {path.stem for path in written} == {f"run-{known}"}
+    assert b"loss" in written[0].read_bytes()

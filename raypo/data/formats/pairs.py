@@ -39,12 +39,18 @@ def read_pair(row: Row, config: PromptsConfig) -> Reading:
 
 
 def _refuse_other_prompts(row: Row, config: PromptsConfig) -> None:
-    """A prompt under another name must not be left out for what two responses happen to begin with.
+    """A prompt that is missing or has another name must not be left out for what two responses happen to begin with.
 
     Raises:
         DataError: there is such a column, and nobody said that the layout is that of a pair which holds its prompt.
     """
     other = [name for name in OTHER_PROMPTS if isinstance(row.values.get(name), str)]
+    if config.column in row.values and not other and config.sets_format == "auto":
+        raise DataError(
+            f"{row.place}: {config.column!r} is null beside two texts",
+            "a prompt in every row, or no such column",
+            "mend the row; or say that the texts hold their prompt: prompts.sets_format=pair",
+        )
     if other and config.sets_format == "auto":
         raise DataError(
             f"{row.place} has {CHOSEN!r} and {REJECTED!r}, no column {config.column!r}, and one of {other[0]!r}",

@@ -19,6 +19,7 @@ import difflib
 
 from raypo.errors import ConfigError
 from raypo.objective.composition import AnyObjective
+from raypo.objective.domains import HYPERPARAMETERS
 from raypo.objective.presets import anchored, batch, pairs, priors, sets
 from raypo.objective.presets.row import Hyper, Row
 
@@ -73,11 +74,9 @@ def preset(name: str, **given: float) -> AnyObjective:
     missing = [key for key in names if key not in given and key not in OPTIONAL]
     if missing:
         raise ConfigError(f"preset {name!r} needs {', '.join(missing)}", f"all of {', '.join(names)}")
-    wrong = [key for key, value in given.items() if isinstance(value, bool) or not isinstance(value, (int, float))]
-    if wrong:
-        raise ConfigError(f"preset {name!r}: {wrong[0]} = {given[wrong[0]]!r}", "a number")
-    if not given["beta"] > 0:  # before the row divides by it
-        raise ConfigError(f"preset {name!r}: beta = {given['beta']}", "beta > 0: it scales the implicit reward")
+    for key, value in given.items():  # before the row divides by one
+        if value not in HYPERPARAMETERS[key]:
+            raise ConfigError(f"preset {name!r}: {key} = {value!r}", str(HYPERPARAMETERS[key]))
     return chosen.make(Hyper(name, OPTIONAL | given))
 
 

@@ -12,9 +12,7 @@ ROWS: dict[str, Row] = {
         meaning="each response against 0 by the softmax of its reward, and 0 against each response",
         paper="2402.05369",
         equation="NCA; code cbb9248",
-        make=lambda p: compose(
-            p, contrast=Contrast(kind="anchored-all", parameters={"temperature": p.above("temperature", 0)})
-        ),
+        make=lambda p: compose(p, contrast=Contrast(kind="anchored-all", parameters={"temperature": p["temperature"]})),
         hyperparameters=("temperature",),
     ),
     "bco-pair": Row(
@@ -57,7 +55,7 @@ ROWS: dict[str, Row] = {
             p,
             contrast=Contrast(
                 kind="labelled",
-                parameters={name: p.above(name, 0) for name in ("desirable_weight", "undesirable_weight")},
+                parameters={name: p[name] for name in ("desirable_weight", "undesirable_weight")},
             ),
             link=Link(kind="sigmoid"),
             anchor="mismatched-pairs",

@@ -56,6 +56,7 @@ ROWS: dict[str, Row] = {
             ),
         ),
         hyperparameters=("odds_weight",),
+        defaults={"beta": 1.0},  # the paper has none: its lambda is odds_weight
     ),
     "mixed-po": Row(
         meaning="0.8 DPO + 0.2 BCO + 1 likelihood: what TRL calls MPO",

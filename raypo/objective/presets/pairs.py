@@ -41,13 +41,14 @@ ROWS: dict[str, Row] = {
         make=lambda p: compose(p, link=Link(kind="hinge", parameters={"threshold": 1.0})),
     ),
     "slic-hf": Row(
-        meaning="hinge on plain log-probs with a likelihood term; beta is 1 in the paper",
+        meaning="hinge on plain log-probs with a likelihood term",
         paper="2305.10425",
         equation="Eq. 2; HALOs 4831988",
         make=lambda p: compose(
             p, prior=LinearPrior(b=0), link=Link(kind="hinge", parameters={"threshold": 1.0}), nll=p["nll"]
         ),
         hyperparameters=("nll",),
+        defaults={"beta": 1.0},  # the paper has none: its margin is delta
     ),
     "exo": Row(
         meaning="reverse KL from a smoothed preference to the policy's",

@@ -103,7 +103,7 @@ ROWS: dict[str, Row] = {
         make=lambda p: compose(
             p,
             prior=TransformPrior(transform="chi"),
-            link=Link(kind="clipped-logistic", parameters={"bound": p.above("bound", 0)}),
+            link=Link(kind="clipped-logistic", parameters={"bound": p["bound"]}),
         ),
         hyperparameters=("bound",),
     ),

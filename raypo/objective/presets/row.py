@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from raypo.errors import ConfigError
 from raypo.objective.choices import Contrast, LinearPrior, Link
 from raypo.objective.composition import AnyObjective, Objective, Outside
 
@@ -20,26 +19,9 @@ class Hyper:
     def __getitem__(self, key: str) -> float:
         return self._values[key]
 
-    def whole(self, key: str, *, least: int, most: int | None = None) -> int:
-        """A hyperparameter that counts something.
-
-        Raises:
-            ConfigError: it is not a whole number in its range.
-        """
-        value, limit = self._values[key], f" and at most {most}" if most is not None else ""
-        if value != int(value) or value < least or (most is not None and value > most):
-            raise ConfigError(f"preset {self.name!r}: {key} = {value}", f"a whole number, at least {least}{limit}")
-        return int(value)
-
-    def above(self, key: str, low: float) -> float:
-        """A hyperparameter that must exceed a bound.
-
-        Raises:
-            ConfigError: it does not.
-        """
-        if not self._values[key] > low:
-            raise ConfigError(f"preset {self.name!r}: {key} = {self._values[key]}", f"above {low:g}")
-        return self._values[key]
+    def whole(self, key: str) -> int:
+        """A hyperparameter that counts something."""
+        return int(self._values[key])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +34,7 @@ class Row:
         equation: which equation, or which code.
         make: from hyperparameters to the objective.
         hyperparameters: names beside the common ones; all must be given unless optional.
+        defaults: the source's own values, where those that a config has for every preset would make it another method.
     """
 
     meaning: str
@@ -59,6 +42,7 @@ class Row:
     equation: str
     make: Callable[[Hyper], AnyObjective]
     hyperparameters: tuple[str, ...] = ()
+    defaults: Mapping[str, float] = field(default_factory=dict)
 
 
 PAIR = Contrast(kind="best-vs-worst")

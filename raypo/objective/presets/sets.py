@@ -15,7 +15,7 @@ def weighted(deviation: Literal["abs", "signed"], power: int, **rest: Any) -> Co
 
 
 def _power(p: Hyper) -> int:
-    return p.whole("power", least=1, most=2)
+    return p.whole("power")
 
 
 ROWS: dict[str, Row] = {
@@ -80,7 +80,7 @@ ROWS: dict[str, Row] = {
             p,
             contrast=Contrast(
                 kind="top-vs-bottom",
-                parameters={"top": p.whole("top", least=1), "bottom": p.whole("bottom", least=1)},
+                parameters={"top": p.whole("top"), "bottom": p.whole("bottom")},
                 deviation="abs",
             ),
             alpha=p["alpha"],
@@ -94,7 +94,7 @@ ROWS: dict[str, Row] = {
         make=lambda p: compose(
             p,
             prior=LinearPrior(b=0, eta=1),
-            contrast=Contrast(kind="above-mean", offset=math.log(p.above("negative_weight", 0))),
+            contrast=Contrast(kind="above-mean", offset=math.log(p["negative_weight"])),
         ),
         hyperparameters=("negative_weight",),
     ),
@@ -120,7 +120,7 @@ ROWS: dict[str, Row] = {
         meaning="sets above and below each of several cuts by rank: ordinal levels",
         paper="2412.04628",
         equation="MPO at each cut, weight 1/cuts",
-        make=lambda p: compose(p, contrast=Contrast(kind="levels", parameters={"levels": p.whole("levels", least=2)})),
+        make=lambda p: compose(p, contrast=Contrast(kind="levels", parameters={"levels": p.whole("levels")})),
         hyperparameters=("levels",),
     ),
     "plackett-luce": Row(
@@ -139,9 +139,7 @@ ROWS: dict[str, Row] = {
         meaning="cross-entropy from the softmax of rewards to the softmax of scores",
         paper="2402.05369",
         equation="InfoNCA; code cbb9248",
-        make=lambda p: compose(
-            p, contrast=Contrast(kind="infonca", parameters={"temperature": p.above("temperature", 0)})
-        ),
+        make=lambda p: compose(p, contrast=Contrast(kind="infonca", parameters={"temperature": p["temperature"]})),
         hyperparameters=("temperature",),
     ),
     "exo-rewards": Row(
@@ -150,7 +148,7 @@ ROWS: dict[str, Row] = {
         equation="EXO-rw; code a8ab360",
         make=lambda p: compose(
             p,
-            contrast=Contrast(kind="each-vs-rest", parameters={"temperature": p.above("temperature", 0)}),
+            contrast=Contrast(kind="each-vs-rest", parameters={"temperature": p["temperature"]}),
             link=Link(kind="soft-exo"),
         ),
         hyperparameters=("temperature",),
@@ -180,5 +178,5 @@ ROWS: dict[str, Row] = {
 
 
 def _ampo(p: Hyper, select: str) -> Any:
-    contrast: dict[str, Any] = {"kind": "one-vs-rest", "select": select, "keep": p.whole("keep", least=1)}
+    contrast: dict[str, Any] = {"kind": "one-vs-rest", "select": select, "keep": p.whole("keep")}
     return compose(p, contrast=Contrast(**contrast))

@@ -11,9 +11,10 @@ COLUMNS = ("preset", "prior", "dispersion", "contrast", "link", "needs", "paper"
 
 
 def described(name: str, defaults: Mapping[str, float]) -> dict[str, str]:
-    """One row: a text for each of COLUMNS, with hyperparameters at the given defaults."""
+    """One row: a text for each of COLUMNS, with hyperparameters at the row's defaults, else the given ones."""
     row = TABLE[name]
-    objective = preset(name, **{key: defaults[key] for key in hyperparameters(name)})
+    usual = dict(defaults) | dict(row.defaults)
+    objective = preset(name, **{key: usual[key] for key in hyperparameters(name)})
     told = {"preset": name, "needs": needs(objective), "paper": row.paper, "equation": row.equation}
     if isinstance(objective, Mixture):
         parts = " + ".join(f"{weight:g} {part.name}" for weight, part in objective.parts)
@@ -32,6 +33,8 @@ def described(name: str, defaults: Mapping[str, float]) -> dict[str, str]:
 def needs(objective: AnyObjective) -> str:
     """What must be there beside the policy's log-probs, in words."""
     psi = " and psi" if objective.dispersion != "none" else ""
+    told = {"response_weights": "policy confidences", "eos_logps": "log-probs of the end"}
+    psi = "".join(f" and {text}" for term, text in told.items() if term in objective.terms) + psi
     if objective.reference == "moving":
         return "a live, moving reference" + psi
     if "anchor" in objective.terms and objective.needs == "reference-logits":

@@ -1,7 +1,4 @@
-"""Preflight: a run as it would be, before any actor starts: values with their sources, work, and memory per device.
-
-The plan is arithmetic on a config and on the headers of safetensors files: it imports neither torch nor ray.
-"""
+"""Memory per process and per device, estimated from the headers of safetensors files: neither torch nor ray."""
 
 from __future__ import annotations
 
@@ -9,34 +6,16 @@ import json
 import math
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel
-
-from raypo.config import RunConfig, key_of
+from raypo.config import ModelReward, RunConfig
 from raypo.errors import ModelError
-from raypo.stages.cluster import CPUS_PER_DATASET, Asked, hyperparameters_of, objective_of
+from raypo.stages.cluster import objective_of
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2}
-
-
-@dataclass(frozen=True)
-class Value:
-    """One resolved value of a run.
-
-    Args:
-        key: dotted.
-        value: as the run reads it.
-        source: "override", "file", "default", or "preset" for a hyperparameter that only the preset asks for.
-    """
-
-    key: str
-    value: Any
-    source: str
 
 
 @dataclass(frozen=True)
@@ -80,101 +59,6 @@ class ModelShape:
     layers: int
     key_values: int
     vocabulary: int
-
-
-def resolve(config: RunConfig, given: Mapping[str, Any], overrides: Sequence[str]) -> list[Value]:
-    """Every value of a run with its source, in the order of the tree.
-
-    Args:
-        config: built from `given`.
-        given: the file's tree with the overrides in it.
-        overrides: as on the command line.
-
-    Raises:
-        ConfigError: the preset or a hyperparameter is unknown, or the combination means nothing.
-    """
-    objective_of(config)
-    named = [key_of(override) for override in overrides]
-
-    def source(key: str) -> str:
-        if not _holds(given, key):
-            return "default"
-        return "override" if any(f"{key}.".startswith(f"{name}.") for name in named) else "file"
-
-    values = [Value(key, value, source(key)) for key, value in leaves(config).items()]
-    known = {value.key for value in values}
-    added = [
-        Value(f"objective.{name}", value, "preset")
-        for name, value in hyperparameters_of(config).items()
-        if f"objective.{name}" not in known
-    ]
-    place = next(i for i, value in enumerate(values) if value.key == "objective.preset") + 1
-    return [*values[:place], *added, *values[place:]]
-
-
-def leaves(section: BaseModel, prefix: str = "") -> dict[str, Any]:
-    """Every value of the tree by its dotted key, extra keys included."""
-    found: dict[str, Any] = {}
-    for name, value in section:
-        if isinstance(value, BaseModel):
-            found |= leaves(value, f"{prefix}{name}.")
-        elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
-            for index, one in enumerate(value):
-                found |= leaves(one, f"{prefix}{name}.{index}.")
-        else:
-            found[prefix + name] = value
-    return found
-
-
-def _holds(given: Any, key: str) -> bool:
-    """Whether a nested tree has a value at a dotted key."""
-    for part in key.split("."):
-        if isinstance(given, (list, tuple)) and part.isdigit() and int(part) < len(given):
-            given = given[int(part)]
-        elif isinstance(given, Mapping) and part in given:
-            given = given[part]
-        else:
-            return False
-    return True
-
-
-def work(config: RunConfig) -> dict[str, str]:
-    """What the run would do, and the logical CPUs that it asks for; a run without a weighted reward trains offline."""
-    online, sampling, prompts = config.online, config.sampling, config.prompts
-    trains_online = any(source.weight for source in config.rewards)
-    asked = Asked.by(config, on_gpu=config.engine.backend == "gpu", engines=trains_online)
-    found = {"command": "raypo run" if trains_online else "raypo train (no reward source has a weight)"}
-    per_round = online.prompts_per_round
-    if trains_online:
-        found |= {"rounds": f"{online.rounds}", "prompts per round": f"{per_round or 'all training prompts'}"}
-    if trains_online and per_round is not None:
-        responses = online.rounds * per_round * sampling.num_responses
-        steps = math.ceil(per_round / config.training.sets_per_step) * online.epochs_per_round
-        if online.data == "accumulate":
-            steps = sum(
-                math.ceil(per_round * (index + 1) / config.training.sets_per_step) * online.epochs_per_round
-                for index in range(online.rounds)
-            )
-        else:
-            steps *= online.rounds
-        found |= {
-            "responses": f"{responses:,}",
-            "response tokens, at most": f"{responses * sampling.max_response_tokens:,}",
-            "optimizer steps, at most": f"{steps:,}",
-        }
-    context = config.engine.max_model_tokens or prompts.max_prompt_tokens + sampling.max_response_tokens
-    logical = config.cluster.ray_cpus or max(8, os.cpu_count() or 1)
-    return found | {
-        "longest sequence": f"{context:,} tokens",
-        "logical CPUs asked": f"{asked.cpus}, of these {CPUS_PER_DATASET} for Ray Data",
-        "logical CPUs of a Ray that raypo starts here": f"{logical}" + ("" if logical >= asked.cpus else ": too few"),
-        "GPUs asked": f"{asked.gpus:g}" + (", and those of the engines where there are any" if _maybe(config) else ""),
-    }
-
-
-def _maybe(config: RunConfig) -> bool:
-    """Whether only the cluster decides if engines take GPUs."""
-    return config.engine.backend == "auto"
 
 
 def size(count: float) -> str:
@@ -280,3 +164,58 @@ def _header(file: Path) -> dict[str, list[int]]:
             raise ValueError(f"{file.name} is torn")
         header = json.loads(opened.read(size))
     return {name: one["shape"] for name, one in header.items() if name != "__metadata__"}
+
+
+def on_host(config: RunConfig, shape: ModelShape, *, engines: bool) -> dict[str, float]:
+    """Bytes in the memory of one machine that has all processes of the run, by kind of process.
+
+    Args:
+        config: of the run.
+        shape: of its policy.
+        engines: whether the run samples.
+
+    Processes on a GPU are left out, but for the weights that rank 0 gathers while it saves; so are reward models on
+    GPUs, and those that are no folder here.
+    """
+    worker, engine, reference = memory(config, shape)
+    workers, found = config.training.workers, {}
+    if not config.training.gpus_per_worker:
+        found[f"{workers} train workers"] = workers * worker.total
+    found["weights while they are saved"] = BYTES[config.policy.export_dtype] * shape.parameters
+    if engines and config.engine.backend != "gpu":
+        found[f"{config.engine.count} engines"] = config.engine.count * engine.total
+    if not config.annotation.gpus:
+        found[f"{config.annotation.replicas} references"] = config.annotation.replicas * reference.total
+    for source in config.rewards:
+        if isinstance(source, ModelReward) and not source.gpus and (judged := model_shape(source.path)) is not None:
+            found[f"reward {source.name}"] = source.replicas * BYTES[source.dtype] * judged.parameters
+    return {name: float(part) for name, part in found.items()}
+
+
+def on_gpus(config: RunConfig, shape: ModelShape, *, engines: bool) -> dict[str, float]:
+    """Bytes on one GPU of each kind of process; of what shares a GPU, all that fit on it. Engines: their weights alone.
+
+    Args:
+        config: of the run.
+        shape: of its policy.
+        engines: whether the run samples.
+    """
+    worker, engine, reference = memory(config, shape)
+    found = {}
+    if config.training.gpus_per_worker:
+        found["train worker"] = worker.total
+    if engines and config.engine.backend == "gpu":
+        found["engine's weights"] = engine.total
+    if config.annotation.gpus > 0:
+        found["references"] = reference.total * max(1, int(1 / config.annotation.gpus))
+    return found
+
+
+def host_memory() -> float:
+    """Bytes of memory that processes here may use: the machine's, or its container's if that is less."""
+    there = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for place in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        limit = Path(place)
+        if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+            return min(there, float(text))
+    return there

@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -21,10 +20,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from raypo import __version__, config
+from raypo.cli.arguments import AcceptPins, ConfigFile, Overrides, StudyFile, StudyOverrides, find_modules, load
+from raypo.cli.bench import bench
 from raypo.errors import ConfigError, RaypoError
-
-if TYPE_CHECKING:
-    from raypo.doctor import Value
 
 app = typer.Typer(
     name="raypo",
@@ -33,19 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a run.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. training.learning_rate=1e-6")
-]
-
-
-def load(path: Path, overrides: list[str] | None) -> config.RunConfig:
-    """Read a config; reward functions that lie beside it, or in the working folder, can then be imported."""
-    for folder in (str(path.parent.absolute()), os.getcwd()):
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
-    return config.load(path, overrides or [])
+app.add_typer(bench, name="bench")
 
 
 def load_run(path: Path) -> config.RunConfig:
@@ -57,22 +43,70 @@ def load_run(path: Path) -> config.RunConfig:
     return config_of_run(path)
 
 
+def preflight(loaded: config.RunConfig, *, samples: bool = True) -> None:
+    """Refuse in seconds what would end the run later."""
+    from raypo.doctor import checks
+
+    checks.refuse(loaded, Console(stderr=True), samples=samples)
+
+
 @app.command()
-def run(path: ConfigFile, overrides: Overrides = None) -> None:
+def run(
+    path: ConfigFile,
+    overrides: Overrides = None,
+    fork: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A new run that goes on from this one, with a changed config.")
+    ] = None,
+    accept_pins: AcceptPins = False,
+) -> None:
     """Align a policy online; the same command again continues where it stopped."""
     loaded = load(path, overrides)
     from raypo.online.run import run as align
 
-    align(loaded)
+    preflight(loaded)
+    if fork is not None:
+        from raypo.online.fork import fork as forked
+
+        loaded = forked(loaded, fork)
+    align(loaded, accept_pins=accept_pins)
 
 
 @app.command()
-def train(path: ConfigFile, overrides: Overrides = None) -> None:
+def train(path: ConfigFile, overrides: Overrides = None, accept_pins: AcceptPins = False) -> None:
     """Train offline on sets that have responses and rewards: annotate once, then train."""
     loaded = load(path, overrides)
     from raypo.online.offline import train_offline
 
-    train_offline(loaded)
+    preflight(loaded, samples=False)
+    train_offline(loaded, accept_pins=accept_pins)
+
+
+@app.command()
+def sample(
+    path: ConfigFile,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="Folder for tables and sets.jsonl.")] = Path("samples"),
+    policy: Annotated[
+        str | None, typer.Option(help="Model folder, such as a run's version. None: policy.path.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="all, train or heldout prompts.")] = "all",
+) -> None:
+    """Sample responses, score them where there are rewards, and write sets that `raypo train` takes."""
+    loaded = load(path, overrides)
+    from raypo.online.draw import sample_policy
+
+    preflight(loaded, samples=False)  # it may have no rewards
+    sample_policy(loaded, out, policy=policy, split=split)
+
+
+@app.command()
+def tune(path: StudyFile, overrides: StudyOverrides = None) -> None:
+    """Search over configs: many trials on shared tables and engines; the same command again continues."""
+    find_modules(path)
+    from raypo.tuning import run as study_run
+    from raypo.tuning import study
+
+    study_run.tune_study(study.load(path, overrides or []))
 
 
 @app.command()
@@ -124,42 +158,30 @@ def plan(
     resolved = config.build(given)
     if any(source.weight for source in resolved.rewards):  # without one it is a plan of `raypo train`
         config.refuse_online(resolved)
-    from raypo import doctor
+    from raypo.doctor import resolve
+    from raypo.doctor.shown import plan_tables
 
-    values = doctor.resolve(resolved, given, overrides or [])
+    values = resolve(resolved, given, overrides or [])
     console = Console()
     if as_yaml:
         console.print(config.as_yaml(resolved), markup=False, highlight=False, soft_wrap=True, end="")
         return
-    console.print(_values(values), _rows("work", doctor.work(resolved)), _memory(resolved))
+    console.print(*plan_tables(values, resolved))
 
 
-def _values(values: list[Value]) -> Table:
-    table = Table(Column("key", no_wrap=True), Column("value", overflow="fold"), Column("from", no_wrap=True), box=None)
-    for one in values:
-        table.add_row(one.key, Text(str(one.value)), one.source)
-    return table
+@app.command()
+def doctor(
+    path: ConfigFile,
+    overrides: Overrides = None,
+    sample: Annotated[bool, typer.Option(help="Start Ray and an engine, and score sixteen responses.")] = True,
+) -> None:
+    """Check a config before its run: files, data, rewards, resources, memory, and a few responses as trained."""
+    loaded = load(path, overrides)
+    from raypo.doctor.examination import examine
+    from raypo.doctor.findings import failed
 
-
-def _rows(title: str, rows: Mapping[str, str]) -> Table:
-    table = Table(Column(title, no_wrap=True), Column("", overflow="fold"), box=None, title_justify="left")
-    for name, value in rows.items():
-        table.add_row(name, Text(value))
-    return table
-
-
-def _memory(resolved: config.RunConfig) -> Table:
-    from raypo import doctor
-
-    shape = doctor.model_shape(resolved.policy.path)
-    title = "memory per process (estimate)"
-    if shape is None:
-        return _rows(title, {"unknown": f"{resolved.policy.path} is no folder on this machine"})
-    rows = {"parameters": f"{shape.parameters:,}"}
-    for one in doctor.memory(resolved, shape):
-        parts = ", ".join(f"{name} {doctor.size(count)}" for name, count in one.parts.items() if count)
-        rows[one.process] = f"{doctor.size(one.total)}: {parts}" + (f"; {one.note}" if one.note else "")
-    return _rows(title, rows)
+    if failed(examine(loaded, sampled=sample, console=Console())):
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -177,7 +199,8 @@ def presets(
     console = Console()
     for name, row in TABLE.items():
         told = presets_table.described(name, defaults)
-        taken = ", ".join(f"{key} ({defaults[key]:g})" for key in hyperparameters(name))
+        usual = defaults | dict(row.defaults)
+        taken = ", ".join(f"{key} ({usual[key]:g})" for key in hyperparameters(name))
         console.print(Text(name, style="bold"))
         lines = {"": row.meaning} | {key: told[key] for key in ("prior", "contrast", "link", "dispersion", "needs")}
         for title, text in (lines | {"takes": taken, "source": f"arXiv {row.paper}, {row.equation}"}).items():
@@ -194,14 +217,6 @@ def quickstart(
     from raypo.quickstart.demonstration import quickstart as demonstrate
 
     demonstrate(out, seed)
-
-
-@app.command()
-def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]) -> None:
-    """Write a run's report.html again, from its folder."""
-    from raypo.online.summary import rewrite_report
-
-    Console().print(rewrite_report(folder), soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -233,32 +248,20 @@ def study(
     console.print(found.finding, highlight=False, markup=False, soft_wrap=True)
 
 
-bench = typer.Typer(help="Measure, print a table and write JSON.", no_args_is_help=True)
-app.add_typer(bench, name="bench")
-
-
-@bench.command("train")
-def bench_train(
-    out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("bench-train.json"),
-    against: Annotated[str | None, typer.Option(help="A peer to run beside: trl.")] = None,
-    python: Annotated[str | None, typer.Option(help="Interpreter of an environment that has the peer.")] = None,
-    responses: Annotated[int, typer.Option(min=2, help="K.")] = 8,
-    prompt: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 256,
-    response: Annotated[int, typer.Option(min=2, help="Tokens of a response.")] = 64,
-    steps: Annotated[int, typer.Option(min=4, help="Steps per case; the first two are not counted.")] = 12,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
-    grid: Annotated[bool, typer.Option(help="Also K = 2 to 64 at prompts of 64, 256 and 1,024 tokens.")] = False,
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_OR_STUDY", help="Folder of a run or of a study.")],
 ) -> None:
-    """Measure a training step: prompts shared against separate rows, and against TRL on the same pairs."""
-    if (against is None) != (python is None) or against not in (None, "trl"):
-        raise ConfigError(
-            f"--against {against} with --python {python}",
-            "--against trl with --python, the interpreter of an environment that has trl==1.16.0, or neither",
-            "make one with `uv venv` and `uv pip install trl==1.16.0`",
-        )
-    from raypo.bench import train as benchmark
+    """Write the page of a run or of a study again, from its folder."""
+    if (folder / "study.json").exists():
+        from raypo.tuning.telling import write_page
 
-    benchmark.bench_train(benchmark.Plan(responses, prompt, response, steps, threads, python, grid=grid), out)
+        page = write_page(folder)
+    else:
+        from raypo.online.summary import rewrite_report
+
+        page = rewrite_report(folder)
+    Console().print(page, soft_wrap=True, highlight=False)
 
 
 def _version(asked: bool) -> None:
@@ -301,7 +304,3 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,70 @@
+"""Kill a run at random and compare it with the run that was never stopped: `python jobs/chaos.py CONFIG [options]`.
+
+The config is run three times under names of their own: twice without a kill, which is the noise floor, and once through
+a seeded plan of kills of the driver (SIGKILL and SIGTERM), of train workers, engines and scorers. Exits with 1 if rows
+are lost or repeated or processes are left; and if weights differ where the noise floor says that they are repeatable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from raypo import config
+from raypo.bench import chaos
+
+
+def main(arguments: list[str]) -> int:
+    """Run, kill, compare, print; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("overrides", nargs="*", help="key=value")
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0, help="of the plan of kills")
+    parser.add_argument("--hours", type=float, default=12.0, help="longest time for each of the three runs")
+    parser.add_argument("--out", type=Path, default=Path("chaos.json"))
+    given = parser.parse_args(arguments)
+    settings = config.load(given.config, given.overrides)
+    console = Console()
+    plan = chaos.random_plan(given.kills, settings.online.rounds, given.seed)
+    runs: dict[str, Path] = {}
+    records = {}
+    for kind, kills in (("whole", []), ("again", []), ("killed", plan)):
+        name = f"{settings.name}-{kind}"
+        runs[kind] = Path(settings.output) / name
+        command = [sys.executable, "-m", "raypo.cli", "run", str(given.config), *given.overrides, f"name={name}"]
+        records[kind] = chaos.endure(command, runs[kind], kills, cwd=Path.cwd(), timeout_s=given.hours * 3600)
+        console.print(f"{kind}: {runs[kind]}", highlight=False, soft_wrap=True)
+    floor, found = chaos.compare(runs["whole"], runs["again"]), chaos.compare(runs["whole"], runs["killed"])
+    record = records["killed"]
+    told: dict[str, Any] = {
+        "noise floor: weights equal": floor["weights_equal"],
+        "noise floor: tables that differ": len(floor["differ"]),
+        "kills": len(record.kills),
+        "kills that found nobody": len(record.missed),
+        "starts of the driver": len(record.exits),
+        "rows lost": found["rows_lost"],
+        "rows repeated": found["rows_repeated"],
+        "steps lost": found["steps_lost"],
+        "steps repeated": found["steps_repeated"],
+        "committed tables replaced": len(record.rewritten),
+        "processes left": len(record.orphans),
+        "tables that differ": len(found["differ"]),
+        "weights equal": found["weights_equal"],
+    }
+    for name, value in told.items():
+        console.print(f"{name:32} {value}", highlight=False)
+    given.out.write_text(json.dumps(told | {"plan": [vars(kill) for kill in record.kills]}, indent=1), encoding="utf-8")
+    counts = ("rows lost", "rows repeated", "steps lost", "steps repeated", "processes left")
+    repeatable = floor["weights_equal"] and not floor["differ"]
+    broken = repeatable and not (found["weights_equal"] and not found["differ"])
+    return int(any(told[name] for name in counts) or broken)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,148 @@
+"""A new run that goes on from another one's newest checkpoint, with another config.
+
+What the older run finished stays true of the new one and is taken over whole: prompts, the tables of finished rounds,
+evaluations and checkpoints. The round that was under way is done again, from the same weights. Hence fields may change
+that say how the coming rounds train, and where; those that say what is drawn and measured (policy, prompts, sampling,
+rewards, scales, evaluation, seed) may not: figures before and after the fork would not be comparable, and frozen scales
+would be of other rewards. For those there is a new run whose `policy.path` is the older run's model.
+
+Files are hard links where the file system has them: raypo never writes into a file that it has committed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+from raypo.config import RunConfig, build
+from raypo.errors import ConfigError, OutputError
+from raypo.online.folder import RunFolder
+from raypo.online.identity import changed_fields, open_folder, told
+from raypo.stages import cluster, tables
+from raypo.training import checkpoint
+from raypo.training.against import anchor_kind, learns_masks
+
+MAY_CHANGE = ("objective", "training", "online", "engine", "annotation", "cluster", "tracking")
+REWRITTEN = ("metrics.jsonl",)  # in place, step by step: copied, never linked
+
+
+def fork(config: RunConfig, name: str) -> RunConfig:
+    """Make the run `name` of what the run `config.name` has finished; the config to go on with is returned.
+
+    The same fork again, with the same config, is the run itself: it continues.
+
+    Args:
+        config: `name` is the older run's; the other fields are the new run's.
+        name: of the new run, in the same `output`.
+
+    Raises:
+        ConfigError: there is no older run, a field changed that may not, or the new run exists with another config.
+        IntegrityError: no checkpoint of the older run is whole.
+        OutputError: the new folder cannot be written.
+    """
+    new = build(config.model_dump(mode="json") | {"name": name})
+    source, target = RunFolder(config), RunFolder(new)
+    known = tables.read_json(source.path("run.json"))
+    if known is None or name == config.name:
+        raise ConfigError(
+            f"--fork {name} of run {config.name!r}, which {'is itself' if known else f'is not in {config.output}'}",
+            "name= of a run that was started, and another name for its fork",
+            "give the older run's name in the config, and the new one's to --fork",
+        )
+    if tables.read_json(target.path("run.json")) is not None:
+        return new
+    found = checkpoint.resumable(source.root)
+    version = found.version if found else 0
+    refuse(build(known["config"]), new, version, model=source.model(version))
+    part = RunFolder(new.model_copy(update={"name": f"{name}.{uuid.uuid4().hex[:8]}.tmp"}))
+    try:
+        take_over(Path(source.root), Path(part.root), version)
+        open_folder(part, new)
+        os.rename(part.root, target.root)  # whole or not at all
+    except OSError as error:
+        shutil.rmtree(part.root, ignore_errors=True)
+        raise OutputError(f"cannot write {target.root}: {error}", "a writable folder", "choose another name") from error
+    return new
+
+
+def refuse(old: RunConfig, new: RunConfig, version: int, *, model: str) -> None:
+    """Refuse a change that what is taken over cannot follow.
+
+    Args:
+        old: config of the older run.
+        new: config of the fork.
+        version: newest weight version of the older run.
+        model: its folder.
+
+    Raises:
+        ConfigError: with the fields, and what to do.
+    """
+    changed = changed_fields(old.model_dump(mode="json"), new.model_dump(mode="json"))
+    fixed: dict[str, Any] = {
+        key: values for key, values in changed.items() if key != "name" and key.partition(".")[0] not in MAY_CHANGE
+    }
+    if fixed:
+        raise ConfigError(
+            f"a fork keeps what is drawn and measured; changed: {told(fixed)}",
+            f"changes in {', '.join(MAY_CHANGE)} alone",
+            f"start a new run with policy.path={model}",
+        )
+    if not version:
+        return
+    before, after = cluster.objective_of(old), cluster.objective_of(new)
+    reasons = {
+        "its checkpoint has no state of a moving reference, of masks or of the anchor as objective.* now asks": any(
+            one(before) != one(after) for one in (lambda o: o.reference, learns_masks, anchor_kind)
+        ),
+        "its finished rounds are not annotated for objective.*, and online.data = accumulate trains on them": (
+            new.online.data == "accumulate" and before.needs != after.needs
+        ),
+        "it has no averaged reference, and online.reference = ema needs one": (
+            new.online.reference == "ema" and old.online.reference != "ema"
+        ),
+    }
+    for reason, applies in reasons.items():
+        if applies:
+            raise ConfigError(
+                f"run {old.name!r} cannot be continued so: {reason}",
+                "a change that its checkpoint can follow",
+                f"start a new run with policy.path={model}",
+            )
+
+
+def take_over(source: Path, target: Path, version: int) -> None:
+    """Link or copy what a run finished up to a version: what the version's own round left is not.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    names = ["prompts", "evaluations", "checkpoints", *(f"rounds/round-{done:04d}" for done in range(version))]
+    target.mkdir(parents=True)
+    for name in names:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name, copy_function=link, ignore=_beyond(version))
+    for name in REWRITTEN:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def _beyond(version: int) -> Any:
+    """Names of later versions, and of states inside rounds: no part of what is taken over."""
+
+    def ignored(folder: str, names: list[str]) -> list[str]:
+        if Path(folder).name not in ("checkpoints", "evaluations"):
+            return []
+        return [name for name in names if ".step-" in name or int(name.removeprefix("version-")) > version]
+
+    return ignored
+
+
+def link(source: str, target: str) -> None:
+    """A hard link, or a copy where the file system has none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

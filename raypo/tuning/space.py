@@ -1,0 +1,166 @@
+"""The space of a study: its parameters as Tune's domains and Optuna's distributions, and a point of it as a config."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from ray import tune
+
+from raypo import config
+from raypo.config import RunConfig
+from raypo.errors import ConfigError
+from raypo.stages.cluster import objective_of
+from raypo.tuning.study import Range, StudyConfig
+
+Space = Mapping[str, Range | list[Any]]
+
+ANYWHERE = ("objective", "training", "dispersion", "scoring.reward_scale", "scoring.min_reward_spread")
+LORA = ("policy.adapter", "policy.lora_rank", "policy.lora_alpha", "policy.lora_target_modules")
+ALLOWED = {
+    "offline": (*ANYWHERE, *LORA, "online.epochs_per_round", "seed"),
+    "online": (*ANYWHERE, *LORA, "online", "sampling.num_responses"),
+}
+"""What a trial may change: nothing by which policies are measured, or trials would not compare."""
+FIXED = ("training.workers", "training.gpus_per_worker", "training.threads", "online.kl_bound", "online.rounds")
+"""Within those: what a trial takes of the cluster, and how far it is let go."""
+DIGITS = 4  # of a sampled number: a config that people read needs no more, and no trial tells more digits apart
+CORNERS = 512  # combinations that are tried out before a study starts
+
+
+def check(study: StudyConfig) -> None:
+    """Refuse a space in which trials would not compare, or of which a corner is no config.
+
+    Raises:
+        ConfigError: naming the path, or the point and what is wrong with it.
+    """
+    allowed = ALLOWED[study.form]
+    for path in study.space:
+        inside = any(path == one or path.startswith(one + ".") for one in allowed)
+        if not inside or path in FIXED:
+            raise ConfigError(
+                f"space: {path}",
+                f"a path below {', '.join(allowed)}, and none of {', '.join(FIXED)}: what policies are measured by and "
+                "what a trial takes of the cluster is the same for all trials",
+                "remove it, or change it in the base",
+            )
+        parameter = study.space[path]
+        if study.algorithm == "grid" and isinstance(parameter, Range) and parameter.points is None:
+            raise ConfigError(f"space: {path} is a range without points", "a grid", "give points, or a list of values")
+    kinds = set()
+    for point in itertools.islice(corners(study.space), CORNERS):
+        try:
+            kinds.add(objective_of(trial_config(study, point)).needs_labels)
+        except ConfigError as error:
+            told = ", ".join(f"{path} = {value!r}" for path, value in point.items())
+            raise ConfigError(
+                f"the space has a point that is no config ({told}): {error.got}", error.expected, error.remedy
+            ) from error
+    if len(kinds) > 1:
+        raise ConfigError(
+            "the space has objectives that train from labels beside others that do not",
+            "one kind: labelled responses stand alone and others in sets, so that trials would not share a table",
+            "make two studies",
+        )
+
+
+def needs_labels(study: StudyConfig) -> bool:
+    """Whether the objectives of a checked space train from labels."""
+    return objective_of(trial_config(study, next(corners(study.space)))).needs_labels
+
+
+def corners(space: Space) -> Iterator[dict[str, Any]]:
+    """Every combination of choices, each with all ranges at their low and then all at their high ends."""
+    choices = {path: one for path, one in space.items() if not isinstance(one, Range)}
+    ranges = {path: one for path, one in space.items() if isinstance(one, Range)}
+    for combination in itertools.product(*choices.values()):
+        for end in ("low", "high") if ranges else ("low",):
+            yield dict(zip(choices, combination, strict=True)) | {
+                path: getattr(one, end) for path, one in ranges.items()
+            }
+
+
+def label(value: Any) -> Any:
+    """A choice as search libraries take it: mappings and lists as JSON text."""
+    return value if isinstance(value, bool | int | float | str | None) else json.dumps(value, sort_keys=True)
+
+
+def distributions(space: Space) -> dict[str, BaseDistribution]:
+    """The space as Optuna's distributions."""
+    found: dict[str, BaseDistribution] = {}
+    for path, one in space.items():
+        if not isinstance(one, Range):
+            found[path] = CategoricalDistribution([label(value) for value in one])
+        elif one.whole:
+            found[path] = IntDistribution(int(one.low), int(one.high), log=one.log)
+        else:
+            found[path] = FloatDistribution(float(one.low), float(one.high), log=one.log)
+    return found
+
+
+def domains(space: Space, *, grid: bool) -> dict[str, Any]:
+    """The space as Ray Tune's domains, or as its grids."""
+    if grid:
+        return {path: tune.grid_search([label(value) for value in grid_values(one)]) for path, one in space.items()}
+    found: dict[str, Any] = {}
+    for path, one in space.items():
+        if not isinstance(one, Range):
+            found[path] = tune.choice([label(value) for value in one])
+        elif one.whole:
+            found[path] = (tune.lograndint if one.log else tune.randint)(int(one.low), int(one.high) + 1)
+        else:
+            found[path] = (tune.loguniform if one.log else tune.uniform)(float(one.low), float(one.high))
+    return found
+
+
+def grid_values(one: Range | list[Any]) -> list[Any]:
+    """The values of a parameter on a grid, no two the same."""
+    if not isinstance(one, Range):
+        return one
+    assert one.points is not None  # check refuses it
+    spaced = np.geomspace if one.log else np.linspace
+    values = [rounded(float(value)) for value in spaced(one.low, one.high, one.points)]
+    return list(dict.fromkeys(round(value) for value in values)) if one.whole else list(dict.fromkeys(values))
+
+
+def rounded(value: float) -> float:
+    """A number to the digits that a config keeps."""
+    return float(f"{value:.{DIGITS}g}")
+
+
+def size(space: Space) -> int:
+    """Points of a grid."""
+    return int(np.prod([len(grid_values(one)) for one in space.values()]))
+
+
+def point_of(space: Space, drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """What a search drew, as values of a config: choices by their label, numbers rounded and within their range."""
+    found: dict[str, Any] = {}
+    for path, one in space.items():
+        value = drawn[path]
+        if not isinstance(one, Range):
+            found[path] = next(choice for choice in one if label(choice) == value)
+        elif one.whole:
+            found[path] = int(value)
+        else:
+            found[path] = min(max(rounded(float(value)), float(one.low)), float(one.high))
+    return found
+
+
+def trial_config(study: StudyConfig, point: Mapping[str, Any]) -> RunConfig:
+    """The config of a trial, named by what it is: the same point has the same name and so the same folder.
+
+    Raises:
+        ConfigError: the point is no config.
+    """
+    assert isinstance(study.base, dict)  # load reads a path
+    tree = config.apply_overrides(study.base, [f"{path}={json.dumps(value)}" for path, value in point.items()])
+    if study.form == "online":
+        tree = config.apply_overrides(tree, [f"online.kl_bound={json.dumps(study.kl_bound)}"])
+    digest = hashlib.sha256(json.dumps(dict(point), sort_keys=True).encode()).hexdigest()[:10]
+    return config.build(tree | {"name": f"trial-{digest}", "output": f"{study.output}/{study.name}/trials"})

@@ -1,0 +1,120 @@
+"""The comparison that judges a killed run, and the plans and processes of kills; without a run."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny import prompt_table
+
+from raypo.bench import chaos
+from raypo.bench.chaos import Kill
+from raypo.errors import RunError
+from raypo.stages import tables
+
+SAMPLED, SCORED = "rounds/round-0000/sampled", "rounds/round-0000/scored"
+
+
+def make_run(folder: Path, sampled: list[str], *, steps: tuple[int, ...] = (1, 2), weights: str = "w") -> Path:
+    """A run's folder: one table or none, metrics, one version."""
+    tables.commit(str(folder / "prompts"), prompt_table("a", "b"), "prompts")
+    if sampled:
+        tables.commit(str(folder / SAMPLED), prompt_table(*sampled), "prompts")
+    (folder / "metrics.jsonl").write_text("".join(json.dumps({"step": step}) + "\n" for step in steps))
+    place = folder / "checkpoints/version-0001"
+    place.mkdir(parents=True)
+    (place / "manifest.json").write_text(json.dumps({"weights": weights}))
+    return folder
+
+
+def test_a_run_and_its_equal_have_nothing_lost_and_nothing_repeated(tmp_path: Path) -> None:
+    whole, other = make_run(tmp_path / "whole", ["a", "b"]), make_run(tmp_path / "other", ["b", "a"])
+    assert chaos.compare(whole, other) == {
+        "tables": 2,
+        "differ": [],
+        "rows_lost": 0,
+        "rows_repeated": 0,
+        "steps_lost": 0,
+        "steps_repeated": 0,
+        "weights": 1,
+        "weights_equal": True,
+    }
+
+
+def test_what_a_broken_resume_would_do_is_counted(tmp_path: Path) -> None:
+    """Of rows a, b, c the other has a twice, and no b and c: 2 lost, 1 repeated. Of steps 1, 2, 3 it has 1, 1, 3."""
+    whole = make_run(tmp_path / "whole", ["a", "b", "c"], steps=(1, 2, 3))
+    other = make_run(tmp_path / "other", ["a", "a"], steps=(1, 1, 3), weights="v")
+    found = chaos.compare(whole, other)
+    assert (found["rows_lost"], found["rows_repeated"]) == (2, 1)
+    assert (found["steps_lost"], found["steps_repeated"]) == (1, 1)
+    assert (found["differ"], found["weights_equal"]) == ([SAMPLED], False)
+    assert chaos.compare(whole, make_run(tmp_path / "empty", [], steps=(1, 2, 3)))["rows_lost"] == 3
+
+
+def test_runs_without_weights_are_not_equal(tmp_path: Path) -> None:
+    for name in ("whole", "other"):
+        (make_run(tmp_path / name, ["a"]) / "checkpoints/version-0001/manifest.json").unlink()
+    assert not chaos.compare(tmp_path / "whole", tmp_path / "other")["weights_equal"]
+
+
+def test_a_plan_is_seeded_and_in_the_order_of_the_run() -> None:
+    """Two rounds: the prompts, and 6 signs a round, 13 in all."""
+    order = chaos.signs(2)
+    assert len(order) == 13
+    plan = chaos.random_plan(20, 2, seed=5)
+    assert plan == chaos.random_plan(20, 2, seed=5) != chaos.random_plan(20, 2, seed=6)
+    places = [order.index(kill.sign) for kill in plan]
+    assert places == sorted(places)
+    assert {kill.victim for kill in plan} == {"driver", "driver-term", "trainer", "engine", "scorer"}
+    assert all(0 <= kill.delay_s <= 1 for kill in plan)
+
+
+DRIVER = """
+import pathlib, subprocess, sys, time
+run = pathlib.Path("run")
+run.mkdir(exist_ok=True)
+if (run / "second").exists():
+    print("went on")
+    sys.exit(int(sys.argv[1]))
+(run / "first").touch()
+if sys.argv[2] == "leaves":
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+(run / "second").touch()
+time.sleep(600)
+"""
+
+
+def command(code: int, leaves: str = "") -> list[str]:
+    return [sys.executable, "-c", DRIVER, str(code), leaves]
+
+
+def test_a_driver_is_killed_at_a_sign_and_started_again(tmp_path: Path) -> None:
+    """Its second start ends by itself; a kill whose moment never came is told."""
+    plan = [Kill("second", 0.0, "driver"), Kill("third", 0.0, "driver")]
+    record = chaos.endure(command(0), tmp_path / "run", plan, cwd=tmp_path, timeout_s=60)
+    assert (record.exits, record.kills, record.missed) == ([-9, 0], plan[:1], plan[1:])
+    assert (record.orphans, record.output) == ([], "went on\n")
+
+
+def test_a_process_that_outlives_its_driver_is_found_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chaos, "ORPHAN_WAIT_S", 0.5)
+    plan = [Kill("second", 0.0, "driver")]
+    record = chaos.endure(command(0, "leaves"), tmp_path / "run", plan, cwd=tmp_path, timeout_s=60)
+    assert len(record.orphans) == 1
+    assert "time.sleep(600)" in record.orphans[0]
+
+
+def test_a_driver_that_fails_of_its_own_or_does_not_end_is_an_error(tmp_path: Path) -> None:
+    plan = [Kill("second", 0.0, "driver")]
+    with pytest.raises(RunError, match="ended with 3"):
+        chaos.endure(command(3), tmp_path / "run", plan, cwd=tmp_path, timeout_s=60)
+    for path in (tmp_path / "run").iterdir():
+        path.unlink()
+    began = time.monotonic()
+    with pytest.raises(RunError, match="did not end within"):
+        chaos.endure(command(0), tmp_path / "run", [], cwd=tmp_path, timeout_s=0.5)
+    assert time.monotonic() - began < 30

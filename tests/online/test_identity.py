@@ -1,0 +1,172 @@
+"""Which run a folder holds: changed configs, changed pins, and forks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import prompt_table as prompts
+from tiny import run_config
+
+from raypo.config import RunConfig
+from raypo.errors import ConfigError
+from raypo.online import identity
+from raypo.online.committed import commit, find
+from raypo.online.folder import RunFolder
+from raypo.online.fork import fork
+from raypo.stages import tables
+from raypo.training import checkpoint
+from raypo.training.checkpoint import Checkpoint, folder_of
+
+
+@pytest.fixture
+def opened(tiny_model: Path, tmp_path: Path) -> RunConfig:
+    """A run that was started: its folder has a run.json."""
+    config = run_config(tiny_model, tmp_path)
+    identity.open_folder(RunFolder(config), config)
+    return config
+
+
+def changed(config: RunConfig, section: str, **values: Any) -> RunConfig:
+    """The config with other values in one section."""
+    return config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
+
+
+def record(config: RunConfig) -> dict[str, Any]:
+    return json.loads(Path(RunFolder(config).path("run.json")).read_text())
+
+
+def test_pins_are_versions_world_size_threads_types_and_the_processor(opened: RunConfig) -> None:
+    pins = record(opened)["pins"]
+    assert pins["torch"] == torch.__version__.partition("+")[0] or pins["torch"] == torch.__version__
+    assert {"ray", "transformers", "python", "processor"} <= pins.keys()
+    names = ("world_size", "threads", "compute_dtype", "export_dtype")
+    assert [pins[name] for name in names] == [2, 1, "float32", "float32"]
+
+
+def test_the_processor_is_no_pin_where_nothing_bitwise_is_claimed(opened: RunConfig) -> None:
+    """bfloat16, more threads, or a GPU: each alone."""
+    for section, values in (
+        ("policy", {"export_dtype": "bfloat16"}),
+        ("training", {"threads": 2}),
+        ("training", {"gpus_per_worker": 1}),
+    ):
+        assert "processor" not in identity.pins(changed(opened, section, **values))
+
+
+def test_another_version_is_refused_by_name_until_it_is_accepted(
+    opened: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accepted, the run's record keeps the older pins, and the next start asks for nothing."""
+    before = identity.versions()
+    monkeypatch.setattr(identity, "versions", lambda: before | {"ray": "2.61.0"})
+    with pytest.raises(ConfigError, match=r"ray \('2\.\d+\.\d+' -> '2\.61\.0'\)") as caught:
+        identity.open_folder(RunFolder(opened), opened)
+    assert "--accept-pins" in str(caught.value)
+    assert record(opened)["pins"]["ray"] == before["ray"]
+    identity.open_folder(RunFolder(opened), opened, accept_pins=True)
+    assert record(opened)["pins"]["ray"] == "2.61.0"
+    assert [one["ray"] for one in record(opened)["earlier_pins"]] == [before["ray"]]
+    identity.open_folder(RunFolder(opened), opened)
+
+
+def test_another_world_size_is_a_changed_config_that_accepted_pins_allow(opened: RunConfig) -> None:
+    one = changed(opened, "training", workers=1)
+    with pytest.raises(ConfigError, match=r"training\.workers \(2 -> 1\)") as caught:
+        identity.open_folder(RunFolder(one), one)
+    assert "--accept-pins" in str(caught.value)
+    identity.open_folder(RunFolder(one), one, accept_pins=True)
+    assert record(one)["config"]["training"]["workers"] == 1
+
+
+def test_accepted_pins_allow_no_other_change(opened: RunConfig) -> None:
+    other = changed(opened, "training", learning_rate=3e-3)
+    with pytest.raises(ConfigError, match=r"training\.learning_rate \(0\.01 -> 0\.003\)") as caught:
+        identity.open_folder(RunFolder(other), other, accept_pins=True)
+    assert "--fork NAME" in str(caught.value)
+
+
+# ---- what is committed
+
+
+def test_a_table_of_another_source_or_torn_is_set_aside_and_said(tmp_path: Path) -> None:
+    """Made from x it is found for x; asked for y, or with half a file, it is taken away and the next attempt counts."""
+    place, said = str(tmp_path / "t"), []
+    done = commit(place, prompts("a", "b"), "prompts", {"n": 1}, "x")
+    known = find(place, "x", said.append)
+    assert (known.content, known.facts["n"], known.new, said) == (done.content, 1, False, [])
+    assert find(place, "y", said.append) is None
+    assert "no longer there" in said[0]
+    assert find(place, "x", said.append) is None
+    commit(place, prompts("a", "b"), "prompts", {}, "y")
+    path = Path(tables.files_of(place)[0])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert find(place, "y", said.append) is None
+    assert "torn" in said[1]
+    assert commit(place, prompts("a", "b"), "prompts", {}, "y").content == done.content
+    assert find(place, "y", said.append) is not None
+
+
+# ---- forks
+
+
+@pytest.fixture
+def advanced(opened: RunConfig) -> RunConfig:
+    """A run with prompts, one finished round, two evaluations, version 1, and a second round under way."""
+    folder = RunFolder(opened)
+    tables.commit(folder.path("prompts"), prompts("a", "b"), "prompts")
+    for place in (folder.stage(0, "sampled"), folder.stage(1, "sampled"), folder.evaluation(0), folder.evaluation(1)):
+        tables.commit(place, prompts("a"), "prompts", {"place": place})
+    for name, step in (("state", None), ("model", None), ("state", 3)):
+        made = folder_of(folder.root, 1 if step is None else 2, step) / name
+        made.mkdir(parents=True)
+        (made / "x.safetensors").write_text(name)
+    checkpoint.commit(folder.root, Checkpoint(1, 0.5, 2))
+    Path(folder.path("metrics.jsonl")).write_text('{"step": 1}\n{"step": 2}\n')
+    return opened
+
+
+def test_a_fork_takes_over_what_is_finished_and_nothing_under_way(advanced: RunConfig) -> None:
+    """Round 1 and the state inside it stay behind; writing into the fork's metrics leaves the older run's alone."""
+    new = fork(changed(advanced, "training", learning_rate=3e-3), "slower")
+    old, folder = RunFolder(advanced), RunFolder(new)
+    assert (new.name, new.training.learning_rate) == ("slower", 3e-3)
+    assert tables.read(folder.path("prompts"))[0]["prompt_id"].to_pylist() == ["a", "b"]
+    assert tables.read(folder.stage(0, "sampled")) is not None
+    assert not Path(folder.path("rounds", "round-0001")).exists()
+    assert [tables.read(folder.evaluation(v)) is None for v in (0, 1)] == [False, False]
+    assert checkpoint.resumable(folder.root).version == 1
+    assert checkpoint.newest_inside(folder.root, 2) is None
+    assert not list((Path(folder.root) / "checkpoints").glob("*.step-*"))
+    Path(folder.path("metrics.jsonl")).write_text("")
+    assert len(Path(old.path("metrics.jsonl")).read_text().splitlines()) == 2
+    assert identity.same_config(folder, new)
+    assert fork(changed(advanced, "training", learning_rate=3e-3), "slower") == new
+    assert sorted(path.name for path in Path(advanced.output).iterdir() if path.is_dir()) == ["run", "slower"]
+
+
+def test_a_fork_of_a_run_with_another_measure_is_refused(advanced: RunConfig) -> None:
+    """Sampling is what rewards and KL are measured on; the remedy names the model to start anew from."""
+    with pytest.raises(ConfigError, match=r"sampling\.temperature \(1\.0 -> 0\.5\)") as caught:
+        fork(changed(advanced, "sampling", temperature=0.5), "cooler")
+    assert "policy.path=" in str(caught.value)
+    assert "version-0001/model" in str(caught.value)
+    assert not Path(RunFolder(advanced).root).with_name("cooler").exists()
+
+
+def test_a_fork_that_its_checkpoint_cannot_follow_is_refused(advanced: RunConfig) -> None:
+    """tr-dpo keeps a moving reference in its state, which w-mpo's state has not; nor has it an averaged reference."""
+    with pytest.raises(ConfigError, match="moving reference"):
+        fork(changed(advanced, "objective", preset="tr-dpo"), "moving")
+    with pytest.raises(ConfigError, match="averaged reference"):
+        fork(changed(advanced, "online", reference="ema"), "averaged")
+
+
+def test_a_fork_of_nothing_or_of_itself_is_refused(opened: RunConfig) -> None:
+    with pytest.raises(ConfigError, match="is itself"):
+        fork(opened, opened.name)
+    with pytest.raises(ConfigError, match="is not in"):
+        fork(opened.model_copy(update={"name": "never"}), "other")

@@ -1,0 +1,85 @@
+"""Long-lived actors that die, and engines whose update was cut short: real Ray actors, an engine that only counts."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+import pytest
+from tiny import run_config
+
+from raypo.errors import EngineError
+from raypo.stages.actors import Actors, EngineActor, Engines, answer
+
+
+class Counted:
+    """What an engine tells of itself, without one: spoilt between `start_update` and the next process."""
+
+    def __init__(self, folder: str, *, weight_version: int) -> None:
+        self.held = weight_version
+
+    def version(self) -> int:
+        return self.held
+
+    def load(self, folder: str, version: int) -> None:
+        if self.held == -1:
+            raise EngineError("an earlier update was cut short", "a new engine", "replace the engine")
+        self.held = version
+
+    def start_update(self) -> None:
+        self.held = -1
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+class CountedActor(EngineActor):
+    """The engine actor, around that."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self._make = Counted  # type: ignore[assignment]
+
+
+@pytest.fixture
+def engine(ray_cluster: None) -> Any:
+    import ray
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's processes cannot import a test
+    return ray.remote(CountedActor).options(num_cpus=0, max_restarts=-1, max_task_retries=0).remote()
+
+
+@pytest.mark.parametrize("fault", ["cut short", "killed"])
+def test_an_engine_that_was_lost_comes_back_with_the_weights_that_are_asked_for(fault: str, engine: Any) -> None:
+    """A new process holds version 2; one start in it. What is there already is not brought up again."""
+    import ray
+
+    engines = Engines([engine], run_config("unused", "unused"))
+    assert engines.bring_up("folder", 1) == 1
+    [handle] = engines.handles()
+    before = handle("pid")
+    if fault == "cut short":
+        handle("start_update")
+        assert engines.versions() == [-1]
+    else:
+        ray.kill(engine, no_restart=False)
+    assert engines.bring_up("folder", 2) == 1
+    assert (engines.versions(), engines.starts()) == ([2], 1)
+    assert handle("pid") != before
+    assert engines.bring_up("folder", 2) == 0
+
+
+def test_a_scorer_that_died_is_waited_for_and_a_dead_one_is_told(engine: Any) -> None:
+    """While Ray restarts an actor it refuses calls; one that is not restarted is an error by the deadline."""
+    import ray
+
+    actors = Actors(Engines([], run_config("unused", "unused")), [engine], {})
+    answer(engine.version, time.monotonic() + 60, "a scorer")
+    ray.kill(engine, no_restart=False)
+    actors.wait_for_scorers(60.0)
+    assert ray.get(engine.version.remote()) == -1
+    ray.kill(engine)
+    with pytest.raises(EngineError, match="did not restart"):
+        actors.wait_for_scorers(1.0)
