@@ -48,9 +48,8 @@ def rows_of(path: str) -> list[dict[str, Any]]:
     """
     place = Path(path)
     try:
-        opened = gzip.open(place, "rt", encoding="utf-8") if place.suffix == ".gz" else place.open(encoding="utf-8")
-        with opened as file:
-            return [json.loads(line) for line in file if line.strip()]
+        data = gzip.decompress(place.read_bytes()) if place.suffix == ".gz" else place.read_bytes()
+        return [json.loads(line) for line in data.decode("utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: {error}", "a JSONL file, plain or .gz") from error
 
