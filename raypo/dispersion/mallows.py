@@ -11,7 +11,7 @@ r and c are rankings as ranks: r[i] is the rank of item i, 0 the best. d is one 
 MallowsPO (arXiv 2405.14953) has kendall (phi) and spearman (theta), and leaves the others open. All are
 right-invariant (Diaconis, Group Representations in Probability and Statistics, chapter 6), so Z does not depend on c:
 c minimises the sum of distances, and phi makes the expected distance the mean one. Z is exact: the rankings at
-every distance are counted, by closed form for kendall, cayley and hamming, by dynamic programming over sets of ranks for
+every distance are counted, by closed form for kendall, cayley and hamming, by a dynamic program over sets of ranks for
 spearman and footrule. fp64 holds these counts exactly up to 18 items.
 """
 
