@@ -154,5 +154,8 @@ def order_kept(judged: Judged) -> Floats:
     1: the first was the best to this person at every prompt. Far from 0, a display order was kept and not a taste.
     """
     people = judged.people
-    each = [[correlation(-one[who], np.arange(one.shape[1])) for who in range(people)] for one in judged.scores]
+    each = [
+        [correlation(-one[who], np.arange(one.shape[1], dtype=np.float64)) for who in range(people)]
+        for one in judged.scores
+    ]
     return np.asarray(np.nanmean(np.array(each, dtype=np.float64), axis=0), dtype=np.float64)

@@ -194,7 +194,8 @@ def loss(objective: AnyObjective, policy: Tensor, reference: Tensor, sets: Sets)
 
 def measure(world: World, weights: Tensor) -> tuple[Tensor, Tensor]:
     """KL to the reference and gain in true utility of each seed on held-out contexts: [S] each."""
-    out = World(*(one[:, world.train :] for one in (world.features, world.utility, world.reference)), train=0)
+    kept = slice(world.train, None)
+    out = World(world.features[:, kept], world.utility[:, kept], world.reference[:, kept], train=0)
     logps = out.logps(weights)
     policy, reference = logps.exp(), out.reference.exp()
     kl = (policy * (logps - out.reference)).sum(-1).mean(-1)

@@ -122,7 +122,9 @@ def on_people(kind: str, setting: Setting) -> list[Row]:
     rows: list[Row] = []
     if kind == "cobbler":
         rows, judged = ordered(judged, setting.options.get("slots"))
-    measures = {"variance": annotators.by_variance} if kind == "gold" else {"pairs": annotators.by_pairs}
+    measures: dict[str, Callable[[Floats], float]] = (
+        {"variance": annotators.by_variance} if kind == "gold" else {"pairs": annotators.by_pairs}
+    )
     if kind == "cobbler":
         measures = {name: annotators.by_mallows(name) for name in DISTANCES}
     people = judged.people

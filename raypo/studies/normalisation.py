@@ -121,7 +121,7 @@ def run(setting: Setting) -> Result:
     seeds, contexts, heldout = setting.size(40, 200), 48, 64
     world = make_world(rng, seeds=seeds, contexts=contexts, heldout=heldout)
     agree = torch.rand(seeds, contexts, generator=rng) < 0.5
-    true = torch.where(agree, *(torch.tensor(one) for one in PSI))
+    true = torch.where(agree, torch.tensor(PSI[0]), torch.tensor(PSI[1]))
     paths = {str(way): rounds(way, world, true, setting.seed + 1) for way in WAYS}
     base = paths[str(BASE)].at(KL)
     rows = [

@@ -28,7 +28,7 @@ def told(name: str, entry: Entry, result: Result, run: Mapping[str, Any]) -> dic
         result: what was found.
         run: how: command, environment, seconds, seed, quick.
     """
-    found = {"study": name, "claim": entry.claim, "paper": entry.paper}
+    found: dict[str, Any] = {"study": name, "claim": entry.claim, "paper": entry.paper}
     found |= {"verdict": result.verdict, "finding": result.finding, "rows": result.table()}
     plain: dict[str, Any] = _plain(found | dict(run) | {"settings": dict(result.settings)})
     return plain
