@@ -101,6 +101,7 @@ def test_a_printed_plan_is_the_same_run(raypo: Command, tmp_path: Path) -> None:
         (["evaluate", "run.yaml", "--policy", "a"], "METHOD=FOLDER"),
         (["evaluate", "run.yaml", "--policy", "a=b"], "m"),
         (["export", "nowhere", "--out", "out"], "no run.json"),
+        (["doctor", "none.yaml"], "cannot read none.yaml"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -400,6 +400,8 @@ def two_steps(
         curve = []
         for step in (1, 2):
             sets = annotated_by(folder, training_sets(6, responses=4, seed=step))
+            if objective.needs_labels:
+                sets = [replace(one, rewards=[float(k < 2) for k in range(len(one.rewards))]) for one in sets]
             means = Means(scorer, objective, config.training, 0, "cpu", against.reference)
             against.before(means, sets, rank, world_size)
             where = {"rank": rank, "world_size": world_size, "pad_token_id": 0, "progress": 0.5, "step": step}

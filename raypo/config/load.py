@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -141,7 +142,39 @@ def build(tree: Mapping[str, Any]) -> RunConfig:
             masked("\n  ".join(lines)), remedy="see `raypo plan` and the docstrings of raypo/config"
         ) from error
     refuse_contradictions(config)
-    return config
+    return _anchored(config)
+
+
+def _anchored(config: RunConfig) -> RunConfig:
+    """The same tree with the paths of files and folders that exist made absolute.
+
+    Workers, and a later command that goes on with the run, stand in other folders: there a relative path would be
+    another one, or the name of a model on the hub.
+    """
+    prompts, policy = config.prompts, config.policy
+    rewards = [
+        one.model_copy(update={"path": _place(one.path)}) if isinstance(one, ModelReward) else one
+        for one in config.rewards
+    ]
+    changes = {
+        "output": os.path.expanduser(config.output),
+        "policy": policy.model_copy(
+            update={"path": _place(policy.path), "chat_template": _place(policy.chat_template)}
+        ),
+        "prompts": prompts.model_copy(
+            update={"path": _place(prompts.path), "heldout_path": _place(prompts.heldout_path)}
+        ),
+        "rewards": type(config.rewards)(rewards),
+    }
+    return config.model_copy(update=changes)
+
+
+def _place(path: str | None) -> str | None:
+    """A local path that exists, absolute; anything else as it is."""
+    if path is None:
+        return None
+    local = os.path.expanduser(path)
+    return os.path.abspath(local) if os.path.exists(local) else path
 
 
 def _describe(fault: Any) -> str:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(ge=1)]
+
+def _number(value: Any) -> Any:
+    """True is 1 to Python; in a config it is a slip."""
+    if isinstance(value, bool):
+        raise ValueError("a number is expected")
+    return value
+
+
+Fraction = Annotated[float, BeforeValidator(_number), Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, BeforeValidator(_number), Field(ge=1)]
 SetsFormat = Literal[
     "auto",
     "native",

@@ -25,6 +25,9 @@ ROWS = 64
 """Rows that are looked at: enough to find a wrong column or template, few enough for seconds."""
 ANSWER = "Yes."
 SHOWN = 2
+TEXT = "text"
+MANY_DROPPED = 0.2
+"""Above this share of rows the data or a limit is not what was meant."""
 
 
 @dataclass
@@ -67,7 +70,7 @@ def prompts(config: RunConfig) -> Data:
     lengths = [len(ids) for ids in table["prompt_token_ids"].to_pylist()]
     told += f"; tokens {min(lengths)} to {max(lengths)}, median {np.median(lengths):g}"
     found = ok("prompts", told)
-    if dropped["too_long"] > 0.2 * raw.num_rows:
+    if dropped["too_long"] > MANY_DROPPED * raw.num_rows:
         found = warn("prompts", told, "few prompts that are too long", "raise prompts.max_prompt_tokens")
     return Data([found, chat_template(raw, tokenizer, config)], table)
 
@@ -76,7 +79,7 @@ def chat_template(raw: pa.Table, tokenizer: PreTrainedTokenizerBase, config: Run
     """Whether what the template makes of a prompt begins what it makes of prompt and answer, as text and as ids."""
     conversations = [json.loads(row["prompt"]) for row in raw.to_pylist() if row["conversational"]]
     if not conversations:
-        return ok("chat template", "not used: the prompts are text")
+        return template_finding("", {TEXT})
     arguments = config.prompts.template_arguments
     ways = set()
     for messages in conversations[:8]:
@@ -87,7 +90,14 @@ def chat_template(raw: pa.Table, tokenizer: PreTrainedTokenizerBase, config: Run
 
 
 def template_finding(name: str, ways: set[str]) -> Finding:
-    """What the ways in which answers came to be tokens say of the template."""
+    """What the ways in which answers came to be tokens say of the template.
+
+    Args:
+        name: what stands before it.
+        ways: of `rendering.Answer.how`, and TEXT for what stands behind a text prompt.
+    """
+    if ways <= {TEXT}:
+        return ok("chat template", "not used: the prompts are text")
     if NOT_A_PREFIX in ways:
         return warn(
             "chat template",
@@ -102,7 +112,7 @@ def template_finding(name: str, ways: set[str]) -> Finding:
             "a token that ends an answer, as engines would draw it",
             "give another policy.chat_template, or sampling.stop_token_ids",
         )
-    assert ways <= {WHOLE, "text"}, ways
+    assert ways <= {WHOLE, TEXT}, ways
     return ok("chat template", f"{name}a prompt's tokens begin those of prompt and answer")
 
 
@@ -126,7 +136,15 @@ def sets(config: RunConfig) -> Data:
     told += f"; dropped: {dropped or 'none'}; responses that left their set: {facts['responses']}"
     ways = {way for way, count in facts["rendered"].items() if count}
     rows = table.to_pylist()
-    findings = [ok("given sets", told), template_finding(f"{facts['template']}: ", ways)]
+    found = ok("given sets", told)
+    if sum(dropped.values()) > MANY_DROPPED * facts["read"]:
+        found = warn(
+            "given sets",
+            told,
+            f"at most a share of {MANY_DROPPED:g} dropped",
+            "raise prompts.max_prompt_tokens or sampling.max_response_tokens, or look at what the sets hold",
+        )
+    findings = [found, template_finding(f"{facts['template']}: ", ways)]
     if not config.rewards:
         findings.append(reward_finding("given rewards", [row["rewards"] for row in rows], config))
     return Data(findings, None, [as_trained(tokenizer, row) for row in rows[:SHOWN]])

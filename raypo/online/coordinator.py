@@ -25,6 +25,7 @@ from raypo.evaluation.inputs import describe_table
 from raypo.online import committed
 from raypo.online.committed import Committed
 from raypo.online.decisions import stop_reason
+from raypo.online.events import Events
 from raypo.online.folder import RunFolder
 from raypo.online.metrics import Metrics
 from raypo.online.pace import Brake, Pace
@@ -54,8 +55,8 @@ class Coordinator:
         self._policy_timeout_s, self._metrics = policy_timeout_s, Metrics(config.name)
         self._brake = Brake(on=paced)
         self._lock = threading.Lock()  # both ranks ask; the second finds the first one's tables
-        self._events: list[dict[str, Any]] = []
-        self._gauge: dict[str, Any] = {}
+        self._events = Events(self._metrics)
+        self._events.gauge = {"stage": "actors start"}
         self._failure: str | None = None
         self._error: RaypoError | None = None
         self._answers: dict[int, RoundTask | Stop] = {}  # of the newest version; another rank asks the same
@@ -97,6 +98,7 @@ class Coordinator:
                 try:
                     self.ready()
                     self._answers = {version: self._after(version)}
+                    self._events.gauge = {"stage": "train workers"}  # which start, or take the round
                 except RaypoError as error:
                     # told by the driver: raised here it would only make Ray Train restart the workers and ask again
                     self._error = error
@@ -122,7 +124,7 @@ class Coordinator:
         self._evaluate(version)
         if reason := stop_reason(self._folder.history(version), self._config.online) or self._brake.wait(version):
             tables.write_json(self._folder.path("stop.json"), {"reason": reason, "version": version})
-            self._note("stop", reason, version=version)
+            self._events.note("stop", reason, version=version)
             return Stop(reason)
         return self._round(version)
 
@@ -140,44 +142,25 @@ class Coordinator:
 
     def note(self, gauge: dict[str, Any]) -> None:
         """The trainer's present state, for the terminal."""
-        self._gauge = gauge
+        self._events.gauge = gauge
         self._metrics.training(gauge)
 
     def trained(self, fields: dict[str, Any]) -> None:
         """A training round is over, durable and live."""
         tables.write_json(self._folder.stage(fields["round"], "trained.json"), fields)
         self._metrics.set("raypo_sync_seconds", fields["sync_seconds"])
-        self._note("train", fields.pop("text"), **fields)
+        self._events.note("train", fields.pop("text"), **fields)
 
     def status(self, since: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Events from a number on, and what is under way now."""
-        return self._events[since:], self._gauge
+        return self._events.since(since), self._events.gauge
 
     def engine_starts(self) -> int:
         """Engine starts in the engines' present processes."""
         return self._actors.engines.starts()
 
-    def _note(self, stage: str, text: str, **fields: Any) -> None:
-        self._events.append({"time": time.time(), "stage": stage, "text": text, **fields})
-        self._gauge = {}
-        self._metrics.finished(stage, fields.get("seconds"))
-
-    def _progress(self, stage: str, total: int) -> Callable[[pa.Table], None]:
-        began, done = time.monotonic(), {"rows": 0, "tokens": 0}
-        self._gauge = {"stage": stage, "rows": 0, "total": total}
-
-        def advance(chunk: pa.Table) -> None:
-            done["rows"] += chunk.num_rows
-            if "response_token_ids" in chunk.column_names:
-                done["tokens"] += verbs.count_tokens(chunk)
-            rate = done["tokens"] / (time.monotonic() - began)
-            self._gauge = {"stage": stage, "rows": done["rows"], "total": total, "tokens_per_s": rate}
-            self._metrics.under_way(stage, tokens_per_s=rate, waiting=total - done["rows"])
-
-        return advance
-
     def _bring_up(self, version: int) -> None:
-        self._gauge = {"stage": "engines start"}
+        self._events.gauge = {"stage": "engines start"}
         began = time.monotonic()
         self._metrics.engines(version, self._actors.engines.versions())
         for attempt in range(1, ATTEMPTS + 1):
@@ -187,17 +170,17 @@ class Coordinator:
             except LostProcess as error:
                 if attempt == ATTEMPTS:
                     raise
-                self._note("retry", f"attempt {attempt} to start engines failed: {error.got}", version=version)
+                self._events.note("retry", f"attempt {attempt} to start engines failed: {error.got}", version=version)
         self._metrics.engines(version, [version])
         if started:
             seconds = time.monotonic() - began
-            self._note("engine", f"{started} engine(s) hold version {version}", seconds=seconds, version=version)
+            self._events.note("engine", f"{started} engine(s) hold version {version}", seconds=seconds, version=version)
 
     def _committed(
         self, folder: str, schema: str, version: int, work: Callable[[], tuple[pa.Table, dict[str, Any]]], source: str
     ) -> Committed:
         """The committed table of a stage; made first if there is none, a torn one, or one of another source."""
-        known = committed.find(folder, source, lambda text: self._note("redo", text, version=version))
+        known = committed.find(folder, source, lambda text: self._events.note("redo", text, version=version))
         if known is not None:
             return known
         for attempt in range(1, ATTEMPTS + 1):
@@ -207,7 +190,7 @@ class Coordinator:
             except EngineError as error:
                 if attempt == ATTEMPTS:
                     raise
-                self._note("retry", f"attempt {attempt} failed: {error.got}", version=version)
+                self._events.note("retry", f"attempt {attempt} failed: {error.got}", version=version)
                 self._bring_up(version)
                 self._actors.wait_for_scorers(self._config.engine.start_timeout_s)
         return committed.commit(folder, table, schema, facts, source)
@@ -226,7 +209,7 @@ class Coordinator:
                 version=version,
                 policy=folder.model(version),
                 initial=folder.model(0),
-                progress=lambda stage: self._progress(stage, chosen.num_rows),
+                progress=lambda stage: self._events.progress(stage, chosen.num_rows),
             )
             first, moved = scored, None
             if version > 0:
@@ -237,7 +220,7 @@ class Coordinator:
                     config,
                     policy=folder.model(version),
                     initial=folder.model(0),
-                    progress=self._progress("evaluate: where probability went", chosen.num_rows),
+                    progress=self._events.progress("evaluate: where probability went", chosen.num_rows),
                 )
             evaluation = evaluate(scored, first, divergence, config, moved).to_dict()
             facts = {"version": version, "evaluation": evaluation, "parts": seconds}
@@ -250,7 +233,7 @@ class Coordinator:
         self._metrics.evaluated(measured)
         if done.new:
             reward, kl = measured["reward"], measured["kl_per_response"]
-            self._note(
+            self._events.note(
                 "evaluate",
                 f"version {version}: held-out reward {reward['mean']:.3f} [{reward['low']:.3f}, {reward['high']:.3f}], "
                 f"KL {kl['mean']:.2f} nats",
@@ -286,7 +269,7 @@ class Coordinator:
                 version=round_index,
                 seeds=f"round {round_index}",
                 num_responses=config.sampling.num_responses,
-                progress=self._progress("sample", prompts.num_rows),
+                progress=self._events.progress("sample", prompts.num_rows),
             ),
             committed.drawn_from(folder, round_index),
         )
@@ -294,13 +277,13 @@ class Coordinator:
             facts = sampled.facts
             speed = facts["response_tokens"] / max(facts["seconds"], 1e-9)
             text = f"{facts['prompts']} prompts, {facts['responses']} responses, {speed:,.0f} tokens/s"
-            self._note("sample", text, round=round_index, seconds=facts["seconds"])
+            self._events.note("sample", text, round=round_index, seconds=facts["seconds"])
         scored = self._committed(
             folder.stage(round_index, "scored"),
             "scored",
             round_index,
             lambda: verbs.score(
-                sampled.table, actors, config, progress=self._progress("score", sampled.table.num_rows)
+                sampled.table, actors, config, progress=self._events.progress("score", sampled.table.num_rows)
             ),
             sampled.content,
         )
@@ -309,7 +292,7 @@ class Coordinator:
             unusable = json.dumps(facts["unusable"]) if facts["unusable"] else "none"
             text = f"reward {facts['reward_mean']:.3f}, unusable: {unusable}"
             self._metrics.set("raypo_reward", facts["reward_mean"], prompts="round")
-            self._note("score", text, round=round_index, seconds=facts["seconds"])
+            self._events.note("score", text, round=round_index, seconds=facts["seconds"])
         scales = self._annotate(round_index, scored)
         first = 0 if config.online.data == "accumulate" else round_index
         rounds = config.online.rounds
@@ -338,7 +321,7 @@ class Coordinator:
                 config,
                 reference=folder.reference(round_index, config.online.reference),
                 scales=committed.scales(folder, round_index),
-                progress=self._progress("annotate", scored.table.num_rows),
+                progress=self._events.progress("annotate", scored.table.num_rows),
             ),
             scored.content,
         )
@@ -346,7 +329,7 @@ class Coordinator:
         if done.new:
             text = f"{facts['trainable']} of {facts['sets']} sets can train"
             tables.write_json(folder.stage(round_index, "inputs.json"), describe_table(done.table, config).to_dict())
-            self._note("annotate", text, round=round_index, seconds=facts["seconds"])
+            self._events.note("annotate", text, round=round_index, seconds=facts["seconds"])
         if facts["trainable"] < max(1, config.online.min_trainable_fraction * facts["sets"]):
             raise RewardError(
                 f"{facts['trainable']} of {facts['sets']} sets of round {round_index} can train: "

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 from ray.train import FailureConfig, ScalingConfig
@@ -38,7 +39,7 @@ from raypo.sampling.sync import HostSender, NcclSender
 from raypo.scoring.function import import_function
 from raypo.stages import cluster, tables
 from raypo.stages.actors import Actors, create, unwrap
-from raypo.training import checkpoint, worker
+from raypo.training import checkpoint, refused, worker
 from raypo.training.rounds import SyncSender, TableSource
 
 
@@ -73,9 +74,12 @@ def run(
     if (done := tables.read_json(folder.path("summary.json"))) is not None and same_config(folder, config):
         console.print(f"run {config.name} is finished: {folder.path('summary.json')}", highlight=False, soft_wrap=True)
         return done
-    open_folder(folder, config, accept_pins=accept_pins)
+    same_config(folder, config, accept_pins=accept_pins)
     console.print(f"run {config.name}, seed {config.seed}: {folder.root}", highlight=False, soft_wrap=True)
-    prepare_prompts(folder, config, console)
+    read = read_prompts(folder, config)
+    # not before the prompts are known to be good: a name is taken by what can run
+    open_folder(folder, config, accept_pins=accept_pins)
+    commit_prompts(folder, read, console)
     owned = cluster.start(config, search_path=cluster.search_path())
     try:
         cluster.check_resources(config)
@@ -120,21 +124,26 @@ def check_sources(config: RunConfig, *, policy_exists: bool) -> None:
             check_folder(source.path)
 
 
-def prepare_prompts(folder: RunFolder, config: RunConfig, console: Console) -> None:
-    """Read, render, split and commit the prompts once.
+def read_prompts(folder: RunFolder, config: RunConfig) -> tuple[pa.Table, dict[str, Any]] | None:
+    """Read, render and split the prompts; None where that is done and committed.
 
     Raises:
         DataError: the prompts cannot be read, or too few are left.
     """
+    if tables.whole(folder.path("prompts")) is not None:
+        return None
+    policy = config.policy
+    tokenizer = load_tokenizer(policy.path, policy.revision, policy.chat_template)
+    return load_prompts(config.prompts, tokenizer)
+
+
+def commit_prompts(folder: RunFolder, read: tuple[pa.Table, dict[str, Any]] | None, console: Console) -> None:
+    """Commit the prompts once, and tell how many there are."""
     place = folder.path("prompts")
-    known = tables.whole(place)
-    manifest = known[1] if known else None
-    if manifest is None:
-        policy = config.policy
-        tokenizer = load_tokenizer(policy.path, policy.revision, policy.chat_template)
-        table, facts = load_prompts(config.prompts, tokenizer)
-        manifest = tables.commit(place, table, "prompts", facts)
-    facts = manifest.facts
+    if read is not None:
+        tables.commit(place, read[0], "prompts", read[1])
+    manifest = tables.manifest_of(place)
+    facts = manifest.facts if manifest else {}
     dropped = ", ".join(f"{count} {reason}" for reason, count in facts["dropped"].items() if count) or "none"
     console.print(f"prompts: {facts['train']} train, {facts['heldout']} held out; dropped: {dropped}", highlight=False)
 
@@ -195,6 +204,7 @@ def fit_workers(config: RunConfig, folder: RunFolder, source: TableSource, sync:
     """One `TorchTrainer.fit` over all rounds.
 
     Raises:
+        UserError: as the workers met it.
         RunError: the worker group failed more often than allowed.
     """
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(config.training.start_timeout_s)
@@ -221,8 +231,11 @@ def fit_workers(config: RunConfig, folder: RunFolder, source: TableSource, sync:
             failure_config=FailureConfig(max_failures=config.training.max_failures, controller_failure_limit=3),
         ),
     )
+    refused.taken(folder.root)  # of an attempt whose driver died before it read it
     try:
         trainer.fit()
+        if (error := refused.taken(folder.root)) is not None:
+            raise error
     except TrainingFailedError as error:
         causes = list(getattr(error, "worker_failures", {}).values())
         for cause in causes:

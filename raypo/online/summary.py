@@ -177,8 +177,8 @@ def rewrite_report(path: str | Path) -> str:
     """
     place = Path(path).absolute()
     known = tables.read_json(str(place / "run.json"))
-    if known is None:
-        raise DataError(f"{path} has no run.json", "the folder of a run", "give output/name of the run")
+    if not known or "config" not in known:
+        raise DataError(f"{path} has no run.json with a config", "the folder of a run", "give output/name of the run")
     config = build(known["config"] | {"output": str(place.parent), "name": place.name})
     folder = RunFolder(config)
     if not folder.evaluations():

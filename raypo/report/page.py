@@ -21,6 +21,11 @@ def interval(found: dict[str, float]) -> str:
     return f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
 
 
+def scored(value: float | None) -> str:
+    """`reward 0.42`, or that there is none."""
+    return "could not be scored" if value is None or math.isnan(value) else f"reward {value:.2f}"
+
+
 def render(record: RunRecord, *, confidence: float, untrained: list[str]) -> str:
     """The page as HTML.
 
@@ -33,6 +38,7 @@ def render(record: RunRecord, *, confidence: float, untrained: list[str]) -> str
         loader=PackageLoader("raypo.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["interval"] = interval
+    environment.filters["reward"] = scored
     drawn = {
         "evaluations": evaluation_plots(record.evaluations, untrained),
         "responses": response_plots(record.evaluations),

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#8C8C8C")
 STYLE = {
     "svg.hashsalt": "raypo",
+    "text.parse_math": False,  # a name with dollar signs is a name
     "svg.fonttype": "path",
     "font.size": 9,
     "axes.spines.top": False,

@@ -13,8 +13,8 @@ class Sample:
     prompt: str
     before: str
     after: str
-    reward_before: float
-    reward_after: float
+    reward_before: float | None
+    reward_after: float | None
 
 
 @dataclass(frozen=True)

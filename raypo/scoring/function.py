@@ -102,7 +102,8 @@ def import_function(path: str) -> Callable[..., Any]:
     try:
         function = reduce(getattr, attribute.split("."), module)
     except AttributeError as error:
-        public = ", ".join(name for name in vars(module) if not name.startswith("_"))
+        own = (name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__)
+        public = ", ".join(name for name in own if not name.startswith("_"))
         raise RewardError(f"reward {path!r}: {error}", f"one of: {public or 'nothing'}", "check the name") from error
     if not callable(function):
         raise RewardError(f"reward {path!r} is {type(function).__name__}", "something callable", "name a function")

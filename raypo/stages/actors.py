@@ -318,6 +318,7 @@ def _replicas(kind: Callable[..., Any], count: int, gpus: float, labels: dict[st
         "label_selector": labels or None,
         "max_restarts": -1,
         "max_task_retries": 0,
+        "scheduling_strategy": "DEFAULT",  # unsaid, it is the caller's placement group, if that is within one
     }
     return [ray.remote(kind).options(**options).remote(argument) for _ in range(count)]
 

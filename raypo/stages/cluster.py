@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import socket
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,6 +129,16 @@ def start(config: RunConfig, *, search_path: tuple[str, ...] = ()) -> bool:
 
     if ray.is_initialized():
         return False
+    handler = signal.getsignal(signal.SIGTERM)
+    owned = _init(config, search_path)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # Ray has put its own in its place, which says nothing to a user
+    return owned
+
+
+def _init(config: RunConfig, search_path: tuple[str, ...]) -> bool:
+    import ray
+
     if os.environ.get("RAY_ADDRESS"):
         join(os.environ["RAY_ADDRESS"])
         return False

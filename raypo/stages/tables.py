@@ -241,6 +241,7 @@ def read_json(uri: str) -> Any | None:
 
     Raises:
         OutputError: the storage does not answer.
+        IntegrityError: it is not JSON.
     """
     filesystem, path = resolve(uri)
 
@@ -254,7 +255,14 @@ def read_json(uri: str) -> Any | None:
         text = _patiently(filesystem, load)
     except OSError as error:
         raise _silent(uri, error) from error
-    return None if text is None else json.loads(text)
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError as error:
+        raise IntegrityError(
+            f"{uri} is not JSON: {error}",
+            "a whole file: raypo writes each at once",
+            "remove it, or the folder it is in",
+        ) from error
 
 
 def _silent(uri: str, error: OSError) -> OutputError:

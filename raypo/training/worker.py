@@ -29,7 +29,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from transformers import GenerationConfig
 
 from raypo.config import RunConfig
-from raypo.errors import RunError
+from raypo.errors import RunError, UserError
 from raypo.models.export import (
     adapter_weights,
     changed_fraction,
@@ -41,7 +41,7 @@ from raypo.models.export import (
 from raypo.models.load import DTYPES, LOAD_FAULTS, load_tokenizer
 from raypo.models.shard import load_sharded
 from raypo.objective import AnyObjective
-from raypo.training import checkpoint
+from raypo.training import checkpoint, refused
 from raypo.training.against import Against, learns_masks
 from raypo.training.checkpoint import Checkpoint, folder_of
 from raypo.training.rounds import RoundTask, SyncSender, TableSource, rung_steps
@@ -56,7 +56,16 @@ def train(setup: dict[str, Any]) -> None:
 
     Args:
         setup: `config` (RunConfig), `objective` (Objective), `run_dir`, `tables` (TableSource), `sync` (SyncSender).
+
+    A user's error ends it without being raised; the driver finds it (`raypo.training.refused`).
     """
+    try:
+        _rounds(setup)
+    except UserError as error:
+        refused.tell(setup["run_dir"], error)
+
+
+def _rounds(setup: dict[str, Any]) -> None:
     config: RunConfig = setup["config"]
     torch.set_num_threads(config.training.threads)
     setup["tables"].ready()

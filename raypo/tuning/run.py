@@ -117,7 +117,8 @@ def sets_of(study: StudyConfig, base: RunConfig) -> pa.Table | None:
         return None
     policy = base.policy
     tokenizer = load_tokenizer(policy.path, policy.revision, policy.chat_template)
-    given, _ = load_sets(base.prompts, tokenizer, max_response_tokens=base.sampling.max_response_tokens)
+    longest, lone = base.sampling.max_response_tokens, space.needs_labels(study)
+    given, _ = load_sets(base.prompts, tokenizer, max_response_tokens=longest, lone=lone)
     if not pc.any(pc.equal(given["split"], "heldout")).as_py():
         raise DataError(
             f"no prompt of {base.prompts.path} is held out",

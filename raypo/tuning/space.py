@@ -52,14 +52,26 @@ def check(study: StudyConfig) -> None:
         parameter = study.space[path]
         if study.algorithm == "grid" and isinstance(parameter, Range) and parameter.points is None:
             raise ConfigError(f"space: {path} is a range without points", "a grid", "give points, or a list of values")
+    kinds = set()
     for point in itertools.islice(corners(study.space), CORNERS):
         try:
-            objective_of(trial_config(study, point))
+            kinds.add(objective_of(trial_config(study, point)).needs_labels)
         except ConfigError as error:
             told = ", ".join(f"{path} = {value!r}" for path, value in point.items())
             raise ConfigError(
                 f"the space has a point that is no config ({told}): {error.got}", error.expected, error.remedy
             ) from error
+    if len(kinds) > 1:
+        raise ConfigError(
+            "the space has objectives that train from labels beside others that do not",
+            "one kind: labelled responses stand alone and others in sets, so that trials would not share a table",
+            "make two studies",
+        )
+
+
+def needs_labels(study: StudyConfig) -> bool:
+    """Whether the objectives of a checked space train from labels."""
+    return objective_of(trial_config(study, next(corners(study.space)))).needs_labels
 
 
 def corners(space: Space) -> Iterator[dict[str, Any]]:

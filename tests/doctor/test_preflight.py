@@ -83,7 +83,7 @@ def test_a_sound_config_passes_every_check(doctor: Doctor) -> None:
     assert code == 0
     assert "policy ok" in out
     assert "llama, 200 tokens, 256 positions" in out
-    assert "first 12 of prompts.jsonl: dropped 0 too long, 0 empty; tokens 1 to 3, median 2" in out
+    assert "dropped 0 too long, 0 empty; tokens 1 to 3, median 2" in out
     assert "resources ok 5 of" in out
     assert "responses skipped none was sampled" in out
     assert "fail" not in out
@@ -118,6 +118,16 @@ def test_given_sets_are_shown_as_they_are_trained(doctor: Doctor, place: Path) -
     assert code == 0
     assert "given rewards ok 0.25 to 1, mean 0.5; 0 of 4 responses without one; 1 of 2 sets are ties" in out
     assert "response 0 (2 tokens): w3</s>" in out
+
+
+def test_data_of_which_much_is_dropped_is_a_warning(doctor: Doctor, place: Path) -> None:
+    """One of three prompts has 17 words, and at most 16 tokens are kept; as sets, and as prompts alone."""
+    rows = [{"prompt": "w1 " * count, "responses": ["w3", "w4"], "rewards": [1.0, 0.5]} for count in (1, 2, 17)]
+    (place / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out = doctor("rewards=[]")
+    assert (code, "given sets warn" in out, "{'too_long': 1}" in out) == (0, True, True)
+    code, out = doctor()
+    assert (code, "prompts warn" in out, "dropped 1 too long" in out) == (0, True, True)
 
 
 def test_given_rewards_that_tell_nothing_apart_fail(doctor: Doctor, place: Path) -> None:

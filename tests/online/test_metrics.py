@@ -141,7 +141,7 @@ def test_the_coordinator_tells_what_it_knows(recorded: dict[tuple[str, ...], flo
     """4 of 10 prompts are sampled; a round of 4 s with a sync of 2 s; an engine one version behind, then none."""
     engines = Engines()
     coordinator = Coordinator(run_config("m", tmp_path), SimpleNamespace(engines=engines))
-    advance = coordinator._progress("sample", 10)
+    advance = coordinator._events.progress("sample", 10)
     advance(pa.table({"response_token_ids": [[[1, 2], [3]]] * 4}))
     assert recorded[("raypo_rows_waiting", "run", "sample")] == 6
     assert recorded[("raypo_tokens_per_second", "run", "sample")] > 0

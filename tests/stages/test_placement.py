@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from tiny import run_config
 
+from raypo.errors import ResourceError
 from raypo.online import run as online
+from raypo.stages import actors, cluster
 
 TESTS = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
@@ -92,3 +95,15 @@ def test_train_workers_are_asked_for_with_their_labels(labels: dict[str, str], m
     config = run_config("m", "out", cluster={"trainer_labels": labels})
     online.fit_workers(config, online.RunFolder(config), None, None)
     assert given["scaling_config"].label_selector == (labels or None)
+
+
+@pytest.mark.slow
+def test_a_placement_group_that_cannot_be_had_is_an_error_in_time_and_leaves_nothing(ray_cluster: None) -> None:
+    """Nine engines of one CPU on eight CPUs, half a second of patience; the group is given back."""
+    config = run_config("m", "out", engine={"count": 9, "backend": "cpu", "start_timeout_s": 0.5})
+    with pytest.raises(ResourceError, match=r"no place for 9 engines of .* within 0.5 s; free: CPU 8, GPU 0"):
+        actors.create(config, {}, {})
+    states = {group["state"] for group in ray.util.placement_group_table().values()}
+    assert states <= {"REMOVED"}
+    with pytest.raises(ResourceError, match=r"asks for 14 CPUs and 8 are free"):
+        cluster.check_resources(config)

@@ -95,6 +95,7 @@ def test_a_grid_has_its_points() -> None:
         ({"space": {"objective.beta": [0.1, -1.0]}}, "beta"),
         ({"space": {"objective.preset": ["dpo", "dpoo"]}}, "dpoo"),
         ({"space": {"training.learning_rate": [1e-4, 0.0]}}, "learning_rate"),
+        ({"space": {"objective.preset": ["dpo", "kto"], "scoring.reward_scale": ["none"]}}, "labels beside others"),
         ({"algorithm": "grid", "trials": None, "space": {"objective.beta": {"low": 0.1, "high": 1.0}}}, "points"),
     ],
 )

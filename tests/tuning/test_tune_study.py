@@ -98,7 +98,7 @@ def nothing_is_left() -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.chaos)])
 def test_asha_stops_a_slow_trial_before_its_next_step_and_frees_what_it_held(
     place: Path, ray_cluster: None, workers: int
 ) -> None:
@@ -142,6 +142,7 @@ def test_no_more_trials_at_once_than_the_cluster_holds(place: Path, ray_cluster:
 
 
 @pytest.mark.slow
+@pytest.mark.chaos
 def test_an_online_trial_that_is_stopped_ends_its_run(place: Path, ray_cluster: None) -> None:
     """A round is a rung; the run that goes on makes two versions, the other one."""
     rewards = [{"name": "even", "path": "tests.tuning.words:even"}]
@@ -163,6 +164,8 @@ def raypo(*arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.chaos
+@pytest.mark.timeout(1500)
 def test_a_killed_study_goes_on_and_its_winner_can_be_trained_again(place: Path) -> None:
     """Killed when one trial is over and the next has a rung: neither is repeated; `raypo train` repeats the winner."""
     given = study_of(place, "killed", scheduler="none", space={RATE: [1e-2, 3e-3, 1e-3]}, keep="all")

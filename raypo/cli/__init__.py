@@ -19,6 +19,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from raypo import __version__, config
+from raypo.cli.arguments import AcceptPins, ConfigFile, Overrides, StudyFile, StudyOverrides, find_modules, load
+from raypo.cli.bench import bench
 from raypo.errors import ConfigError, RaypoError
 
 app = typer.Typer(
@@ -28,33 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a run.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. training.learning_rate=1e-6")
-]
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="YAML file of a study.")]
-StudyOverrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. trials=16 base.policy.path=MODEL")
-]
-
-
-def find_modules(path: Path) -> None:
-    """Let reward functions be imported that lie beside a file, or in the working folder."""
-    for folder in (str(path.parent.absolute()), os.getcwd()):
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
-
-
-AcceptPins = Annotated[
-    bool, typer.Option("--accept-pins", help="Continue although versions, world size, threads or types changed.")
-]
-
-
-def load(path: Path, overrides: list[str] | None) -> config.RunConfig:
-    """Read a config; reward functions that lie beside it, or in the working folder, can then be imported."""
-    find_modules(path)
-    return config.load(path, overrides or [])
+app.add_typer(bench, name="bench")
 
 
 def load_run(path: Path) -> config.RunConfig:
@@ -118,6 +94,7 @@ def sample(
     loaded = load(path, overrides)
     from raypo.online.draw import sample_policy
 
+    preflight(loaded, samples=False)  # it may have no rewards
     sample_policy(loaded, out, policy=policy, split=split)
 
 
@@ -257,76 +234,6 @@ def report(
     Console().print(page, soft_wrap=True, highlight=False)
 
 
-bench = typer.Typer(help="Measure, print a table and write JSON.", no_args_is_help=True)
-app.add_typer(bench, name="bench")
-
-
-@bench.command("train")
-def bench_train(
-    out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("bench-train.json"),
-    against: Annotated[str | None, typer.Option(help="A peer to run beside: trl.")] = None,
-    python: Annotated[str | None, typer.Option(help="Interpreter of an environment that has the peer.")] = None,
-    responses: Annotated[int, typer.Option(min=2, help="K.")] = 8,
-    prompt: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 256,
-    response: Annotated[int, typer.Option(min=2, help="Tokens of a response.")] = 64,
-    steps: Annotated[int, typer.Option(min=4, help="Steps per case; the first two are not counted.")] = 12,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
-    grid: Annotated[bool, typer.Option(help="Also K = 2 to 64 at prompts of 64, 256 and 1,024 tokens.")] = False,
-) -> None:
-    """Measure a training step: prompts shared against separate rows, and against TRL on the same pairs."""
-    if (against is None) != (python is None) or against not in (None, "trl"):
-        raise ConfigError(
-            f"--against {against} with --python {python}",
-            "--against trl with --python, the interpreter of an environment that has trl==1.16.0, or neither",
-            "make one with `uv venv` and `uv pip install trl==1.16.0`",
-        )
-    from raypo.bench import train as benchmark
-
-    benchmark.bench_train(benchmark.Plan(responses, prompt, response, steps, threads, python, grid=grid), out)
-
-
-@bench.command("tune")
-def bench_tune(
-    path: StudyFile,
-    overrides: StudyOverrides = None,
-    out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("bench-tune.json"),
-    separate: Annotated[int | None, typer.Option(min=1, help="Separate runs to time. None: one a trial.")] = None,
-) -> None:
-    """Measure an offline study against as many separate runs of `raypo train` and `raypo evaluate`."""
-    from raypo.bench import tune as benchmark
-
-    benchmark.bench_tune(path, overrides or [], out, separate)
-
-
-@bench.command("sample")
-def bench_sample(
-    out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("bench-sample.json"),
-    prompts: Annotated[int, typer.Option(min=1, help="How many.")] = 64,
-    prompt: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 64,
-    responses: Annotated[int, typer.Option(min=1, help="K.")] = 8,
-    response: Annotated[int, typer.Option(min=1, help="Tokens of a response.")] = 64,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed calls per side.")] = 3,
-    threads: Annotated[int, typer.Option(min=1, help="OpenMP threads of the engine.")] = 2,
-) -> None:
-    """Measure the sampling stage against vLLM alone, and a sync of new weights against an engine's start."""
-    from raypo.bench import sample as benchmark
-
-    benchmark.bench_sample(benchmark.SamplePlan(prompts, prompt, responses, response, repeats, threads), out)
-
-
-@bench.command("online")
-def bench_online(
-    path: ConfigFile,
-    overrides: Overrides = None,
-    out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("bench-online.json"),
-) -> None:
-    """Run a config aside, and say where the time of a round goes and what the loop itself takes."""
-    loaded = load(path, overrides)
-    from raypo.bench import online as benchmark
-
-    benchmark.bench_online(loaded, out)
-
-
 def _version(asked: bool) -> None:
     if asked:
         Console().print(f"raypo {__version__}", highlight=False)
@@ -367,7 +274,3 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()

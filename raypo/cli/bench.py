@@ -1,0 +1,79 @@
+"""`raypo bench`: what is heavy is imported inside the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raypo.cli.arguments import ConfigFile, Overrides, StudyFile, StudyOverrides, load
+from raypo.errors import ConfigError
+
+bench = typer.Typer(help="Measure, print a table and write JSON.", no_args_is_help=True)
+
+
+@bench.command("train")
+def bench_train(
+    out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("bench-train.json"),
+    against: Annotated[str | None, typer.Option(help="A peer to run beside: trl.")] = None,
+    python: Annotated[str | None, typer.Option(help="Interpreter of an environment that has the peer.")] = None,
+    responses: Annotated[int, typer.Option(min=2, help="K.")] = 8,
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 256,
+    response: Annotated[int, typer.Option(min=2, help="Tokens of a response.")] = 64,
+    steps: Annotated[int, typer.Option(min=4, help="Steps per case; the first two are not counted.")] = 12,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
+    grid: Annotated[bool, typer.Option(help="Also K = 2 to 64 at prompts of 64, 256 and 1,024 tokens.")] = False,
+) -> None:
+    """Measure a training step: prompts shared against separate rows, and against TRL on the same pairs."""
+    if (against is None) != (python is None) or against not in (None, "trl"):
+        raise ConfigError(
+            f"--against {against} with --python {python}",
+            "--against trl with --python, the interpreter of an environment that has trl==1.16.0, or neither",
+            "make one with `uv venv` and `uv pip install trl==1.16.0`",
+        )
+    from raypo.bench import train as benchmark
+
+    benchmark.bench_train(benchmark.Plan(responses, prompt, response, steps, threads, python, grid=grid), out)
+
+
+@bench.command("tune")
+def bench_tune(
+    path: StudyFile,
+    overrides: StudyOverrides = None,
+    out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("bench-tune.json"),
+    separate: Annotated[int | None, typer.Option(min=1, help="Separate runs to time. None: one a trial.")] = None,
+) -> None:
+    """Measure an offline study against as many separate runs of `raypo train` and `raypo evaluate`."""
+    from raypo.bench import tune as benchmark
+
+    benchmark.bench_tune(path, overrides or [], out, separate)
+
+
+@bench.command("sample")
+def bench_sample(
+    out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("bench-sample.json"),
+    prompts: Annotated[int, typer.Option(min=1, help="How many.")] = 64,
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 64,
+    responses: Annotated[int, typer.Option(min=1, help="K.")] = 8,
+    response: Annotated[int, typer.Option(min=1, help="Tokens of a response.")] = 64,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed calls per side.")] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="OpenMP threads of the engine.")] = 2,
+) -> None:
+    """Measure the sampling stage against vLLM alone, and a sync of new weights against an engine's start."""
+    from raypo.bench import sample as benchmark
+
+    benchmark.bench_sample(benchmark.SamplePlan(prompts, prompt, responses, response, repeats, threads), out)
+
+
+@bench.command("online")
+def bench_online(
+    path: ConfigFile,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("bench-online.json"),
+) -> None:
+    """Run a config aside, and say where the time of a round goes and what the loop itself takes."""
+    loaded = load(path, overrides)
+    from raypo.bench import online as benchmark
+
+    benchmark.bench_online(loaded, out)
