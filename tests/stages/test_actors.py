@@ -76,9 +76,10 @@ def test_a_scorer_that_died_is_waited_for_and_a_dead_one_is_told(engine: Any) ->
     """While Ray restarts an actor it refuses calls; one that is not restarted is an error by the deadline."""
     import ray
 
+    engines = Engines([engine], run_config("unused", "unused"))
+    engines.bring_up("folder", 1)
     actors = Actors(Engines([], run_config("unused", "unused")), [engine], {})
-    answer(engine.version, time.monotonic() + 60, "a scorer")
-    ray.kill(engine, no_restart=False)
+    os.kill(engines.handles()[0]("pid"), signal.SIGKILL)
     actors.wait_for_scorers(60.0)
     assert ray.get(engine.version.remote()) == -1
     ray.kill(engine)
