@@ -16,6 +16,7 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from raypo.config import HYPERPARAMETER_DEFAULTS, ModelReward, RunConfig
 from raypo.errors import ConfigError, ResourceError
@@ -24,6 +25,7 @@ from raypo.objective.overrides import CHOICES, override
 from raypo.objective.presets import hyperparameters, preset, row
 
 CPUS_PER_DATASET = 2
+STARTS = 2  # of a local Ray, before it is given up
 JOIN_TIMEOUT_S = 10.0
 
 
@@ -137,7 +139,6 @@ def start(config: RunConfig, *, search_path: tuple[str, ...] = ()) -> bool:
 
 
 def _init(config: RunConfig, search_path: tuple[str, ...]) -> bool:
-    import ray
 
     if os.environ.get("RAY_ADDRESS"):
         join(os.environ["RAY_ADDRESS"])
@@ -150,13 +151,13 @@ def _init(config: RunConfig, search_path: tuple[str, ...]) -> bool:
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(max(3, os.cpu_count() or 1)))
     threads = str(config.training.threads)
     paths = [*search_path, os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    ray.init(
-        address="local",
-        num_cpus=config.cluster.ray_cpus or max(8, os.cpu_count() or 1),
-        include_dashboard=config.cluster.dashboard,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        runtime_env={
+    options = {
+        "address": "local",
+        "num_cpus": config.cluster.ray_cpus or max(8, os.cpu_count() or 1),
+        "include_dashboard": config.cluster.dashboard,
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+        "runtime_env": {
             "env_vars": {
                 "OMP_NUM_THREADS": threads,
                 "OMP_WAIT_POLICY": "PASSIVE",
@@ -164,8 +165,31 @@ def _init(config: RunConfig, search_path: tuple[str, ...]) -> bool:
                 "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
             }
         },
-    )
+    }
+    _start(options)
     return True
+
+
+def _start(options: dict[str, Any]) -> None:
+    """Start a local Ray; once more where it does not come up in Ray's own 30 s, which a busy machine may need.
+
+    Raises:
+        ResourceError: nor does it then.
+    """
+    import ray
+
+    for attempt in range(1, STARTS + 1):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:  # Ray raises nothing narrower
+            ray.shutdown()
+            if attempt == STARTS:
+                raise ResourceError(
+                    f"Ray did not start on this machine in {STARTS} attempts: {error}",
+                    "a Ray that comes up within 30 s, Ray's own limit",
+                    "end other work on the machine; or start Ray yourself (`ray start --head`) and set RAY_ADDRESS",
+                ) from error
 
 
 def reach(address: str) -> None:
