@@ -166,11 +166,11 @@ def _init(config: RunConfig, search_path: tuple[str, ...]) -> bool:
             }
         },
     }
-    _start(options)
+    start_local(options)
     return True
 
 
-def _start(options: dict[str, Any]) -> None:
+def start_local(options: dict[str, Any]) -> None:
     """Start a local Ray; once more where it does not come up in Ray's own 30 s, which a busy machine may need.
 
     Raises:
