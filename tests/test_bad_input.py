@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from hf_folders import make_place
 from pydantic import BaseModel
 
 from raypo import config
