@@ -82,14 +82,15 @@ def check_trainer(objective: AnyObjective, config: RunConfig) -> None:
     """Refuse what the objective needs and a run does not make.
 
     Raises:
-        ConfigError: token weights that no stage makes; scaled labels; a moving reference of a policy with adapters.
+        ConfigError: token weights without the models that give them; scaled labels; a moving reference of a policy
+            with adapters.
     """
-    weights = [getattr(getattr(part, "prior", None), "weights", "none") for _, part in objective.parts]
-    if "importance" in weights:
+    if weighs_by_importance(objective) and config.annotation.importance is None:
         raise ConfigError(
             f"objective.preset = {objective.name}: its token weights come from two contrastive models",
-            "a preset whose terms a run makes: no stage trains or reads those models",
-            "call raypo.objective.set_loss with the term weighted_log_ratios, or take ld-dpo or sparsepo",
+            "annotation.importance.positive and annotation.importance.negative, folders of two models",
+            "train them first: raypo train with preset dpo, and again with rewards negated (rewards: [{..., weight: "
+            "-1}], or chosen and rejected exchanged); or take ld-dpo or sparsepo",
         )
     labels = any(getattr(getattr(part, "contrast", None), "lone", False) for _, part in objective.parts)
     if labels and config.scoring.reward_scale != "none":
@@ -104,6 +105,11 @@ def check_trainer(objective: AnyObjective, config: RunConfig) -> None:
             "adapter 'none': the moving reference is an average of whole weights, and adapters change none of them",
             "set policy.adapter=none, or take a preset with a fixed reference",
         )
+
+
+def weighs_by_importance(objective: AnyObjective) -> bool:
+    """Whether a part weighs tokens by two contrastive models."""
+    return any(getattr(getattr(part, "prior", None), "weights", "") == "importance" for _, part in objective.parts)
 
 
 def hyperparameters_of(config: RunConfig) -> dict[str, float]:

@@ -27,10 +27,12 @@ from raypo.training.sets import TrainingSet
 from raypo.training.terms import Means, token_prior
 
 
-def learns_masks(objective: AnyObjective) -> bool:
-    """Whether the policy's scorer needs a mask head."""
+def learned_masks(objective: AnyObjective) -> int:
+    """How many trained token masks the policy's scorer needs."""
     prior = token_prior(objective)
-    return prior is not None and prior.weights == "learned-mask"
+    if prior is None or prior.weights != "learned-mask":
+        return 0
+    return 2 if prior.masks == "independent" else 1
 
 
 def anchor_kind(objective: AnyObjective) -> str:
