@@ -103,7 +103,7 @@ class TokenValues(NamedTuple):
         logps: [P] log-probs, nats, with gradient.
         entropies: [P] without gradient, or None.
         measured: [P] what a `Measure` gave, or None.
-        masks: [P] of a mask head, with gradient, or None.
+        masks: [M, P] of a mask head, with gradient, or None.
     """
 
     logps: Tensor

@@ -55,8 +55,10 @@ ANNOTATED = pa.schema(
     [
         *SCORED,
         ("reference_logps", _PER_RESPONSE_FLOAT),  # sum over the response's tokens, nats
-        # log p of each response token, nats; null unless the objective needs them (LD-DPO)
+        # log p of each response token, nats; null unless the objective needs them (LD-DPO, TIS-DPO)
         ("reference_token_logps", pa.list_(pa.list_(pa.float32()))),
+        # log p of each response token by annotation.importance.positive less that by negative, nats; null as above
+        ("contrastive_token_gaps", pa.list_(pa.list_(pa.float32()))),
         ("response_lengths", pa.list_(pa.int32())),  # tokens, the stop token included
         ("reference_entropies", _PER_RESPONSE_FLOAT),  # sum over the response's tokens, nats
         ("trainable", pa.bool_()),  # two usable responses whose rewards differ by more than tie_eps

@@ -45,13 +45,19 @@ def ray_cluster() -> Iterator[None]:
 
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=8,
-        include_dashboard=False,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": os.getcwd()}},
+    from raypo.stages.cluster import start_local
+
+    start_local(
+        {
+            "address": "local",
+            "num_cpus": 8,
+            "include_dashboard": False,
+            "logging_level": logging.ERROR,
+            "log_to_driver": False,
+            "runtime_env": {
+                "env_vars": {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": os.getcwd()}
+            },
+        }
     )
     yield
     ray.shutdown()

@@ -4,7 +4,17 @@ which `conftest` cannot be, because each folder of tests may have one.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+
+def make_place(folder: Path, prompts: int, rewards: str, module: str) -> Path:
+    """A tiny policy, prompts of three words and a module of reward functions; returns the folder."""
+    make_model(folder / "policy", tied=True)
+    rows = [{"prompt": f"w{i} w{i + 3} w{i + 7}"} for i in range(prompts)]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / f"{module}.py").write_text(rewards)
+    return folder
 
 
 def make_model(folder: Path, *, tied: bool, seed: int = 0, chat: bool = False) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hf_folders import make_model
+from hf_folders import make_place
 from pydantic import BaseModel
 
 from raypo import config
@@ -48,11 +48,7 @@ TREE: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which every part of the run is as it should be."""
-    place = tmp_path_factory.mktemp("whole")
-    make_model(place / "policy", tied=True)
-    rows = [{"prompt": f"w{i} w{i + 3} w{i + 7}"} for i in range(40)]
-    (place / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (place / "bad_input_rewards.py").write_text(REWARDS)
+    place = make_place(tmp_path_factory.mktemp("whole"), 40, REWARDS, "bad_input_rewards")
     (place / "run.yaml").write_text(yaml.safe_dump(TREE))
     return place
 

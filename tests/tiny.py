@@ -5,6 +5,7 @@ Functions that run in spawned processes live here, because a child imports them 
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -43,7 +44,7 @@ from raypo.objective import AnyObjective, preset
 from raypo.objective.presets import hyperparameters
 from raypo.records import ANNOTATED, PROMPTS
 from raypo.training import checkpoint
-from raypo.training.against import Against, learns_masks
+from raypo.training.against import Against, learned_masks
 from raypo.training.rounds import RoundTask, Stop
 from raypo.training.sets import TrainingSet
 from raypo.training.step import make_optimizer, train_step
@@ -371,16 +372,17 @@ class DyingSync:
 
 
 def step_objective(name: str) -> AnyObjective:
-    """A preset with the config's own defaults for what it takes."""
-    return preset(name, **{key: HYPERPARAMETER_DEFAULTS[key] for key in hyperparameters(name)})
+    """A preset with the config's own defaults for what it takes; a stopping budget within the responses' lengths."""
+    values = HYPERPARAMETER_DEFAULTS | {"eos_budget": 3.0}
+    return preset(name, **{key: values[key] for key in hyperparameters(name)})
 
 
 def take_steps(
-    rank: int, world_size: int, folder: str, names: list[str], ways: dict[str, dict[str, Any]]
-) -> dict[str, dict[str, list[float]]]:
-    """On one rank, for each way to train and each objective, `two_steps`."""
+    rank: int, world_size: int, folder: str, ways: dict[str, tuple[list[str], dict[str, Any]]]
+) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """On one rank, for each way to train and its objectives, `two_steps`."""
     mesh = init_device_mesh("cpu", (world_size,), mesh_dim_names=("data",))
-    return {way: two_steps(mesh, rank, world_size, folder, names, training) for way, training in ways.items()}
+    return {way: two_steps(mesh, rank, world_size, folder, *asked) for way, asked in ways.items()}
 
 
 def two_steps(
@@ -395,7 +397,7 @@ def two_steps(
         objective = step_objective(name)
         config = run_config(folder, "unused", training={"workers": world_size, "reference_steps": 1} | training)
         torch.manual_seed(0)
-        scorer = load_sharded(config.policy, mesh, activation_checkpointing=False, masks=learns_masks(objective))
+        scorer = load_sharded(config.policy, mesh, activation_checkpointing=False, masks=learned_masks(objective))
         against, optimizer = Against(config, objective, mesh), make_optimizer(scorer, config.training)
         curve = []
         for step in (1, 2):
@@ -424,5 +426,7 @@ def annotated_by(folder: str, sets: list[TrainingSet]) -> list[TrainingSet]:
     for one in sets:
         rows = [next(per_response) for _ in one.rewards]
         ended = [k % 2 == 0 for k in range(len(rows))]
-        made.append(replace(one, reference_logps=[sum(row) for row in rows], reference_token_logps=rows, ended=ended))
+        weights = [[1 + 0.3 * math.sin(7 * k + t) for t in range(len(row))] for k, row in enumerate(rows)]
+        given = {"reference_token_logps": rows, "token_weights": weights, "ended": ended}
+        made.append(replace(one, reference_logps=[sum(row) for row in rows], **given))
     return made

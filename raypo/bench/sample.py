@@ -8,10 +8,7 @@ prompts, in a process of its own; the stage through Ray Data and an engine actor
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from raypo.bench.measure import environment, show, spread, write
+from raypo.bench.measure import child, environment, show, spread, write
 from raypo.bench.train import make_inputs
 from raypo.config import RunConfig, build
 from raypo.errors import RunError
@@ -117,24 +114,13 @@ def prompts_of(folder: Path) -> pa.Table:
 
 def run_bare(folder: Path, plan: SamplePlan) -> dict[str, Any]:
     """vLLM alone, in a process with the environment of an engine."""
-    return _child("bare", folder, plan)
+    return child(_command("bare", folder, plan), engine_environment(plan.threads))
 
 
 def run_stage(folder: Path, plan: SamplePlan) -> dict[str, Any]:
     """The sampling stage, in a process that starts Ray and an engine actor."""
-    return _child("stage", folder, plan)
+    return child(_command("stage", folder, plan))
 
 
-def _child(side: str, folder: Path, plan: SamplePlan) -> dict[str, Any]:
-    command = [sys.executable, "-m", "raypo.bench.sample_case", side, str(folder), json.dumps(asdict(plan))]
-    extra = engine_environment(plan.threads) if side == "bare" else {}
-    began = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | extra)
-    if done.returncode:
-        raise RunError(
-            f"{side} ended with {done.returncode} after {time.monotonic() - began:.0f} s: {done.stderr[-2000:]}",
-            "an environment in which it runs",
-            "run it by hand: " + " ".join(command[:4]),
-        )
-    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return answer
+def _command(side: str, folder: Path, plan: SamplePlan) -> list[str]:
+    return [sys.executable, "-m", "raypo.bench.sample_case", side, str(folder), json.dumps(asdict(plan))]

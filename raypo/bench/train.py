@@ -7,7 +7,6 @@ is timed, the gradients of both layouts, and of the peer on the same pairs, are 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from raypo.bench.measure import environment, show, spread, write
+from raypo.bench.measure import child, environment, show, spread, write
 from raypo.errors import RunError
 
 AGREE = 1e-4
@@ -164,24 +163,12 @@ def peer_case(plan: Plan, **changes: Any) -> dict[str, Any]:
 
 def run_own(folder: Path, case: Mapping[str, Any]) -> dict[str, Any]:
     """One case of raypo in a fresh process."""
-    return _child([sys.executable, "-m", "raypo.bench.case", str(folder), json.dumps(case)])
+    return child([sys.executable, "-m", "raypo.bench.case", str(folder), json.dumps(case)])
 
 
 def run_peer(python: str, folder: Path, case: Mapping[str, Any]) -> dict[str, Any]:
     """One case of TRL in a fresh process of its own interpreter."""
-    return _child([python, str(PEER), str(folder), json.dumps(case)])
-
-
-def _child(command: list[str]) -> dict[str, Any]:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RunError(
-            f"a case of the benchmark ended with {done.returncode}: {done.stderr.strip()[-2000:]}",
-            "an environment in which it runs",
-            "run it by hand: " + " ".join(command[:3]),
-        )
-    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return answer
+    return child([python, str(PEER), str(folder), json.dumps(case)])
 
 
 def agreement(folder: Path, plan: Plan) -> dict[str, dict[str, float]]:

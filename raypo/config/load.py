@@ -166,6 +166,9 @@ def _anchored(config: RunConfig) -> RunConfig:
         ),
         "rewards": type(config.rewards)(rewards),
     }
+    if (models := config.annotation.importance) is not None:
+        placed = {"positive": _place(models.positive), "negative": _place(models.negative)}
+        changes["annotation"] = config.annotation.model_copy(update={"importance": models.model_copy(update=placed)})
     return config.model_copy(update=changes)
 
 

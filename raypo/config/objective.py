@@ -35,6 +35,7 @@ HYPERPARAMETER_DEFAULTS: dict[str, float] = {
     "temperature": 1.0,
     "negative_weight": 2.0,
     "eos_weight": 1e-5,
+    "eos_budget": 256.0,  # tokens
     "odds_weight": 0.1,
     "desirable_weight": 1.0,
     "undesirable_weight": 1.0,

@@ -192,6 +192,15 @@ class TrainingConfig(Section):
     """Longest wait for the worker group, seconds."""
 
 
+class ImportanceConfig(Section):
+    """Two models whose difference says how much each token matters (preset tis-dpo, arXiv 2410.04350)."""
+
+    positive: str
+    """Hugging Face folder or hub name of a model trained towards preferred responses."""
+    negative: str
+    """The same trained away from them, for example on the same sets with their rewards negated."""
+
+
 class AnnotationConfig(Section):
     """The actors that hold the reference."""
 
@@ -201,6 +210,8 @@ class AnnotationConfig(Section):
     """GPUs per replica."""
     tokens_per_batch: Positive = 16384
     """Tokens per forward pass, padding counted; laid out as `training.packing` says."""
+    importance: ImportanceConfig | None = None
+    """Two models that weigh tokens; asked for by preset tis-dpo, not read by others."""
 
 
 class OnlineConfig(Section):

@@ -160,7 +160,12 @@ def load_config(path: str, revision: str | None = None) -> PretrainedConfig:
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except LOAD_FAULTS as error:
-        raise ModelError(f"the config of {path} cannot be read: {_first(error)}", "a Hugging Face model") from error
+        missing = "" if Path(path).exists() else f"; there is no folder {path} here, so it was taken for a hub name"
+        raise ModelError(
+            f"the config of {path} cannot be read: {_first(error)}{missing}",
+            "a Hugging Face model",
+            "check the path, relative to where the command stands; or the hub name and the network",
+        ) from error
     return config
 
 

@@ -50,7 +50,7 @@ def shard(scorer: TokenScorer, mesh: DeviceMesh, *, compute_dtype: str) -> None:
 
 
 def load_sharded(
-    policy: PolicyConfig, mesh: DeviceMesh, *, activation_checkpointing: bool, masks: bool = False
+    policy: PolicyConfig, mesh: DeviceMesh, *, activation_checkpointing: bool, masks: int = 0
 ) -> TokenScorer:
     """The policy, sharded: rank 0 reads the folder and the other ranks receive their shards.
 
@@ -58,7 +58,7 @@ def load_sharded(
         policy: of the run.
         mesh: one dimension, over all ranks.
         activation_checkpointing: recompute each layer in the backward pass.
-        masks: add a head of trained token masks.
+        masks: add a head of so many trained token masks.
 
     Raises:
         ModelError: it cannot be read, or its head is of an unknown kind.
@@ -72,7 +72,7 @@ def load_sharded(
     scorer = TokenScorer(add_lora(model, policy) if policy.adapter == "lora" else model)
     if masks:
         scorer.mask_head = MaskHead(
-            len(decoder_layers(scorer.causal)), scorer.causal.config.get_text_config().hidden_size
+            len(decoder_layers(scorer.causal)), scorer.causal.config.get_text_config().hidden_size, masks
         )
     whole = scorer.state_dict() if first else {}
     if activation_checkpointing:

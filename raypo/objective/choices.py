@@ -80,11 +80,12 @@ class TokenPrior:
     "mask_sizes" when there is a penalty; `raypo.objective.tokens` makes them.
 
     Args:
-        weights: what m_t is: 1; LD-DPO's tail weight (arXiv 2409.06411); TIS-DPO's importance (2410.04350), given with
-            the data; SparsePO's masks of the reference's activations, or trained over them (2410.05102).
+        weights: what m_t is: 1; LD-DPO's tail weight (arXiv 2409.06411); TIS-DPO's importance (2410.04350), by
+            two contrastive models; SparsePO's masks of the reference's activations, or trained over them (2410.05102).
         kl: weight of the forward KL over the vocabulary: TDPO (2404.11999), SparsePO.
         detach_preferred_kl: the KL of a preferred response is a constant: TDPO2.
         tail: LD-DPO's weight of tokens beyond the shortest response of the set, in [0, 1].
+        masks: of trained masks: one for both sums, d_t = m_t ("common"), or one each ("independent").
         penalty: weight of the masks' sizes, the mean of |m| + |d| over the response's tokens.
     """
 
@@ -92,6 +93,7 @@ class TokenPrior:
     kl: float = 0.0
     detach_preferred_kl: bool = False
     tail: float = 1.0
+    masks: Literal["common", "independent"] = "common"
     penalty: float = 0.0
     kind: ClassVar[str] = "token"
     needs_reference: ClassVar[bool] = True

@@ -230,8 +230,13 @@ def _ordered_pairs(given: Given) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _above_mean(given: Given) -> tuple[Tensor, Tensor]:
+    """Masks of the responses above the set's mean reward, and of the others.
+
+    A reward that is the mean must not be above it by rounding, so it has to exceed it by more than rounding makes.
+    """
     count = given.mask.sum(1, keepdim=True).clamp_min(1)
-    positive = given.mask & (given.rewards > given.present(0.0).sum(1, keepdim=True) / count)
+    rounding = given.rewards.amax(1, keepdim=True) * torch.finfo(given.rewards.dtype).eps ** 0.75
+    positive = given.mask & (given.rewards > given.present(0.0).sum(1, keepdim=True) / count + rounding)
     return positive, given.mask & ~positive
 
 

@@ -135,6 +135,7 @@ HYPERPARAMETERS: dict[str, Domain] = {
     "temperature": TEMPERATURE,
     "negative_weight": POSITIVE,
     "eos_weight": NOT_NEGATIVE,
+    "eos_budget": Domain(1, whole=True, why="tokens of a response"),
     "odds_weight": NOT_NEGATIVE,
     "desirable_weight": NOT_NEGATIVE,
     "undesirable_weight": NOT_NEGATIVE,

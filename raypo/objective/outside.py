@@ -89,6 +89,17 @@ def eos_independent(inputs: Inputs, used: Tensor, beta: float) -> Tensor:
     return -torch.where(ended, inputs.terms["eos_logps"], torch.zeros_like(inputs.policy)).sum(1)
 
 
+def eos_budget(inputs: Inputs, used: Tensor, beta: float, *, budget: float) -> Tensor:
+    """REFA's R_budget (arXiv 2412.16378): sum_y of the chance to stop before the budget b less that of stopping after.
+
+    (1/b) sum_{t<b} P(EOS at t) - (1/(|y| - b)) sum_{t>b} P(EOS at t), t = 1 .. |y|; the second is absent where
+    |y| <= b. `terms["eos_before"]` and `terms["eos_after"]` are the two sums. beta: not read.
+    """
+    beyond = (inputs.lengths.to(inputs.policy.dtype) - budget).clamp_min(1)
+    chance = inputs.terms["eos_before"] / budget - inputs.terms["eos_after"] / beyond
+    return torch.where(inputs.mask, chance, torch.zeros_like(chance)).sum(1)
+
+
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "aot": aot,
     "aot-unpaired": aot_unpaired,
@@ -96,6 +107,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "sft": sft,
     "eos-target": eos_target,
     "eos-independent": eos_independent,
+    "eos-budget": eos_budget,
 }
 
 

@@ -46,17 +46,32 @@ def length_desensitized(response_index: Tensor, shortest: Tensor, *, tail: float
     return torch.where(inside, 1.0, tail)
 
 
-def importance(positive_logps: Tensor, negative_logps: Tensor, preferred: Tensor) -> Tensor:
+def stopping_chances(chances: Tensor, response_index: Tensor, responses: int, *, budget: float) -> dict[str, Tensor]:
+    """Sums of P(EOS at t) over t < budget and over t > budget, t = 1 .. |y|, each [N] (REFA's R_budget, 2412.16378).
+
+    Args:
+        chances: [P] probability of a stop token at each response token's place, with gradient.
+        response_index: [P].
+        responses: N.
+        budget: tokens.
+    """
+    place = positions(response_index, responses) + 1
+    return {
+        "eos_before": sum_by_response(chances * (place < budget), response_index, responses),
+        "eos_after": sum_by_response(chances * (place > budget), response_index, responses),
+    }
+
+
+def importance(gaps: Tensor, preferred: Tensor) -> Tensor:
     """TIS-DPO's weights [P] from two contrastive models' log-probs (arXiv 2410.04350; code cbad7c1), detached.
 
     1 -+ 0.3 clip(lp+ - lp-, +-1.5) / 1.5, with minus at tokens of preferred responses: in [0.7, 1.3].
 
     Args:
-        positive_logps: [P] log-probs by the model trained towards the preferred.
-        negative_logps: [P] by the one trained away from them.
+        gaps: [P] lp+ - lp-: log-probs by the model trained towards the preferred, less those by the one trained away.
         preferred: [P] bool.
     """
-    gap = (positive_logps - negative_logps).detach().clamp(-IMPORTANCE_BOUND, IMPORTANCE_BOUND)
+    gap = gaps.detach().clamp(-IMPORTANCE_BOUND, IMPORTANCE_BOUND)
     return 1 + torch.where(preferred, -gap, gap) * IMPORTANCE_SPAN / IMPORTANCE_BOUND
 
 

@@ -28,7 +28,7 @@ from raypo.data.chat import load_prompts
 from raypo.data.sources import MESSAGES_KEY
 from raypo.errors import ConfigError, DataError, OutputError
 from raypo.models.load import check_folder, load_tokenizer
-from raypo.online.identity import flatten
+from raypo.online.identity import changed_fields
 from raypo.online.progress import console_of_choice
 from raypo.online.run import check_sources, engine_setup
 from raypo.stages import cluster, tables, verbs
@@ -67,7 +67,7 @@ def sample_policy(
     size = config.sampling.batch_prompts * config.engine.count * BATCHES_PER_PART
     parts = [prompts.slice(start, size) for start in range(0, prompts.num_rows, size)]
     places = [str(out / "parts" / f"part-{index:04d}") for index in range(len(parts))]
-    missing = [index for index, place in enumerate(places) if tables.manifest_of(place) is None]
+    missing = [index for index, place in enumerate(places) if tables.whole(place) is None]
     console.print(
         f"{prompts.num_rows} prompts in {len(parts)} parts, {len(missing)} to do: {out}",
         highlight=False,
@@ -113,8 +113,7 @@ def open_folder(config: RunConfig, out: Path, policy: str, split: str) -> None:
         except OSError as error:
             raise OutputError(f"cannot write to {out}: {error}", "a writable folder", "choose another --out") from error
         return
-    now, before = flatten(record), flatten(known)
-    if changed := sorted(key for key in now.keys() | before.keys() if now.get(key) != before.get(key)):
+    if changed := list(changed_fields(known, record)):
         raise ConfigError(
             f"{out} holds other samples; changed: {', '.join(changed[:5])}",
             "the config, policy and split that it was started with",
@@ -129,7 +128,7 @@ def prompts_of(config: RunConfig, out: Path, split: str) -> pa.Table:
         DataError: they cannot be read, or the split has none.
     """
     place = str(out / "prompts")
-    if (found := tables.read(place)) is None:
+    if (found := tables.whole(place)) is None:
         tokenizer = load_tokenizer(config.policy.path, config.policy.revision, config.policy.chat_template)
         table, facts = load_prompts(config.prompts, tokenizer)
         tables.commit(place, table, "prompts", facts)

@@ -31,7 +31,7 @@ from raypo.models.load import check_folder, load_config, load_tokenizer
 from raypo.online.comparison_tables import shown
 from raypo.online.decisions import best_version
 from raypo.online.folder import RunFolder
-from raypo.online.identity import flatten
+from raypo.online.identity import changed_fields
 from raypo.online.run import check_sources, engine_setup
 from raypo.scoring.judge import Judge, Pair
 from raypo.stages import cluster, heldout, tables
@@ -190,8 +190,7 @@ def open_folder(config: RunConfig, everyone: Sequence[Policy], out: Path) -> Non
     if known is None:
         tables.write_json(str(out / "evaluate.json"), record)
         return
-    now, before = flatten(record), flatten(known)
-    if changed := sorted(key for key in now.keys() | before.keys() if now.get(key) != before.get(key)):
+    if changed := list(changed_fields(known, record)):
         raise ConfigError(
             f"{out} holds another comparison; changed: {', '.join(changed[:5])}",
             "the config and the policies that it was started with",

@@ -23,7 +23,7 @@ from raypo.online.folder import RunFolder
 from raypo.online.identity import changed_fields, open_folder, told
 from raypo.stages import cluster, tables
 from raypo.training import checkpoint
-from raypo.training.against import anchor_kind, learns_masks
+from raypo.training.against import anchor_kind, learned_masks
 
 MAY_CHANGE = ("objective", "training", "online", "engine", "annotation", "cluster", "tracking")
 REWRITTEN = ("metrics.jsonl",)  # in place, step by step: copied, never linked
@@ -95,7 +95,7 @@ def refuse(old: RunConfig, new: RunConfig, version: int, *, model: str) -> None:
     before, after = cluster.objective_of(old), cluster.objective_of(new)
     reasons = {
         "its checkpoint has no state of a moving reference, of masks or of the anchor as objective.* now asks": any(
-            one(before) != one(after) for one in (lambda o: o.reference, learns_masks, anchor_kind)
+            one(before) != one(after) for one in (lambda o: o.reference, learned_masks, anchor_kind)
         ),
         "its finished rounds are not annotated for objective.*, and online.data = accumulate trains on them": (
             new.online.data == "accumulate" and before.needs != after.needs

@@ -123,13 +123,15 @@ def train_offline(config: RunConfig, console: Console | None = None, *, accept_p
         if owned:
             ray.shutdown()
     last = read_metrics(Path(folder.path("metrics.jsonl")))[-1]
+    made = tables.manifest_of(folder.path("train", "annotated")).facts  # type: ignore[union-attr]
     summary = {
         "name": config.name,
         "preset": config.objective.preset,
         "sets_in": facts["read"],
         "dropped": facts["dropped"],
         "data": {name: facts[name] for name in ("rows", "formats", "responses", "rendered", "template")},
-        "sets_trained": tables.manifest_of(folder.path("train", "annotated")).facts["trainable"],  # type: ignore[union-attr]
+        "sets_trained": made["trainable"],
+        "untrainable": made["untrainable"],
         "loss": last["loss"],
         "steps": last["step"],
         "heldout_accuracy": accuracy.to_dict(),

@@ -117,6 +117,9 @@ def check_sources(config: RunConfig, *, policy_exists: bool) -> None:
     cluster.objective_of(config)
     if policy_exists:
         check_folder(config.policy.path)
+    if (models := config.annotation.importance) is not None:
+        check_folder(models.positive)
+        check_folder(models.negative)
     for source in config.rewards:
         if isinstance(source, FunctionReward):
             import_function(source.path)

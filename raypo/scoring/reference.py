@@ -32,6 +32,7 @@ class ReferenceScorer:
         chunk_tokens: response positions per application of the head.
         packing: layout of a batch, that of training.
         device: "cpu" or "cuda".
+        importance: folders of two contrastive models, which `annotate` is asked to compare; read when it is.
 
     Raises:
         ModelError: the model cannot be read, its head is of an unknown kind, or its responses cannot share a prompt.
@@ -47,7 +48,9 @@ class ReferenceScorer:
         chunk_tokens: int,
         packing: Packing = "shared",
         device: str = "cpu",
+        importance: tuple[str, str] | None = None,
     ) -> None:
+        self._importance, self._contrastive = importance, list[TokenScorer]()
         self._initial, self._revision = path, revision
         self._dtype, self._device = DTYPES[compute_dtype], torch.device(device)
         self._tokens_per_batch, self._chunk_tokens, self._packing = tokens_per_batch, chunk_tokens, packing
@@ -77,37 +80,43 @@ class ReferenceScorer:
         return int(self._reference[1].causal.get_output_embeddings().weight.shape[0])
 
     @torch.no_grad()
-    def annotate(self, rows: pa.Table, *, with_tokens: bool = False) -> pa.Table:
+    def annotate(self, rows: pa.Table, *, with_tokens: bool = False, with_gaps: bool = False) -> pa.Table:
         """Add the reference's view of every response, usable or not.
 
         Args:
             rows: with prompt_id, prompt_token_ids and response_token_ids, as in records.SCORED.
             with_tokens: keep each token's log-prob, for objectives that weigh tokens.
+            with_gaps: compare the two contrastive models at each token as well.
 
         Returns:
             the same rows with reference_logps and reference_entropies (sums over the response's tokens, nats),
-            reference_token_logps (null without `with_tokens`) and response_lengths (tokens).
+            reference_token_logps (null without `with_tokens`), contrastive_token_gaps (null without `with_gaps`) and
+            response_lengths (tokens).
 
         Raises:
-            ModelError: a sequence is longer than the model's context.
+            ModelError: a sequence is longer than the model's context, or a contrastive model cannot be read or has
+                another vocabulary.
         """
-        scorer = self._reference[1]
-
-        kept: dict[tuple[int, int], list[float]] = {}
+        scorer, contrastive = self._reference[1], self._contrastive_scorers() if with_gaps else []
+        kept: dict[str, dict[tuple[int, int], list[float]]] = {
+            "reference_token_logps": {},
+            "contrastive_token_gaps": {},
+        }
 
         def measure(batch: Batch, group: list[int]) -> list[Tensor]:
             found = scorer(batch, chunk_tokens=self._chunk_tokens, with_entropy=True)
             if with_tokens:
-                lengths = torch.bincount(batch.response_index, minlength=len(batch.slot)).tolist()
-                places = zip(batch.set_index.tolist(), batch.slot.tolist(), strict=True)
-                for (member, slot), values in zip(places, found.logps.split(lengths), strict=True):
-                    kept[group[member], slot] = values.tolist()
+                _keep(found.logps, batch, group, kept["reference_token_logps"])
+            if with_gaps:
+                positive, negative = (one(batch, chunk_tokens=self._chunk_tokens).logps for one in contrastive)
+                _keep(positive - negative, batch, group, kept["contrastive_token_gaps"])
             return [found.logps, found.entropies]
 
         logps, entropies = self._measure(rows, measure, count=2)
-        per_token = [[kept.get((row, slot), []) for slot in range(len(values))] for row, values in enumerate(logps)]
-        column = pa.array(per_token if with_tokens else [None] * rows.num_rows, pa.list_(pa.list_(pa.float32())))
-        rows = rows.append_column("reference_token_logps", column)
+        for name, asked in {"reference_token_logps": with_tokens, "contrastive_token_gaps": with_gaps}.items():
+            per_token = [[kept[name].get((row, k), []) for k in range(len(one))] for row, one in enumerate(logps)]
+            column = pa.array(per_token if asked else [None] * rows.num_rows, pa.list_(pa.list_(pa.float32())))
+            rows = rows.append_column(name, column)
         lengths = [[len(ids) for ids in row] for row in rows["response_token_ids"].to_pylist()]
         rows = rows.append_column("reference_logps", pa.array(logps, pa.list_(pa.float64())))
         rows = rows.append_column("response_lengths", pa.array(lengths, pa.list_(pa.int32())))
@@ -175,21 +184,31 @@ class ReferenceScorer:
             group = [full[place] for place in places]
             yield group, pack([sets[i] for i in group], pad_token_id=PAD, packing=self._packing).to(self._device)
 
+    def _contrastive_scorers(self) -> list[TokenScorer]:
+        if not self._contrastive:
+            found = [self._read(folder) for folder in self._importance or ()]
+            for folder, one in zip(self._importance or (), found, strict=True):
+                self._check_width(folder, one)
+            self._contrastive = found
+        return self._contrastive
+
     def _policy_scorer(self, folder: str) -> TokenScorer:
         if folder == self.folder:
             return self._reference[1]
         if self._policy is None or self._policy[0] != folder:
             self._policy = None  # freed before the next is read
             self._policy = folder, self._read(folder)
-        policy = self._policy[1]
-        width = int(policy.causal.get_output_embeddings().weight.shape[0])
+        self._check_width(folder, self._policy[1])
+        return self._policy[1]
+
+    def _check_width(self, folder: str, scorer: TokenScorer) -> None:
+        width = int(scorer.causal.get_output_embeddings().weight.shape[0])
         if width != self.vocabulary_size():
             raise ModelError(
                 f"{folder} has {width} logits, the reference {self.folder} has {self.vocabulary_size()}",
-                "one vocabulary: KL compares the two token by token",
+                "one vocabulary: the two are compared token by token",
                 "compare a policy with the model it came from",
             )
-        return policy
 
     def _read(self, folder: str) -> TokenScorer:
         revision = self._revision if folder == self._initial else None
@@ -209,3 +228,11 @@ class ReferenceScorer:
                 "prompts and responses that fit into the model's context",
                 "lower prompts.max_prompt_tokens or sampling.max_response_tokens",
             )
+
+
+def _keep(values: Tensor, batch: Batch, group: list[int], kept: dict[tuple[int, int], list[float]]) -> None:
+    """Write values [P] of a batch's tokens to their row and slot."""
+    lengths = torch.bincount(batch.response_index, minlength=len(batch.slot)).tolist()
+    places = zip(batch.set_index.tolist(), batch.slot.tolist(), strict=True)
+    for (member, slot), one in zip(places, values.split(lengths), strict=True):
+        kept[group[member], slot] = one.tolist()

@@ -331,4 +331,5 @@ def _reference_options(config: RunConfig) -> dict[str, Any]:
         "chunk_tokens": config.training.logprob_chunk_tokens,
         "packing": config.training.packing,
         "device": "cuda" if config.annotation.gpus > 0 else "cpu",
+        "importance": (models.positive, models.negative) if (models := config.annotation.importance) else None,
     }

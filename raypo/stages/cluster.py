@@ -16,6 +16,7 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from raypo.config import HYPERPARAMETER_DEFAULTS, ModelReward, RunConfig
 from raypo.errors import ConfigError, ResourceError
@@ -24,6 +25,7 @@ from raypo.objective.overrides import CHOICES, override
 from raypo.objective.presets import hyperparameters, preset, row
 
 CPUS_PER_DATASET = 2
+STARTS = 2  # of a local Ray, before it is given up
 JOIN_TIMEOUT_S = 10.0
 
 
@@ -80,14 +82,15 @@ def check_trainer(objective: AnyObjective, config: RunConfig) -> None:
     """Refuse what the objective needs and a run does not make.
 
     Raises:
-        ConfigError: token weights that no stage makes; scaled labels; a moving reference of a policy with adapters.
+        ConfigError: token weights without the models that give them; scaled labels; a moving reference of a policy
+            with adapters.
     """
-    weights = [getattr(getattr(part, "prior", None), "weights", "none") for _, part in objective.parts]
-    if "importance" in weights:
+    if weighs_by_importance(objective) and config.annotation.importance is None:
         raise ConfigError(
             f"objective.preset = {objective.name}: its token weights come from two contrastive models",
-            "a preset whose terms a run makes: no stage trains or reads those models",
-            "call raypo.objective.set_loss with the term weighted_log_ratios, or take ld-dpo or sparsepo",
+            "annotation.importance.positive and annotation.importance.negative, folders of two models",
+            "train them first: raypo train with preset dpo, and again with rewards negated (rewards: [{..., weight: "
+            "-1}], or chosen and rejected exchanged); or take ld-dpo or sparsepo",
         )
     labels = any(getattr(getattr(part, "contrast", None), "lone", False) for _, part in objective.parts)
     if labels and config.scoring.reward_scale != "none":
@@ -102,6 +105,11 @@ def check_trainer(objective: AnyObjective, config: RunConfig) -> None:
             "adapter 'none': the moving reference is an average of whole weights, and adapters change none of them",
             "set policy.adapter=none, or take a preset with a fixed reference",
         )
+
+
+def weighs_by_importance(objective: AnyObjective) -> bool:
+    """Whether a part weighs tokens by two contrastive models."""
+    return any(getattr(getattr(part, "prior", None), "weights", "") == "importance" for _, part in objective.parts)
 
 
 def hyperparameters_of(config: RunConfig) -> dict[str, float]:
@@ -137,7 +145,6 @@ def start(config: RunConfig, *, search_path: tuple[str, ...] = ()) -> bool:
 
 
 def _init(config: RunConfig, search_path: tuple[str, ...]) -> bool:
-    import ray
 
     if os.environ.get("RAY_ADDRESS"):
         join(os.environ["RAY_ADDRESS"])
@@ -150,13 +157,13 @@ def _init(config: RunConfig, search_path: tuple[str, ...]) -> bool:
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(max(3, os.cpu_count() or 1)))
     threads = str(config.training.threads)
     paths = [*search_path, os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    ray.init(
-        address="local",
-        num_cpus=config.cluster.ray_cpus or max(8, os.cpu_count() or 1),
-        include_dashboard=config.cluster.dashboard,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        runtime_env={
+    options = {
+        "address": "local",
+        "num_cpus": config.cluster.ray_cpus or max(8, os.cpu_count() or 1),
+        "include_dashboard": config.cluster.dashboard,
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+        "runtime_env": {
             "env_vars": {
                 "OMP_NUM_THREADS": threads,
                 "OMP_WAIT_POLICY": "PASSIVE",
@@ -164,8 +171,31 @@ def _init(config: RunConfig, search_path: tuple[str, ...]) -> bool:
                 "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
             }
         },
-    )
+    }
+    start_local(options)
     return True
+
+
+def start_local(options: dict[str, Any]) -> None:
+    """Start a local Ray; once more where it does not come up in Ray's own 30 s, which a busy machine may need.
+
+    Raises:
+        ResourceError: nor does it then.
+    """
+    import ray
+
+    for attempt in range(1, STARTS + 1):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:  # Ray raises nothing narrower
+            ray.shutdown()
+            if attempt == STARTS:
+                raise ResourceError(
+                    f"Ray did not start on this machine in {STARTS} attempts: {error}",
+                    "a Ray that comes up within 30 s, Ray's own limit",
+                    "end other work on the machine; or start Ray yourself (`ray start --head`) and set RAY_ADDRESS",
+                ) from error
 
 
 def reach(address: str) -> None:

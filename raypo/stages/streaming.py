@@ -38,6 +38,8 @@ def stream(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = no_progress_timeout_s
+    # otherwise Ray raises an error of its own from ours, and what an error was raised from is lost between processes
+    context.raise_original_map_exception = True
     dataset = ray.data.from_arrow(list(chunks)).map_batches(
         call,
         batch_size=None,

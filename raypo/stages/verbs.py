@@ -23,7 +23,7 @@ from raypo.errors import DataError, RewardError
 from raypo.records import ANNOTATED, SAMPLED, SCORED, conform
 from raypo.scoring.rewards import Scorer, reward_spread, trainability
 from raypo.stages.actors import EMPTY, Actors, get
-from raypo.stages.cluster import objective_of
+from raypo.stages.cluster import objective_of, weighs_by_importance
 from raypo.stages.streaming import stream
 
 Progress = Callable[[pa.Table], None]
@@ -219,12 +219,13 @@ def annotate(
     """
     began = time.monotonic()
     handles, timeout = actors.references, config.cluster.no_progress_timeout_s
-    with_tokens = objective_of(config).needs == "token-logps"
+    objective = objective_of(config)
+    asked = {"with_tokens": objective.needs == "token-logps", "with_gaps": weighs_by_importance(objective)}
 
     def call(batch: pa.Table) -> pa.Table:
         actor = handles[batch["chunk"][0].as_py() % len(handles)]
         rows = batch.drop_columns(["chunk"])
-        call = actor.call.remote(reference, "annotate", rows, with_tokens=with_tokens)
+        call = actor.call.remote(reference, "annotate", rows, **asked)
         return get(call, timeout, "the reference")
 
     table = stream(

@@ -15,6 +15,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from raypo.config import RunConfig
+from raypo.errors import ConfigError
 from raypo.logprobs import chunked_token_logps
 from raypo.models.live import LiveReference
 from raypo.models.scorer import TokenScorer
@@ -26,10 +27,12 @@ from raypo.training.sets import TrainingSet
 from raypo.training.terms import Means, token_prior
 
 
-def learns_masks(objective: AnyObjective) -> bool:
-    """Whether the policy's scorer needs a mask head."""
+def learned_masks(objective: AnyObjective) -> int:
+    """How many trained token masks the policy's scorer needs."""
     prior = token_prior(objective)
-    return prior is not None and prior.weights == "learned-mask"
+    if prior is None or prior.weights != "learned-mask":
+        return 0
+    return 2 if prior.masks == "independent" else 1
 
 
 def anchor_kind(objective: AnyObjective) -> str:
@@ -84,6 +87,25 @@ class Against:
     def load(self, facts: dict[str, float]) -> None:
         """Continue from a checkpoint's facts."""
         self.anchor, self._batches = facts.get("anchor", 0.0), int(facts.get("batches", 0))
+
+
+def check_moves(objective: AnyObjective, *, every: int, steps: int) -> None:
+    """Refuse a moving reference that never would.
+
+    Args:
+        objective: of the run.
+        every: optimizer steps between two updates.
+        steps: optimizer steps that the whole job will have, about.
+
+    Raises:
+        ConfigError: it has fewer than lie between two updates.
+    """
+    if objective.reference == "moving" and every > steps:
+        raise ConfigError(
+            f"training.reference_steps = {every} in a job of about {steps} optimizer steps",
+            "at most that many: the reference would never move, and the preset be one with a fixed reference",
+            f"set training.reference_steps={max(1, steps // 10)}, or train longer",
+        )
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from torch import Tensor
 from raypo.data.packing import ResponseSet
 from raypo.errors import DataError
 from raypo.objective import AnyObjective, set_loss
+from raypo.objective.tokens import importance
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class TrainingSet:
         psi: of the prompt.
         ended: per response: a stop token ended it.
         reference_token_logps: per response and token, nats; empty where the objective needs sums alone.
+        token_weights: per response and token; empty where the objective asks for none with the data.
         shortest: tokens of the shortest response of the whole set; 0: that of `tokens`.
     """
 
@@ -40,6 +42,7 @@ class TrainingSet:
     psi: float
     ended: Sequence[bool] = ()
     reference_token_logps: Sequence[Sequence[float]] = ()
+    token_weights: Sequence[Sequence[float]] = ()
     shortest: int = 0
 
     def __post_init__(self) -> None:
@@ -56,7 +59,7 @@ class TrainingSet:
     def part(self, slots: Sequence[int]) -> TrainingSet:
         """Some of the responses, for a forward pass that cannot hold all; what belongs to the whole set stays."""
         ids = self.tokens.response_token_ids
-        token_logps = self.reference_token_logps
+        token_logps, weights = self.reference_token_logps, self.token_weights
         return replace(
             self,
             tokens=replace(self.tokens, response_token_ids=[ids[k] for k in slots]),
@@ -65,6 +68,7 @@ class TrainingSet:
             usable=[self.usable[k] for k in slots],
             ended=[self.ended[k] for k in slots],
             reference_token_logps=[token_logps[k] for k in slots] if token_logps else (),
+            token_weights=[weights[k] for k in slots] if weights else (),
         )
 
 
@@ -96,16 +100,27 @@ def training_sets(table: pa.Table, objective: AnyObjective) -> list[TrainingSet]
 
 def _from_row(row: dict[str, Any]) -> TrainingSet:
     keep = [k for k, usable in enumerate(row["usable"]) if usable]
-    token_logps = row.get("reference_token_logps")
+    token_logps, gaps = row.get("reference_token_logps"), row.get("contrastive_token_gaps")
+    rewards = [row["scaled_rewards"][k] for k in keep]
     return TrainingSet(
         ResponseSet(row["prompt_id"], row["prompt_token_ids"], [row["response_token_ids"][k] for k in keep]),
         [row["reference_logps"][k] for k in keep],
-        [row["scaled_rewards"][k] for k in keep],
+        rewards,
         [True] * len(keep),
         row["psi"],
         [row["finish_reasons"][k] == "stop" for k in keep],
         [token_logps[k] for k in keep] if token_logps else (),
+        _importance([gaps[k] for k in keep], rewards) if gaps else (),
     )
+
+
+def _importance(gaps: list[list[float]], rewards: list[float]) -> list[list[float]]:
+    """TIS-DPO's token weights; preferred are responses whose reward is nearer to the set's best than to its worst."""
+    middle = (max(rewards) + min(rewards)) / 2
+    return [
+        importance(torch.tensor(row), torch.full((len(row),), reward > middle)).tolist()
+        for row, reward in zip(gaps, rewards, strict=True)
+    ]
 
 
 def _from_the_best(one: TrainingSet) -> TrainingSet:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from raypo.config import TrainingConfig
 from raypo.data.packing import Batch, pack
-from raypo.errors import ConfigError
+from raypo.errors import ConfigError, ModelError
 from raypo.logprobs import (
     Measure,
     TokenValues,
@@ -24,10 +24,13 @@ from raypo.logprobs import (
     token_log_square_sums,
 )
 from raypo.models.live import LiveReference
-from raypo.objective import AnyObjective, Objective, TokenPrior, tokens
+from raypo.models.scorer import TokenScorer
+from raypo.objective import AnyObjective, Objective, Outside, TokenPrior, tokens
 from raypo.training.sets import TrainingSet
 
-DIFFERENTIABLE = frozenset({"policy_logps", "weighted_log_ratios", "forward_kl", "mask_sizes", "eos_logps"})
+DIFFERENTIABLE = frozenset(
+    {"policy_logps", "weighted_log_ratios", "forward_kl", "mask_sizes", "eos_logps", "eos_before", "eos_after"}
+)
 """Values with a gradient; the others are constants of a step."""
 
 
@@ -101,6 +104,8 @@ def response_values(means: Means, sets: Sequence[TrainingSet], batch: Batch) -> 
         last = torch.bincount(owner, minlength=responses).cumsum(0) - 1
         values["eos_logps"] = found.logps[last]
         values["ended"] = torch.tensor([float(end) for one in sets for end in one.ended], device=last.device)
+    if "eos_before" in objective.terms and found.measured is not None:
+        values |= tokens.stopping_chances(found.measured.exp(), owner, responses, budget=_eos_budget(objective))
     if "embeddings" in objective.terms and states.last is not None:
         sums = states.last.new_zeros(responses, states.last.shape[-1]).index_add(0, owner, states.last)
         values["embeddings"] = sums / torch.bincount(owner, minlength=responses).clamp_min(1)[:, None]
@@ -135,7 +140,36 @@ def _measure(means: Means, states: Tensor | None) -> Measure | None:
         return lambda logits, place: token_kl(live.head(states[place]).detach(), logits)
     if "response_weights" in terms:
         return lambda logits, place: token_log_square_sums(logits.detach())
+    if "eos_before" in terms:
+        stops = _stop_tokens(means.scorer)
+        return lambda logits, place: logits.float()[:, stops].logsumexp(-1) - logits.float().logsumexp(-1)
     return None
+
+
+def _eos_budget(objective: AnyObjective) -> float:
+    """Tokens within which a response should not stop, of the part that has them."""
+    return next(
+        p.parameters["budget"] for _, p in objective.parts if isinstance(p, Outside) and "budget" in p.parameters
+    )
+
+
+def _stop_tokens(scorer: nn.Module) -> list[int]:
+    """Tokens with which the policy ends a response, by its own config.
+
+    Raises:
+        ModelError: it names none.
+    """
+    assert isinstance(scorer, TokenScorer)  # what the worker trains
+    causal = scorer.causal
+    named = getattr(causal.generation_config, "eos_token_id", None)
+    named = causal.config.get_text_config().eos_token_id if named is None else named
+    if named is None:
+        raise ModelError(
+            "the policy's config names no eos_token_id",
+            "one: the objective weighs the chance to stop",
+            "set eos_token_id in the policy's config.json, or take refa",
+        )
+    return [named] if isinstance(named, int) else list(named)
 
 
 def _reference_tokens(
@@ -166,22 +200,25 @@ def _weighted(
     owner, responses = batch.response_index, len(batch.slot)
     logps = found.logps
     weights = torch.ones_like(logps)
+    kl_weights: Tensor | None = None  # the same
     if prior.weights == "length-desensitized":
         shortest = torch.tensor([one.shortest for one in sets for _ in one.rewards], device=logps.device)
         weights = tokens.length_desensitized(owner, shortest, tail=prior.tail).to(logps.dtype)
+    elif prior.weights == "importance":
+        rows = [row for one in sets for row in one.token_weights]
+        weights = logps.new_tensor([value for row in rows for value in row])
     elif prior.weights == "activation-mask" and layers is not None:
         weights = tokens.activation_mask(layers, owner, responses)
     elif prior.weights == "learned-mask" and found.masks is not None:
-        weights = found.masks
-    values = {}
+        weights, kl_weights = found.masks[0], found.masks[-1]
+    values, kl_weights = {}, weights if kl_weights is None else kl_weights
     if prior.weights != "none" and reference is not None:
         values["weighted_log_ratios"] = tokens.weighted_log_ratios(weights, logps, reference, owner, responses)
     if prior.kl and found.measured is not None:
-        values["forward_kl"] = sum_by_response(weights * found.measured, owner, responses)
+        values["forward_kl"] = sum_by_response(kl_weights * found.measured, owner, responses)
     if prior.penalty:
         lengths = torch.bincount(owner, minlength=responses).clamp_min(1)
-        # one mask weighs both sums: |m| + |d| is twice its size
-        values["mask_sizes"] = 2 * sum_by_response(weights.abs(), owner, responses) / lengths
+        values["mask_sizes"] = sum_by_response(weights.abs() + kl_weights.abs(), owner, responses) / lengths
     return values
 
 

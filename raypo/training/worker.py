@@ -42,7 +42,7 @@ from raypo.models.load import DTYPES, LOAD_FAULTS, load_tokenizer
 from raypo.models.shard import load_sharded
 from raypo.objective import AnyObjective
 from raypo.training import checkpoint, refused
-from raypo.training.against import Against, learns_masks
+from raypo.training.against import Against, check_moves, learned_masks
 from raypo.training.checkpoint import Checkpoint, folder_of
 from raypo.training.rounds import RoundTask, SyncSender, TableSource, rung_steps
 from raypo.training.sets import TrainingSet, training_sets
@@ -103,7 +103,7 @@ class Learner:
         self._tokenizer = load_tokenizer(policy.path, policy.revision, policy.chat_template)
         mesh = init_device_mesh(self._device.type, (self.world_size,), mesh_dim_names=("data",))
         torch.manual_seed(config.seed)  # new adapters are random
-        recompute, masks = training.activation_checkpointing, learns_masks(objective)
+        recompute, masks = training.activation_checkpointing, learned_masks(objective)
         self.scorer = load_sharded(policy, mesh, activation_checkpointing=recompute, masks=masks)
         self._optimizer = make_optimizer(self.scorer, training)
         self._against = Against(config, objective, mesh)
@@ -143,6 +143,8 @@ class Learner:
         ]
         ids = hash_of([[sets[i].tokens.prompt_id for i in order] for order in orders])
         total, metrics = task.epochs * len(starts), {}
+        whole = round(total / (task.progress_end - task.progress_start))
+        check_moves(self._objective, every=training.reference_steps, steps=whole)
         done, numbers = self._resume(ids), rung_steps(total, task.rung, task.rungs)
         if self.first and self._tracker is None:
             self._tracker = Tracker(self._config, self._run_dir, self._step)

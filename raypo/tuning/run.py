@@ -33,7 +33,7 @@ from raypo.data.chat import load_sets
 from raypo.errors import ConfigError, DataError, OutputError, RunError
 from raypo.models.load import load_tokenizer
 from raypo.online.folder import RunFolder
-from raypo.online.identity import flatten, versions
+from raypo.online.identity import changed_fields, versions
 from raypo.online.progress import console_of_choice
 from raypo.online.run import check_sources, coordinator_options, engine_setup
 from raypo.stages import cluster, tables
@@ -138,11 +138,8 @@ def same_study(root: str, study: StudyConfig) -> bool:
     if known is None:
         return False
     # more at once is another speed, not another study
-    now, before = (flatten(one) for one in (json.loads(study.model_dump_json()), known["study"]))
-    changed = sorted(
-        key for key in now.keys() | before.keys() if now.get(key) != before.get(key) and key != "concurrency"
-    )
-    if changed:
+    now = json.loads(study.model_dump_json())
+    if changed := [key for key in changed_fields(known["study"], now) if key != "concurrency"]:
         raise ConfigError(
             f"study {study.name!r} exists with another definition; changed: {', '.join(changed[:5])}",
             "the study that the folder was made with",

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hf_folders import make_model
+from hf_folders import make_place
 
 from raypo.bench import chaos
 from raypo.bench.chaos import Kill
@@ -46,11 +46,7 @@ EQUAL = {
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model, prompts, a reward and a run's config."""
-    folder = tmp_path_factory.mktemp("chaos")
-    make_model(folder / "policy", tied=True)
-    rows = [{"prompt": f"w{i} w{i + 3} w{i + 7}"} for i in range(32)]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "chaos_rewards.py").write_text(REWARDS)
+    folder = make_place(tmp_path_factory.mktemp("chaos"), 32, REWARDS, "chaos_rewards")
     config = {
         "output": str(folder / "runs"),
         "policy": {"path": str(folder / "policy"), "compute_dtype": "float32", "export_dtype": "float32"},

@@ -24,7 +24,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from hf_folders import make_model
+from hf_folders import make_place
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 ROOT = Path(__file__).parents[2]
@@ -156,11 +156,7 @@ def has(store: dict[str, str], name: str) -> bool:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three rounds over a tiny model; output and inputs by absolute paths: the job stands elsewhere."""
-    folder = tmp_path_factory.mktemp("job")
-    make_model(folder / "policy", tied=True)
-    rows = [{"prompt": f"w{i} w{i + 3} w{i + 7}"} for i in range(24)]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "job_rewards.py").write_text(REWARDS)
+    folder = make_place(tmp_path_factory.mktemp("job"), 24, REWARDS, "job_rewards")
     config = {
         "name": "submitted",
         "output": str(folder / "runs"),

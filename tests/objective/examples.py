@@ -46,6 +46,8 @@ def terms(chosen: AnyObjective, policy: Tensor, reference: Tensor) -> dict[str, 
         "anchor": torch.full_like(s, 0.05),
         "response_weights": torch.full_like(s, 0.9),
         "eos_logps": -(s.abs() + 0.5),
+        "eos_before": 0.02 * s.abs(),
+        "eos_after": 0.01 * s.abs() + 0.003,
         "ended": torch.ones_like(s),
         "embeddings": torch.stack([s.detach(), s.detach().cos()], -1),
     }

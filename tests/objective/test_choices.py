@@ -183,5 +183,16 @@ def test_every_preset_says_what_it_needs(name: str) -> None:
     """Of four kinds; a live reference only where logits, hidden states or a moving reference are read."""
     chosen = objective(name)
     assert chosen.needs in ("sums", "token-logps", "reference-logits", "reference-hidden-states")
-    live = {"tdpo1", "tdpo2", "sparsepo", "mapo", "tr-dpo", "learned-prior", "kto", "ampo-coreset", "ampo-opt-select"}
+    live = {
+        "tdpo1",
+        "tdpo2",
+        "sparsepo",
+        "sparsepo-independent",
+        "mapo",
+        "tr-dpo",
+        "learned-prior",
+        "kto",
+        "ampo-coreset",
+        "ampo-opt-select",
+    }
     assert chosen.needs.startswith("reference-") == (name in live)

@@ -165,6 +165,7 @@ ORACLES: dict[str, Callable[[], float]] = {
     "tis-dpo": lambda: nls(B * (WEIGHTED[W] - WEIGHTED[L])),
     "ld-dpo": lambda: nls(B * (WEIGHTED[W] - WEIGHTED[L])),
     "sparsepo": lambda: nls(B * (WEIGHTED[W] - WEIGHTED[L] + KL[W] - KL[L])) + 1e-3 * 0.4,
+    "sparsepo-independent": lambda: nls(B * (WEIGHTED[W] - WEIGHTED[L] + KL[W] - KL[L])) + 1e-3 * 0.4,
     "mapo": lambda: nls(B * (WEIGHTED[W] - WEIGHTED[L] + KL[W] - KL[L])),
     "dpop": lambda: nls(B * (GAP - 50 * max(0.0, -S[W]))),
     "chi-po": lambda: nls(float(np.clip(B * (math.exp(S[W]) + S[W] - math.exp(S[L]) - S[L]), -10, 10))),
@@ -193,6 +194,10 @@ ORACLES: dict[str, Callable[[], float]] = {
     "mixed-po": lambda: 0.8 * nls(B * GAP) + 0.2 * (nls(B * S[W]) + nls(-B * S[L])) - MEAN[W],
     "refa-eos": lambda: REFA + X["eos_weight"] * float((np.exp(-(np.abs(S) + 0.5)) * (8 - N)).sum()),
     "refa-eos-independent": lambda: REFA + X["eos_weight"] * float((np.abs(S) + 0.5).sum()),
+    # |y| - b is at least 1, here for all
+    "refa-eos-budget": lambda: (
+        REFA + X["eos_weight"] * float((0.02 * np.abs(S) / 256 - (0.01 * np.abs(S) + 0.003)).sum())
+    ),
 }
 
 SPECIAL = {"mallows-phi", "mallows-phi-pairs", "mallows-phi-sets", "ampo-coreset", "ampo-opt-select"}

@@ -256,3 +256,12 @@ def test_rewards_that_are_large_and_differ_by_little_are_told_apart() -> None:
 
 def test_lipo_is_finite_at_rewards_of_two_thousand() -> None:
     assert math.isfinite(set_loss(objective("lipo"), **inputs([[-5.0, -4.0]], [[2000.0, 0.0]])).loss.item())
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.06, -3.7, 100.1])
+def test_a_reward_that_is_the_mean_is_not_above_it_by_rounding(shift: float) -> None:
+    """Rewards 0, 1, 2: the mean is 1, so 2 alone stands above; 1 + 1.06 - 1.06 is more than 1 in floating point."""
+    given = inputs([[-5.0, -4.0, -6.0]], [[shift, 1 + shift, 2 + shift]])
+    found = set_loss(objective("mallows-phi-pairs"), **given)
+    expected = set_loss(objective("mallows-phi-pairs"), **inputs([[-5.0, -4.0, -6.0]], [[0.0, 1.0, 2.0]]))
+    assert found.loss.item() == pytest.approx(expected.loss.item(), abs=1e-12)

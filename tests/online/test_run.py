@@ -74,7 +74,9 @@ def raypo(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_a_run_goes_from_prompts_to_a_policy_and_conserves_rows(place: Path) -> None:
     """Two rounds; then the same command again, and one with another config."""
-    done = raypo(place, "run", "run.yaml", "output=runs")  # relative to where the command stands
+    # relative to where the command stands, as in README's example; the workers stand elsewhere
+    relative = ["output=runs", "policy.path=policy", "prompts.path=prompts.jsonl"]
+    done = raypo(place, "run", "run.yaml", *relative)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     summary = json.loads((place / "runs/tiny/summary.json").read_text())
@@ -91,7 +93,7 @@ def test_a_run_goes_from_prompts_to_a_policy_and_conserves_rows(place: Path) -> 
     page = (place / "runs/tiny/report.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "<script" not in page
-    again = raypo(place, "run", "run.yaml", "output=runs")
+    again = raypo(place, "run", "run.yaml", *relative)
     assert (again.returncode, "is finished" in again.stdout) == (0, True)
     other = raypo(place, "run", "run.yaml", "output=runs", "training.learning_rate=2e-3")
     assert other.returncode == 2

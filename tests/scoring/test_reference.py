@@ -20,7 +20,7 @@ from raypo.scoring.reference import ReferenceScorer
 
 SETS = response_sets(5, responses=3, seed=1)
 SUMS = ["reference_logps", "response_lengths", "reference_entropies"]
-ANNOTATION = [*SUMS, "reference_token_logps"]
+ANNOTATION = [*SUMS, "reference_token_logps", "contrastive_token_gaps"]
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,24 @@ def test_sums_are_those_of_transformers_one_sequence_at_a_time(folders: dict[str
     assert flat(found, "reference_entropies") == pytest.approx(entropies, abs=2e-5)
     assert flat(found, "response_lengths") == [len(ids) for _, ids in expected]
     assert found.drop_columns(ANNOTATION).equals(table(SETS))
+
+
+def test_gaps_are_the_difference_of_two_contrastive_models_at_each_token(folders: dict[str, str]) -> None:
+    """lp of "later" less lp of "initial", each by transformers alone; a reference of one of the two changes nothing."""
+    models = folders["later"], folders["initial"]
+    found = scorer(folders["initial"], importance=models).annotate(table(SETS), with_gaps=True)
+    expected = [
+        (positive[0] - negative[0]).gather(1, positive[1][:, None]).squeeze(1)
+        for rows in zip(*(distributions(path, SETS) for path in models), strict=True)
+        for positive, negative in zip(*rows, strict=True)
+    ]
+    gaps = [torch.tensor(values) for row in found["contrastive_token_gaps"].to_pylist() for values in row]
+    assert [len(one) for one in gaps] == [len(one) for one in expected]
+    assert torch.allclose(torch.cat(gaps).double(), torch.cat(expected), atol=2e-5)
+    with pytest.raises(ModelError, match="one vocabulary"):
+        scorer(folders["initial"], importance=(folders["wider"], folders["later"])).annotate(
+            table(SETS), with_gaps=True
+        )
 
 
 def test_the_cached_reference_is_the_live_one(folders: dict[str, str]) -> None:

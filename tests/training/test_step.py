@@ -8,13 +8,14 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 import torch
-from tiny import causal_lm, training_config, training_sets, trajectory, w_mpo
+from tiny import causal_lm, step_objective, training_config, training_sets, trajectory, w_mpo
 
 from raypo.data.packing import pack
-from raypo.errors import DataError, RunError
+from raypo.errors import ConfigError, DataError, RunError
 from raypo.logprobs import sum_by_response
 from raypo.models.scorer import TokenScorer
 from raypo.objective import preset
+from raypo.training.against import check_moves
 from raypo.training.passes import rank_batches, share
 from raypo.training.sets import TrainingSet
 from raypo.training.sets import training_sets as read_sets
@@ -207,3 +208,11 @@ def test_scores_that_look_like_labels_train_in_a_micro_batch_of_their_own() -> N
 
 def test_a_round_without_trainable_rows_has_no_sets() -> None:
     assert read_sets(pa.Table.from_pylist([row("b", [1.0, 1.0], trainable=False)]), w_mpo()) == []
+
+
+def test_a_moving_reference_that_would_never_move_is_refused() -> None:
+    """512 steps between updates, 100 in the job: 10 are proposed; with every 100th it moves once."""
+    with pytest.raises(ConfigError, match=r"reference_steps = 512 in a job of about 100(.|\n)*reference_steps=10"):
+        check_moves(step_objective("tr-dpo"), every=512, steps=100)
+    check_moves(step_objective("tr-dpo"), every=100, steps=100)
+    check_moves(w_mpo(), every=512, steps=1)

@@ -9,12 +9,32 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
-from tiny import DyingSync, StoredTables, run_config, w_mpo
+from tiny import DyingSync, StoredTables, run_config, run_ranks, w_mpo
 
-from raypo.training import checkpoint
+from raypo.errors import ModelError
+from raypo.training import checkpoint, refused
 from raypo.training.checkpoint import folder_of
 from raypo.training.tracking import read_metrics
 from raypo.training.worker import train
+
+
+def meet_a_users_error(rank: int, world_size: int, place: str) -> None:
+    """Train a policy that is no model."""
+    tables = StoredTables(Path(place) / f"rank-{rank}", 1)
+    setup = {"config": run_config(Path(place) / "no-model", place), "objective": w_mpo(), "run_dir": place}
+    train(setup | {"tables": tables, "sync": None})
+
+
+@pytest.mark.slow
+def test_a_users_error_in_the_workers_ends_them_and_is_left_for_the_driver(tmp_path: Path) -> None:
+    """Raised, it would make Ray Train start a new group that meets it again. It is told once."""
+    for name in ("no-model", "rank-0", "rank-1"):
+        (tmp_path / name).mkdir()
+    run_ranks(meet_a_users_error, 2, str(tmp_path))
+    error = refused.taken(str(tmp_path))
+    assert isinstance(error, ModelError)
+    assert "no-model" in error.got
+    assert refused.taken(str(tmp_path)) is None
 
 
 @pytest.mark.slow

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from raypo.objective.choices import TransformPrior
 from raypo.objective.composition import Mixture, Objective
@@ -85,6 +87,13 @@ ROWS: dict[str, Row] = {
         make=lambda p: _refa(p, "eos-independent"),
         hyperparameters=("negative_weight", "eos_weight"),
     ),
+    "refa-eos-budget": Row(
+        meaning="REFA with its penalty on stopping before a budget of tokens and its reward of stopping after",
+        paper="2412.16378",
+        equation="R_budget",
+        make=lambda p: _refa(p, "eos-budget", ("eos_before", "eos_after"), {"budget": p["eos_budget"]}),
+        hyperparameters=("negative_weight", "eos_weight", "eos_budget"),
+    ),
 }
 
 
@@ -95,6 +104,11 @@ def _named(p: Hyper, name: str) -> Objective:
     return replace(part, name=name)
 
 
-def _refa(p: Hyper, loss: str) -> Mixture:
-    end = beyond(p, loss, name=loss, needs_reference=False, terms=("eos_logps", "ended"))
+def _refa(
+    p: Hyper,
+    loss: str,
+    terms: tuple[str, ...] = ("eos_logps", "ended"),
+    parameters: Mapping[str, float] = MappingProxyType({}),
+) -> Mixture:
+    end = beyond(p, loss, name=loss, needs_reference=False, terms=terms, parameters=parameters)
     return Mixture(name=p.name, parts=((1.0, _named(p, "refa")), (p["eos_weight"], end)))

@@ -62,7 +62,7 @@ ROWS: dict[str, Row] = {
         hyperparameters=("kl_weight",),
     ),
     "tis-dpo": Row(
-        meaning="DPO whose tokens have importance weights, given with the data",
+        meaning="DPO whose tokens are weighted by two contrastive models",
         paper="2410.04350",
         equation="code cbad7c1, without its KL term",
         make=lambda p: compose(p, prior=TokenPrior(weights="importance")),
@@ -79,6 +79,15 @@ ROWS: dict[str, Row] = {
         paper="2410.05102",
         equation="common mask; HEBO ee6112d",
         make=lambda p: compose(p, prior=TokenPrior(weights="learned-mask", kl=1.0, penalty=p["sparsity"])),
+        hyperparameters=("sparsity",),
+    ),
+    "sparsepo-independent": Row(
+        meaning="SparsePO whose log-ratios and KL have masks of their own",
+        paper="2410.05102",
+        equation="independent masks; HEBO ee6112d",
+        make=lambda p: compose(
+            p, prior=TokenPrior(weights="learned-mask", masks="independent", kl=1.0, penalty=p["sparsity"])
+        ),
         hyperparameters=("sparsity",),
     ),
     "mapo": Row(

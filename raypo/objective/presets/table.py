@@ -33,7 +33,11 @@ def described(name: str, defaults: Mapping[str, float]) -> dict[str, str]:
 def needs(objective: AnyObjective) -> str:
     """What must be there beside the policy's log-probs, in words."""
     psi = " and psi" if objective.dispersion != "none" else ""
-    told = {"response_weights": "policy confidences", "eos_logps": "log-probs of the end"}
+    told = {
+        "response_weights": "policy confidences",
+        "eos_logps": "log-probs of the end",
+        "eos_before": "chances of an end",
+    }
     psi = "".join(f" and {text}" for term, text in told.items() if term in objective.terms) + psi
     if objective.reference == "moving":
         return "a live, moving reference" + psi
