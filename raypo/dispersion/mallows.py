@@ -226,28 +226,38 @@ def central(rankings: Tensor, distance: str) -> Tensor:
         return by_mean
     if distance == "cayley":
         return _searched(rankings) if items <= SEARCHED else _swapped(rankings, by_mean)
-    at = torch.arange(items)
     if distance == "kendall":
         before = (rankings[:, :, None] > rankings[:, None, :]).sum(0).double()  # [i, j]: annotators with j before i
-        return _placed(items, lambda item, taken: sum(float(before[other, item]) for other in taken))
-    gaps = (rankings[:, :, None] - at).abs()  # [R, item, rank]
+        return _placed(_members(items).double() @ before)
+    gaps = (rankings[:, :, None] - torch.arange(items)).abs()  # [R, item, rank]
     cost = (gaps if distance == "footrule" else (gaps > 0)).sum(0).double()
-    return _placed(items, lambda item, taken: float(cost[item, len(taken)]))
+    return _placed(cost.T[_members(items).sum(-1).clamp_max(items - 1)])  # the next rank is how many are placed
 
 
-def _placed(items: int, cost: Callable[[int, list[int]], float]) -> Tensor:
-    """Ranks of least total cost, where placing an item next costs by which items are placed before it."""
-    best: list[float] = [0.0] + [math.inf] * (2**items - 1)
-    last = [-1] * 2**items
-    for taken in range(2**items - 1):
-        members = [item for item in range(items) if taken >> item & 1]
-        for item in range(items):
-            if not taken >> item & 1 and (total := best[taken] + cost(item, members)) < best[taken | 1 << item]:
-                best[taken | 1 << item], last[taken | 1 << item] = total, item
+def _members(items: int) -> Tensor:
+    """Which items are in each set of items, the set's number in binary: [2^m, m] of 0 and 1."""
+    return torch.arange(2**items)[:, None] >> torch.arange(items) & 1
+
+
+def _placed(price: Tensor) -> Tensor:
+    """Ranks of least total price, by the best order of every set of items, smaller sets first.
+
+    Args:
+        price: [2^m, m] of placing an item next when those of a set are placed before it.
+    """
+    items = price.shape[-1]
+    members, bits = _members(items), 1 << torch.arange(items)
+    best = torch.zeros(2**items, dtype=price.dtype)
+    last = torch.zeros(2**items, dtype=torch.long)
+    for size in range(1, items + 1):
+        sets = (members.sum(-1) == size).nonzero().squeeze(-1)
+        without = sets[:, None] ^ bits  # [sets, m]: read for members alone
+        total = best[without] + price[without, torch.arange(items)]
+        best[sets], last[sets] = torch.where(members[sets] > 0, total, math.inf).min(-1)
     ranks, taken = torch.empty(items, dtype=torch.long), 2**items - 1
     for rank in range(items - 1, -1, -1):
         ranks[last[taken]] = rank
-        taken ^= 1 << last[taken]
+        taken ^= 1 << int(last[taken])
     return ranks
 
 

@@ -5,7 +5,7 @@ Pure functions of tables: no network, no Ray.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
@@ -23,6 +23,7 @@ from raypo.evaluation.statistics import (
     Interval,
     combine_seeds,
     detectable,
+    holm,
     mean_interval,
     paired_test,
     prompt_means,
@@ -185,19 +186,6 @@ def each_against_each(drawn: Mapping[str, Drawn], options: dict[str, Any]) -> li
         )
         for (one, other), gain, p, adjusted in zip(names, gains, p_values, holm(p_values), strict=True)
     ]
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values of a family of tests: with all of them, a false finding is as rare as one alone promises.
-
-    Holm, Scandinavian Journal of Statistics 6 (1979): the i-th smallest of m is multiplied by m - i + 1, and none is
-    smaller than one before it; at most 1.
-    """
-    order = np.argsort(p_values, kind="stable")
-    scaled = np.array(p_values, dtype=np.float64)[order] * np.arange(len(p_values), 0, -1)
-    found = np.empty(len(p_values))
-    found[order] = np.minimum(np.maximum.accumulate(scaled), 1.0) if len(p_values) else scaled
-    return [float(value) for value in found]
 
 
 def groups(drawn: Mapping[str, Drawn]) -> dict[str, dict[str, list[str]]]:

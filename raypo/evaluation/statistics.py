@@ -173,20 +173,17 @@ def paired_test(differences: Floats) -> float:
     return float(result.pvalue)
 
 
-def holm(p: Floats) -> Floats:
-    """P-values adjusted for their number: Holm's step-down (Scandinavian Journal of Statistics 6, 1979, p. 65).
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values of a family of tests: with all of them, a false finding is as rare as one alone promises.
 
-    The k-th smallest of m is multiplied by m - k + 1 and is at least the one before it; the chance of any false finding
-    then stays at the level, however the tests depend on each other.
-
-    Args:
-        p: finite p-values, in any order; may be empty.
+    Holm, Scandinavian Journal of Statistics 6 (1979): the i-th smallest of m is multiplied by m - i + 1, and none is
+    smaller than one before it; at most 1.
     """
-    order = np.argsort(p, kind="stable")
-    adjusted = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    found = np.empty_like(p)
-    found[order] = np.minimum(adjusted, 1.0)
-    return found
+    order = np.argsort(p_values, kind="stable")
+    scaled = np.array(p_values, dtype=np.float64)[order] * np.arange(len(p_values), 0, -1)
+    found = np.empty(len(p_values))
+    found[order] = np.minimum(np.maximum.accumulate(scaled), 1.0) if len(p_values) else scaled
+    return [float(value) for value in found]
 
 
 def correlation(a: Floats, b: Floats) -> float:

@@ -145,7 +145,7 @@ class Result:
 def adjusted(rows: Sequence[Row]) -> list[Row]:
     """Rows with Holm's p-values over those that test something."""
     tested = [row.p for row in rows if np.isfinite(row.p)]
-    found = iter(holm(np.array(tested)).tolist())
+    found = iter(holm(tested))
     return [replace(row, p=next(found)) if np.isfinite(row.p) else row for row in rows]
 
 

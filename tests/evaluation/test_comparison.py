@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_diagnostics import PROMPTS, config, measured, moved, synthetic
 
-from raypo.evaluation.comparison import START, Drawn, Verdicts, compare, groups, holm
+from raypo.evaluation.comparison import START, Drawn, Verdicts, compare, groups
+from raypo.evaluation.statistics import holm
 
 
 def test_holm_by_hand() -> None:
