@@ -224,6 +224,7 @@ def study(
     name: Annotated[str | None, typer.Argument(help="Which study. Left out: all are listed.")] = None,
     options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="The study's own.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Minutes on two cores, with wider intervals.")] = False,
+    most: Annotated[int | None, typer.Option(min=2, help="No size above this: a look at it in seconds.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for its files. None: study-NAME.")] = None,
 ) -> None:
@@ -239,7 +240,7 @@ def study(
         return
     from raypo.studies import run as studies
 
-    found = studies.study(name, quick=quick, seed=seed, out=out, options=options or [])
+    found = studies.study(name, quick=quick, seed=seed, out=out, options=options or [], most=most)
     table = Table(*(Column(column, no_wrap=True) for column in studies.COLUMNS), box=None)
     for cells in studies.shown(found):
         table.add_row(*map(Text, cells))

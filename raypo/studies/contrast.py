@@ -15,7 +15,7 @@ from raypo.evaluation.statistics import Floats
 from raypo.objective import AnyObjective, preset
 from raypo.studies.arena import Path, Sets, World, draw, generator, make_world, rewards_of, train
 from raypo.studies.drawings import forest, frontier
-from raypo.studies.result import Drawing, Result, Row, Setting, adjusted, compared, overall
+from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, overall
 
 RESPONSES, KL, MATTERS, NOISE = 8, 0.5, 0.02, 0.5
 BETAS = (0.1, 1.0)
@@ -70,7 +70,7 @@ def families(world: World, arms: Tensor, rng: torch.Generator, likeness: float) 
 def run(setting: Setting) -> Result:
     """Every contrast at every number of levels, then with families; each against DPO on the same seeds."""
     rng = generator(setting.seed)
-    seeds, contexts, heldout = setting.size(40, 200), 48, 64
+    seeds, contexts, heldout = setting.size(40, 200), setting.size(48, 48), setting.size(64, 64)
     world = make_world(rng, seeds=seeds, contexts=contexts, heldout=heldout)
     arms = draw(world.reference[:, :contexts], RESPONSES, rng)
     noise = NOISE * torch.randn(arms.shape, generator=rng)
@@ -95,10 +95,9 @@ def run(setting: Setting) -> Result:
         ]
     rows = adjusted(rows)
     against = [row for row in rows if row.measure == GAIN]
-    sets_alone = [row for row in against if row.condition.endswith(" levels, mpo")]
     return Result(
         rows=rows,
-        verdict=overall([row.supports() for row in sets_alone]),
+        verdict=verdict(rows),
         finding=finding(rows),
         drawings=[
             Drawing(
@@ -122,6 +121,11 @@ def over_dpo(where: str, gains: dict[str, Floats], heldout: int) -> list[Row]:
         for name, gain in gains.items()
         if name != "dpo"
     ]
+
+
+def verdict(rows: list[Row]) -> Verdict:
+    """Sets against best and worst, at every number of levels; families are no part of the claim."""
+    return overall([row.supports() for row in rows if row.condition.endswith(" levels, mpo")])
 
 
 def finding(rows: list[Row]) -> str:

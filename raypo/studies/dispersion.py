@@ -25,7 +25,7 @@ from raypo.quickstart import language
 from raypo.quickstart.model import RESPONSE_TOKENS, Pretraining, build_model, build_tokenizer, corpus, pretrain
 from raypo.studies import annotators
 from raypo.studies.drawings import forest
-from raypo.studies.result import CONFIDENCE, SAMPLES, Drawing, Result, Row, Setting, overall
+from raypo.studies.result import CONFIDENCE, SAMPLES, Drawing, Result, Row, Setting, Verdict, overall
 
 RESPONSES, MATTERS, KEPT = 8, 0.1, 0.3
 """Responses per prompt of the language; smallest correlation that matters; order of display that counts as kept."""
@@ -207,17 +207,21 @@ def run(setting: Setting) -> Result:
     rows = on_language(setting)
     for kind in given:
         rows += on_people(kind, setting)
-    claimed = [one for one in rows if one.condition.endswith(", entropy")]
     correlations = [one for one in rows if one.measure == RANK]
     return Result(
         rows=rows,
-        verdict=overall([one.supports() for one in claimed]),
+        verdict=verdict(rows),
         finding=finding(rows),
         drawings=[
             Drawing("correlations", "Rank correlations over prompts.", forest(correlations, RANK, matters=MATTERS))
         ],
         settings={"responses": RESPONSES, "prompt_tokens": PROMPT_TOKENS, "tokens": TOKENS, "files": given},
     )
+
+
+def verdict(rows: list[Row]) -> Verdict:
+    """The reference's entropy, on the language and wherever a model was given."""
+    return overall([one.supports() for one in rows if one.condition.endswith(", entropy")])
 
 
 def finding(rows: list[Row]) -> str:

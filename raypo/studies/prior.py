@@ -19,7 +19,7 @@ from torch import Tensor
 from raypo.objective import preset
 from raypo.studies.arena import POINTS, RATE, STEPS, Path, Sets, World, draw, generator, loss, measure, rewards_of
 from raypo.studies.drawings import forest, frontier
-from raypo.studies.result import Drawing, Result, Row, Setting, adjusted, compared, overall
+from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, overall
 
 RESPONSES, KL, MATTERS, NOISE, BETA = 8, 0.5, 0.02, 0.5, 0.1
 ARMS, ATTRIBUTES = 12, 5
@@ -89,7 +89,7 @@ ZETA: dict[str, Callable[[World, Tensor, Tensor, Tensor], Tensor]] = {
 
 def run(setting: Setting) -> Result:
     """Every prior from every start, against the fixed reference on the same seeds."""
-    seeds, contexts, heldout = setting.size(40, 200), 64, 64
+    seeds, contexts, heldout = setting.size(40, 200), setting.size(64, 64), setting.size(64, 64)
     rows: list[Row] = []
     shown: dict[str, Path] = {}
     for start, knows in STARTS.items():
@@ -109,10 +109,9 @@ def run(setting: Setting) -> Result:
             if prior != "reference"
         ]
     rows = adjusted(rows)
-    learned = [row for row in rows if row.condition.endswith((", joint", ", marginal", ", moving"))]
     return Result(
         rows=rows,
-        verdict=overall([row.supports() for row in learned]),
+        verdict=verdict(rows),
         finding=finding(rows),
         drawings=[
             Drawing("effects", f"Gain over the fixed prior at {KL:g} nats.", forest(rows, LABEL, matters=MATTERS)),
@@ -123,6 +122,12 @@ def run(setting: Setting) -> Result:
 
 
 LABEL = "gain over a fixed prior, spreads of utility"
+
+
+def verdict(rows: list[Row]) -> Verdict:
+    """Every prior that is learned, from every start; a uniform one is not."""
+    learned = (", joint", ", marginal", ", moving")
+    return overall([row.supports() for row in rows if row.condition.endswith(learned)])
 
 
 def finding(rows: list[Row]) -> str:

@@ -30,15 +30,18 @@ class Setting:
         quick: minutes on two cores, with wider intervals.
         seed: of everything random.
         options: the study's own, as given.
+        most: no size is above this; None: as `quick` says. For a look at all of a study in seconds.
     """
 
     quick: bool
     seed: int = 0
     options: Mapping[str, str] = field(default_factory=dict)
+    most: int | None = None
 
     def size(self, quick: int, full: int) -> int:
-        """A number that depends on `quick`."""
-        return quick if self.quick else full
+        """A number of seeds, contexts, prompts or steps that depends on `quick` and `most`."""
+        asked = quick if self.quick else full
+        return asked if self.most is None else min(asked, self.most)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,9 @@ VERDICTS = {
 }
 
 
-def study(name: str, *, quick: bool, seed: int, out: Path | None, options: Sequence[str]) -> Result:
+def study(
+    name: str, *, quick: bool, seed: int, out: Path | None, options: Sequence[str], most: int | None = None
+) -> Result:
     """Run a study and write it.
 
     Args:
@@ -34,16 +36,18 @@ def study(name: str, *, quick: bool, seed: int, out: Path | None, options: Seque
         seed: see `Setting`.
         out: folder; None: `study-NAME`.
         options: KEY=VALUE of the study.
+        most: see `Setting`.
 
     Raises:
         ConfigError: an unknown study or option.
     """
     about = entry(name)
-    setting = Setting(quick=quick, seed=seed, options=parsed(name, about.takes, options))
+    setting = Setting(quick=quick, seed=seed, options=parsed(name, about.takes, options), most=most)
+    flags = [*(["--quick"] if quick else []), *([f"--most {most}"] if most is not None else []), f"--seed {seed}"]
     began = time.perf_counter()
     result: Result = importlib.import_module(f"raypo.studies.{name}").run(setting)
     how = {
-        "command": " ".join(["raypo study", name, *(["--quick"] if quick else []), f"--seed {seed}", *options]),
+        "command": " ".join(["raypo study", name, *flags, *options]),
         "environment": environment(torch.get_num_threads()),
         "seconds": round(time.perf_counter() - began, 1),
         "seed": seed,

@@ -15,7 +15,7 @@ from torch import Tensor
 from raypo.objective import preset
 from raypo.studies.arena import Sets, draw, generator, make_world, rewards_of, train
 from raypo.studies.drawings import forest
-from raypo.studies.result import Drawing, Result, Row, Setting, adjusted, compared, overall
+from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, overall
 
 RESPONSES, KL, MATTERS = 8, 0.5, 0.02
 """Responses of a set; nats at which gains are compared; the smallest gain, in spreads of utility, that matters."""
@@ -71,7 +71,7 @@ def shaped(name: str, noisy: Tensor, rng: torch.Generator) -> Tensor:
 def run(setting: Setting) -> Result:
     """All shapes and weights, each against MPO on the same seeds and data."""
     rng = generator(setting.seed)
-    seeds, contexts, heldout = setting.size(40, 200), 48, 64
+    seeds, contexts, heldout = setting.size(40, 200), setting.size(48, 48), setting.size(64, 64)
     world = make_world(rng, seeds=seeds, contexts=contexts, heldout=heldout)
     arms = draw(world.reference[:, :contexts], RESPONSES, rng)
     noisy = rewards_of(world, arms)
@@ -87,10 +87,9 @@ def run(setting: Setting) -> Result:
                 condition = f"beta {beta:g}, {shape}, {kind}, power {power}, alpha {alpha:g}"
                 rows.append(compared(condition, "gain over mpo", found.at(KL) - plain, n=heldout, matters=MATTERS))
     rows = adjusted(rows)
-    claimed = [row for row in rows if row.condition.endswith("abs, power 1, alpha 1")]
     return Result(
         rows=rows,
-        verdict=overall([row.supports() for row in claimed]),
+        verdict=verdict(rows),
         finding=finding(rows),
         drawings=[
             Drawing(
@@ -105,6 +104,11 @@ def run(setting: Setting) -> Result:
 
 
 LABEL = "gain over MPO, spreads of utility"
+
+
+def verdict(rows: list[Row]) -> Verdict:
+    """On absolute deviations at power 1 and alpha 1, over all shapes and betas."""
+    return overall([row.supports() for row in rows if row.condition.endswith("abs, power 1, alpha 1")])
 
 
 def finding(rows: list[Row]) -> str:
