@@ -10,7 +10,6 @@ their losses are added, and Adam is elementwise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -210,10 +209,3 @@ def _taken(values: Tensor, arms: Tensor) -> Tensor:
 def rewards_of(world: World, arms: Tensor) -> Tensor:
     """True utility of the responses, [S, N, K]."""
     return world.utility[:, : arms.shape[1]].gather(-1, arms)
-
-
-def at_equal(paths: Sequence[Path], kl: float) -> list[Floats]:
-    """Gains of several methods at one KL, each [S]; NaN in all where one of them never went so far."""
-    found = [path.at(kl) for path in paths]
-    missing = np.isnan(np.stack(found)).any(0)
-    return [np.where(missing, np.nan, one) for one in found]

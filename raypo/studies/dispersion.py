@@ -8,6 +8,7 @@ and is held against the other.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from raypo.dispersion.mallows import DISTANCES
 from raypo.errors import ConfigError
 from raypo.evaluation.statistics import Floats, Interval, correlation, correlation_interval
 from raypo.logprobs import sum_by_response
+from raypo.models.load import check_folder
 from raypo.models.scorer import TokenScorer
 from raypo.quickstart import language
 from raypo.quickstart.model import RESPONSE_TOKENS, Pretraining, build_model, build_tokenizer, corpus, pretrain
@@ -33,7 +35,7 @@ RESPONSES, MATTERS, KEPT = 8, 0.1, 0.3
 PROMPT_TOKENS, TOKENS = 200, 200
 """Of a prompt's end and of a response's start, on which a given model's entropy is taken."""
 
-RANK = "rank correlation"
+RANK, KINDS = "rank correlation", ("cobbler", "gold", "pandalm")
 
 
 def row(condition: str, found: Interval, measure: str = RANK) -> Row:
@@ -116,12 +118,29 @@ def _sample(model: torch.nn.Module, prompt: list[int], end: int, pad: int) -> li
     return [one[: one.index(end) + 1] if end in one else one for one in found]
 
 
-def on_people(kind: str, setting: Setting) -> list[Row]:
+def given(setting: Setting) -> dict[str, tuple[list[Row], annotators.Judged]]:
+    """Judgements by people as the options name them, and the control of display order; before anything is computed.
+
+    Raises:
+        ConfigError: slots that are not there, or a model without judgements to try it on.
+        DataError: a file cannot be read.
+        ModelError: the model's folder cannot be read.
+    """
+    options = setting.options
+    found: dict[str, tuple[list[Row], annotators.Judged]] = {}
+    for kind in (kind for kind in KINDS if kind in options):
+        judged = annotators.judged(options[kind], kind)
+        found[kind] = ordered(judged, options.get("slots")) if kind == "cobbler" else ([], judged)
+    if "model" in options:
+        if not found:
+            raise ConfigError("model= without judgements", f"one of {', '.join(KINDS)} beside it")
+        check_folder(os.path.abspath(options["model"]))
+    return found
+
+
+def on_people(kind: str, judged: annotators.Judged, setting: Setting) -> list[Row]:
     """Every index that can be had against the disagreement of the people in a file."""
-    judged = annotators.judged(setting.options[kind], kind)
     rows: list[Row] = []
-    if kind == "cobbler":
-        rows, judged = ordered(judged, setting.options.get("slots"))
     measures: dict[str, Callable[[Floats], float]] = (
         {"variance": annotators.by_variance} if kind == "gold" else {"pairs": annotators.by_pairs}
     )
@@ -203,10 +222,10 @@ def under_model(judged: annotators.Judged, folder: str) -> dict[str, Floats]:
 
 def run(setting: Setting) -> Result:
     """The language always; people's judgements where files are given."""
-    given = [kind for kind in ("cobbler", "gold", "pandalm") if kind in setting.options]
+    people = given(setting)
     rows = on_language(setting)
-    for kind in given:
-        rows += on_people(kind, setting)
+    for kind, (control, judged) in people.items():
+        rows += control + on_people(kind, judged, setting)
     correlations = [one for one in rows if one.measure == RANK]
     return Result(
         rows=rows,
@@ -215,7 +234,7 @@ def run(setting: Setting) -> Result:
         drawings=[
             Drawing("correlations", "Rank correlations over prompts.", forest(correlations, RANK, matters=MATTERS))
         ],
-        settings={"responses": RESPONSES, "prompt_tokens": PROMPT_TOKENS, "tokens": TOKENS, "files": given},
+        settings={"responses": RESPONSES, "prompt_tokens": PROMPT_TOKENS, "tokens": TOKENS, "files": list(people)},
     )
 
 
@@ -236,6 +255,6 @@ def finding(rows: list[Row]) -> str:
     kept = [one for one in rows if one.measure == "display order kept"]
     if kept:
         told.append("Display order kept by annotators: " + ", ".join(f"{one.effect:+.2f}" for one in kept) + ".")
-    if not any(one.condition.startswith(("cobbler", "gold", "pandalm")) for one in rows):
+    if not any(one.condition.startswith(KINDS) for one in rows):
         told.append("No people's judgements were given.")
     return "Rank correlation of each index with true disagreement. " + " ".join(told)

@@ -1,0 +1,207 @@
+"""The bias over responses against its theorem, and people's disagreement against arithmetic."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from raypo.errors import ConfigError, DataError
+from raypo.evaluation.statistics import Floats, correlation
+from raypo.studies import annotators, dispersion, responses
+from raypo.studies.annotators import Judged
+from raypo.studies.result import Row, Setting, measured
+
+COUNTS = (2, 8, 32)
+
+
+def slope(law: str, seeds: int = 20) -> Row:
+    """Slope of the bias of plain means over all of the study's n."""
+    bias = responses.biases(law, None, responses.COUNTS, seeds, 20, 0)
+    return measured(f"{law}, mpo", responses.SLOPE, responses.slopes(bias), n=20)
+
+
+def test_the_slope_of_an_exact_root_is_one_half() -> None:
+    bias = 3 / np.sqrt(np.array([responses.COUNTS, responses.COUNTS]))
+    assert responses.slopes(bias).tolist() == pytest.approx([-0.5, -0.5])
+    assert responses.slopes(bias[:, :3]).tolist() == pytest.approx([-0.5, -0.5])
+
+
+def test_the_bias_of_a_mean_of_normal_attributes_is_known() -> None:
+    """E |mean of n| = sqrt(2 / (pi n)): 0.564, 0.282, 0.141 at 2, 8, 32. 16,000 prompts: a relative error of 0.006."""
+    bias = responses.biases("normal", None, COUNTS, 40, 400, 0).mean(0)
+    assert bias.tolist() == pytest.approx([math.sqrt(2 / (math.pi * n)) for n in COUNTS], rel=0.025)
+
+
+def test_responses_that_share_a_part_keep_a_bias() -> None:
+    """Correlation 0.3: the variance of the mean is 0.3 + 0.7 / n; at 512 the bias is sqrt(2 / pi * 0.3014) = 0.438."""
+    bias = responses.biases(responses.LAWS[-1], None, (512,), 20, 40, 0)
+    assert float(bias.mean()) == pytest.approx(0.438, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("law", "expected"),
+    [("normal", "holds"), ("uniform", "holds"), ("cauchy", "fails"), (responses.LAWS[-1], "fails")],
+)
+def test_the_root_law_holds_by_the_theorem_and_fails_outside_of_it(law: str, expected: str) -> None:
+    """The mean of n Cauchy variables is Cauchy for every n: slope 0."""
+    row = slope(law)
+    assert responses.at_claim(row) == expected
+    assert responses.verdict([row]) == expected
+    told = responses.finding([row], {2: (1.0, 0.5), 8: (3.0, 0.75)})
+    assert ("(not -1/2)" in told) == (expected == "fails")
+    assert "with 8 responses takes 3.0 times as long as with 2 (4 times as many), at 0.75 against 0.50 GiB" in told
+
+
+def test_attributes_have_the_variance_that_the_theorem_asks_for() -> None:
+    for law in ("normal", "uniform", responses.LAWS[-1]):
+        drawn = responses.attributes(law, (1, 20_000, 2), torch.Generator().manual_seed(0))
+        assert float(drawn.var()) == pytest.approx(1.0, abs=0.05)
+        both = float(np.corrcoef(drawn[0, :, 0].numpy(), drawn[0, :, 1].numpy())[0, 1])
+        assert both == pytest.approx(responses.SHARED if "corr" in law else 0.0, abs=0.03)
+
+
+def test_a_policy_is_trained_to_the_better_responses() -> None:
+    """DPO moves the best and the worst alone: the two between keep equal shares."""
+    rewards = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+    (best, second, third, worst) = responses.trained(responses.METHODS["dpo"], rewards)[0].tolist()
+    assert best > max(second, third)
+    assert second == pytest.approx(third)
+    assert worst < min(second, third)
+    assert best + second + third + worst == pytest.approx(1.0, abs=1e-5)
+    by_set = responses.trained(responses.METHODS["mpo"], rewards)[0]
+    assert float(by_set[:2].min()) > 0.4
+    assert float(by_set[2:].max()) < 0.1
+
+
+# people
+
+
+def test_every_cut_into_halves_comes_once() -> None:
+    """Four people: 3 cuts. Five: the last is left out. Six: 10. Eight: 35, every third of them."""
+    assert annotators.halves(4) == [([0, 1], [2, 3]), ([0, 2], [1, 3]), ([0, 3], [1, 2])]
+    assert annotators.halves(5) == annotators.halves(4)
+    assert [len(annotators.halves(people)) for people in (2, 6, 8)] == [1, 10, 10]
+    for people in (6, 8):
+        for mine, other in annotators.halves(people):
+            assert sorted(mine + other) == list(range(people))
+            assert len(mine) == len(other)
+
+
+def test_disagreement_by_hand() -> None:
+    """Levels apart (2, 3) and (3, 2) about their own means: -.5, .5 and .5, -.5; variance .5 in both responses.
+
+    Verdicts of three people 1, 1, -1: of three pairs of people two differ.
+    """
+    assert annotators.by_variance(np.array([[2.0, 3.0], [3.0, 2.0]])) == pytest.approx(0.5)
+    assert annotators.by_variance(np.array([[2.0, 3.0], [4.0, 5.0]])) == 0.0
+    assert annotators.by_pairs(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])) == pytest.approx(2 / 3)
+    # three of four rank the first before the second: Kendall's phi is 1/3
+    scores = np.array([[2.0, 1.0], [2.0, 1.0], [5.0, 1.0], [1.0, 2.0]])
+    assert annotators.by_mallows("kendall")(scores) == pytest.approx(1 / 3)
+
+
+def people(noise: Floats, seed: int = 0, count: int = 6) -> Judged:
+    """Scores of four responses by so many people: utility 0, 1, 2, 3 and noise of a size that each prompt has."""
+    rng = np.random.default_rng(seed)
+    scores = [np.arange(4.0) + size * rng.normal(size=(count, 4)) for size in noise]
+    return Judged(["p"] * len(scores), [["a", "b", "c", "d"]] * len(scores), scores)
+
+
+def test_halves_agree_where_prompts_really_differ_and_not_where_they_do_not() -> None:
+    differ, alike = people(np.geomspace(0.1, 10, 60)), people(np.ones(60))
+    sure = annotators.reliability(differ, annotators.by_variance, 6)
+    assert sure.half.low > 0.8
+    assert sure.ceiling == pytest.approx(math.sqrt(2 * sure.half.mean / (1 + sure.half.mean)))
+    unsure = annotators.reliability(alike, annotators.by_variance, 6)
+    assert unsure.half.low < 0.1
+    assert unsure.half.high < 0.5
+
+
+def test_the_spread_of_one_half_tells_the_disagreement_of_the_other() -> None:
+    """Utilities 0 to 3 times 0.05 to 5, seen with noise 1: where they lie apart, people agree and their means spread."""
+    rng = np.random.default_rng(0)
+    scores = [size * np.arange(4.0) + rng.normal(size=(6, 4)) for size in np.geomspace(0.05, 5, 60)]
+    judged = Judged(["p"] * 60, [["a", "b", "c", "d"]] * 60, scores)
+    index = dispersion.spread(judged, [0, 1, 2])
+    assert ((index > 0) & (index < 1)).all()
+    measure = annotators.by_mallows("kendall")
+    assert correlation(index, annotators.disagreements(judged, measure, [3, 4, 5])) > 0.7
+
+
+def test_who_kept_the_order_of_display_is_seen_and_left_out() -> None:
+    """Of three people one gives 4, 3, 2, 1 down the page each time: 1 to them; the others have no order."""
+    rng = np.random.default_rng(0)
+    scores = [np.stack([[4.0, 3, 2, 1], rng.permutation(4), rng.permutation(4)]).astype(np.float64) for _ in range(100)]
+    judged = Judged(["p"] * 100, [["a", "b", "c", "d"]] * 100, scores)
+    kept = annotators.order_kept(judged)
+    assert kept[0] == 1.0
+    assert np.abs(kept[1:]).max() < 0.25
+    rows, left = dispersion.ordered(judged, None)
+    assert [row.effect for row in rows] == kept.tolist()
+    assert left.people == 2
+    assert dispersion.ordered(judged, "0,2")[1].people == 2
+    for slots in ("0,9", "a", "1"):
+        with pytest.raises(ConfigError, match=r"slots=|two at least"):
+            dispersion.ordered(judged, slots)
+
+
+def test_files_of_judgements_are_read(tmp_path: Path) -> None:
+    """Plain and compressed; rows of one person each turned to [people, responses]."""
+    place = tmp_path / "gold.jsonl.gz"
+    rows = {
+        "prompt": "q",
+        "responses": [{"text": "a", "unbiased": [1], "granular": [2]}, {"text": "b", "unbiased": [3], "granular": [4]}],
+    }
+    place.write_bytes(gzip.compress((json.dumps(rows) + "\n").encode()))
+    gold = annotators.judged(str(place), "gold")
+    assert (gold.prompts, gold.responses, gold.people) == (["q"], [["a", "b"]], 2)
+    assert gold.scores[0].tolist() == [[1.0, 3.0], [2.0, 4.0]]
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(json.dumps({"prompt": "q", "response1": "a", "response2": "b", "annotators": [1, 2, 0]}) + "\n")
+    assert annotators.judged(str(pairs), "pandalm").scores[0].tolist() == [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
+    with pytest.raises(DataError, match="a file of the kind cobbler"):
+        annotators.judged(str(place), "cobbler")
+    (tmp_path / "torn.jsonl").write_text('{"prompt": ')
+    for name in ("torn.jsonl", "none.jsonl"):
+        with pytest.raises(DataError, match=name):
+            annotators.judged(str(tmp_path / name), "gold")
+
+
+def test_the_claim_on_dispersion_is_about_the_references_entropy() -> None:
+    def rows(entropy: float, spread: float) -> list[Row]:
+        each = {"entropy": entropy, "reward spread": spread}
+        return [
+            Row(f"language, {name}", dispersion.RANK, 192, 1, mean, mean - 0.1, mean + 0.1, matters=dispersion.MATTERS)
+            for name, mean in each.items()
+        ]
+
+    assert dispersion.verdict(rows(0.5, 0.0)) == "holds"
+    assert dispersion.verdict(rows(-0.05, 0.9)) == "fails"
+    told = dispersion.finding(rows(-0.05, 0.9))
+    assert "language (no ceiling can be told): entropy -0.050 [-0.150, +0.050], no effect that matters;" in told
+    assert "No people's judgements were given." in told
+
+
+def test_the_study_of_dispersion_runs_on_the_language_and_on_people(tmp_path: Path) -> None:
+    """Four prompts and four steps of pretraining: nothing can be found, everything is told, and twice the same."""
+    place = tmp_path / "pairs.jsonl"
+    votes = ([1, 1, 1], [1, 2, 1], [2, 1, 0], [2, 2, 2])
+    lines = [{"prompt": f"q{i}", "response1": "a", "response2": "b", "annotators": one} for i, one in enumerate(votes)]
+    place.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    setting = Setting(quick=True, options={"pandalm": str(place)}, most=4)
+    found, again = dispersion.run(setting), dispersion.run(setting)
+    assert str(found.table()) == str(again.table())  # as text, where no number equals no number
+    assert found.finding == again.finding
+    assert "language (ceiling" in found.finding
+    assert {row.condition for row in found.rows} >= {
+        "language, entropy",
+        "language, likelihood",
+        "language, reward spread",
+    }
+    assert found.verdict in ("undecided", "fails", "holds")

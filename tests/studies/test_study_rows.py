@@ -1,0 +1,223 @@
+"""Rows, verdicts and what is written: every word of a study comes from its numbers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raypo.cli import main
+from raypo.errors import ConfigError
+from raypo.evaluation.statistics import Floats
+from raypo.report import plots
+from raypo.studies.catalogue import CATALOGUE, entry
+from raypo.studies.result import Drawing, Result, Row, Setting, adjusted, compared, measured, overall
+from raypo.studies.run import parsed, shown, study
+from raypo.studies.write import told, write
+
+NAN = float("nan")
+
+
+def around(mean: float, spread: float = 0.01, count: int = 40) -> Floats:
+    """Differences with exactly this mean and about this spread."""
+    noise = np.random.default_rng(0).normal(size=count)
+    return mean + spread * (noise - noise.mean())
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p", "expected", "opposite"),
+    [
+        (0.01, 0.05, 0.001, "holds", "fails"),  # above 0; towards -1 wholly on the wrong side
+        (-0.01, 0.05, 0.2, "undecided", "fails"),  # may matter upwards; downwards at most 0.01, less than 0.02
+        (0.01, 0.05, 0.2, "undecided", "fails"),  # an interval above 0, and the adjusted test does not agree
+        (-0.05, 0.05, 0.9, "undecided", "undecided"),
+        (-0.01, 0.01, 0.9, "fails", "fails"),  # nothing that matters on either side
+        (0.001, 0.01, 0.001, "fails", "fails"),  # sure, and too small
+    ],
+)
+def test_a_row_bears_out_a_sign_or_its_opposite(
+    low: float, high: float, p: float, expected: str, opposite: str
+) -> None:
+    row = Row("a", "b", 8, 40, (low + high) / 2, low, high, p=p, matters=0.02)
+    assert (row.supports(), row.supports(-1)) == (expected, opposite)
+
+
+def test_words_follow_the_verdict() -> None:
+    def words(low: float, high: float, direction: int = 1) -> str:
+        return Row("a", "b", 8, 40, (low + high) / 2, low, high, p=0.001, matters=0.02).words(direction)
+
+    assert words(0.01, 0.05) == "+0.030 [+0.010, +0.050], confirmed"
+    assert words(0.01, 0.05, -1) == "+0.030 [+0.010, +0.050], the opposite"
+    assert words(-0.05, -0.01, -1) == "-0.030 [-0.050, -0.010], confirmed"
+    assert words(0.001, 0.009) == "+0.005 [+0.001, +0.009], too small to matter"
+    assert words(-0.01, 0.01) == "+0.000 [-0.010, +0.010], no effect that matters"
+    assert words(-0.05, 0.05) == "+0.000 [-0.050, +0.050], undecided"
+
+
+def test_an_effect_that_is_there_holds_and_its_negative_fails() -> None:
+    """Mean 0.05 with a standard error of 0.01 / sqrt(40) = 0.0016."""
+    there, gone = (compared("a", "b", values, n=8, matters=0.02) for values in (around(0.05), around(-0.05)))
+    assert there.effect == pytest.approx(0.05)
+    assert 0.045 < there.low < 0.05 < there.high < 0.055
+    assert (there.supports(), gone.supports(), gone.supports(-1)) == ("holds", "fails", "holds")
+    assert there.p < 0.001
+    assert there.power > 0.99
+
+
+def test_noise_alone_is_undecided_with_few_seeds_and_fails_with_many() -> None:
+    few, many = (compared("a", "b", around(0.0, 0.05, count), n=8, matters=0.02) for count in (8, 400))
+    assert (few.supports(), many.supports()) == ("undecided", "fails")
+    assert few.power < 0.5 < 0.99 < many.power
+
+
+def test_seeds_that_could_not_be_compared_are_left_out() -> None:
+    row = compared("a", "b", np.array([NAN, 1.0, 2.0, 3.0]), n=8, matters=0.02)
+    assert (row.seeds, row.n, row.effect) == (3, 8, 2.0)
+    prompts = compared("a", "b", np.array([1.0, 2.0, 3.0]), n=8, matters=0.02, prompts=True)
+    assert (prompts.seeds, prompts.n) == (1, 3)
+    nothing = compared("a", "b", np.array([NAN, NAN]), n=8, matters=0.02)
+    assert nothing.seeds == 0
+    assert nothing.supports() == "undecided"
+
+
+def test_p_values_are_adjusted_for_the_rows_that_test_something() -> None:
+    """Two tests of p 0.01 and 0.04: 0.02 and 0.04. The row that states a figure counts for nothing."""
+    rows = [Row("a", "b", 1, 1, 0.0, 0.0, 0.0, p=p) for p in (0.01, NAN, 0.04)]
+    assert [row.p for row in adjusted(rows)] == pytest.approx([0.02, NAN, 0.04], nan_ok=True)
+
+
+def test_a_claim_of_several_rows() -> None:
+    assert overall(["holds", "holds"]) == "holds"
+    assert overall(["holds", "fails", "undecided"]) == "mixed"
+    assert overall(["undecided", "fails"]) == "fails"
+    assert overall(["holds", "undecided"]) == "undecided"
+    assert overall([]) == "undecided"
+
+
+def test_sizes() -> None:
+    assert (Setting(True).size(4, 9), Setting(False).size(4, 9), Setting(False, most=3).size(4, 9)) == (4, 9, 3)
+
+
+def result() -> Result:
+    """Two rows, one of them without a test, and a figure."""
+    figure, ax = plots.axes(3.0, 2.0)
+    ax.plot([0, 1], [0, 1])
+    rows = [
+        compared("with <tags> & co", "gain", around(0.05), n=8, matters=0.02),
+        measured("a figure", "slope", around(-0.5), n=8),
+    ]
+    return Result(rows, "holds", "It is so: 3 < 4.", [Drawing("effects", "What is seen.", figure)], {"kl": 0.5})
+
+
+def test_the_files_of_a_study_agree(tmp_path: Path) -> None:
+    found = result()
+    run = {"command": "raypo study prior", "environment": {}, "seconds": 1.0, "seed": 0, "quick": True}
+    paths = write(tmp_path / "made", told("prior", entry("prior"), found, run), found)
+    assert [path.name for path in paths] == ["result.json", "table.csv", "effects.svg", "page.html"]
+    stored = json.loads(paths[0].read_text())
+    with paths[1].open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len(stored["rows"]) == len(table) == 2
+    for mine, row, line in zip(found.table(), stored["rows"], table, strict=True):
+        for key, value in mine.items():
+            if isinstance(value, float) and value != value:
+                assert row[key] is None
+                assert line[key] == ""
+            else:
+                assert row[key] == value
+                assert line[key] == str(value)
+    page = paths[3].read_text()
+    assert paths[2].read_text().lstrip().startswith(("<?xml", "<svg"))
+    assert "with &lt;tags&gt; &amp; co" in page
+    assert "It is so: 3 &lt; 4." in page
+    assert "prior: the claim holds" in page
+    assert f"<td>{stored['rows'][0]['effect']:.3g}</td>" in page
+    assert page.count("<svg") == 1
+    assert CATALOGUE["prior"].claim in page
+
+
+def test_a_table_shows_a_dash_for_a_number_that_there_is_not() -> None:
+    cells = shown(result())
+    assert cells[0][0] == "with <tags> & co"
+    assert cells[0][4] == "0.05"
+    assert cells[1][-3:] == ["-", "-", "-"]
+
+
+def test_options_are_those_that_a_study_takes() -> None:
+    assert parsed("x", {"model": ""}, ["model=a=b"]) == {"model": "a=b"}
+    with pytest.raises(ConfigError, match="KEY=VALUE"):
+        parsed("x", {"model": ""}, ["model"])
+    with pytest.raises(ConfigError, match="no option 'modell'"):
+        parsed("x", {"model": ""}, ["modell=a"])
+    with pytest.raises(ConfigError, match="takes no options"):
+        parsed("x", {}, ["model=a"])
+    with pytest.raises(ConfigError, match="unknown study 'bandits'"):
+        entry("bandits")
+
+
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """`raypo study ...`: exit code, standard output, standard error."""
+    monkeypatch.setattr(sys, "argv", ["raypo", "study", *arguments])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out, said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonesuch"], "unknown study 'nonesuch'"),
+        (["prior", "beta=1"], "study prior has no option 'beta'"),
+        (["dispersion", "cobbler=nowhere.jsonl"], "nowhere.jsonl: "),
+        (["dispersion", "model=nowhere"], "model= without judgements"),
+        (["dispersion", "gold=judged.jsonl", "model=nowhere"], "nowhere"),
+        (["dispersion", "pandalm=judged.jsonl"], "no 'response1'"),
+    ],
+)
+def test_what_cannot_be_studied_is_one_message(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = {"text": "yes", "unbiased": [1, 2], "granular": [3, 3]}
+    (tmp_path / "judged.jsonl").write_text(json.dumps({"prompt": "well?", "responses": [one, one]}) + "\n")
+    code, _, said = call(monkeypatch, capsys, *arguments, "--quick")
+    assert code == 2
+    assert message in said
+    assert "Traceback" not in said
+    assert [one.name for one in tmp_path.iterdir()] == ["judged.jsonl"]
+
+
+def test_the_command_lists_runs_and_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = call(monkeypatch, capsys)
+    assert code == 0
+    assert all(name in out for name in CATALOGUE)
+    place = tmp_path / "a"
+    code, out, _ = call(
+        monkeypatch, capsys, "normalisation", "--quick", "--most", "3", "--seed", "7", "--out", str(place)
+    )
+    assert code == 0
+    stored = json.loads((place / "result.json").read_text())
+    assert stored["finding"] in out
+    assert stored["command"] == "raypo study normalisation --quick --most 3 --seed 7"
+    # the same seed again, bit by bit; another seed is another study
+    again = study("normalisation", quick=True, seed=7, out=tmp_path / "b", options=[], most=3)
+    assert json.loads((tmp_path / "b" / "result.json").read_text())["rows"] == stored["rows"]
+    assert again.finding == stored["finding"]
+    other = study("normalisation", quick=True, seed=8, out=tmp_path / "c", options=[], most=3)
+    assert other.table() != again.table()
