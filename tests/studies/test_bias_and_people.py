@@ -124,7 +124,7 @@ def test_halves_agree_where_prompts_really_differ_and_not_where_they_do_not() ->
 
 
 def test_the_spread_of_one_half_tells_the_disagreement_of_the_other() -> None:
-    """Utilities 0 to 3 times 0.05 to 5, seen with noise 1: where they lie apart, people agree and their means spread."""
+    """Utilities 0 to 3 times 0.05 to 5, seen with noise 1: far apart, people agree and their means spread."""
     rng = np.random.default_rng(0)
     scores = [size * np.arange(4.0) + rng.normal(size=(6, 4)) for size in np.geomspace(0.05, 5, 60)]
     judged = Judged(["p"] * 60, [["a", "b", "c", "d"]] * 60, scores)
