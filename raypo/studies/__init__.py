@@ -5,6 +5,7 @@
     write       result.json, table.csv, figures and a page
     run         `raypo study NAME`: finds, runs, writes, tells
     arena       a bandit of many seeds at once, trained through `raypo.objective.set_loss`
+    matched     runs of several objectives and seeds, compared where they moved equally far
     rankings    annotators' rankings drawn from the Mallows and Bradley-Terry models
 
 A study's claim is fixed beforehand, with the smallest effect that would matter; the finding is made from the rows, also

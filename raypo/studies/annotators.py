@@ -57,6 +57,8 @@ def rows_of(path: str) -> list[dict[str, Any]]:
 def judged(path: str, kind: str) -> Judged:
     """A file of a kind: `cobbler` (annotator_points), `gold` (unbiased and granular scores), `pandalm` (pairs).
 
+    Where responses of one prompt have different numbers of people, as many as the fewest are taken of each.
+
     Raises:
         DataError: it cannot be read, or lacks its columns.
     """
@@ -69,13 +71,16 @@ def judged(path: str, kind: str) -> Judged:
         else:
             keys = ("annotator_points",) if kind == "cobbler" else ("unbiased", "granular")
             texts = [[one["text"] for one in row["responses"]] for row in rows]
-            scores = [
-                np.array([[v for key in keys for v in one[key]] for one in row["responses"]], dtype=np.float64).T
-                for row in rows
-            ]
+            scores = [np.concatenate([_people(row["responses"], key) for key in keys]) for row in rows]
         return Judged([row["prompt"] for row in rows], texts, scores)
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: no {error}", f"a file of the kind {kind}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: {type(error).__name__} {error}", f"a file of the kind {kind}") from error
+
+
+def _people(responses: list[dict[str, Any]], key: str) -> Floats:
+    """Scores [people, responses]; where some responses have more people than others, the first of them."""
+    least = min(len(one[key]) for one in responses)
+    return np.array([one[key][:least] for one in responses], dtype=np.float64).T
 
 
 def by_mallows(distance: str) -> Callable[[Floats], float]:

@@ -60,6 +60,16 @@ CATALOGUE: dict[str, Entry] = {
         "A prior learned together with the policy beats a fixed one, at the same KL.",
         "2501.01544",
     ),
+    "online": Entry(
+        "In online training MallowsPO, MPO, W-MPO and W-MPO with dispersion reach more reward than DPO at the same KL.",
+        "2405.14953, 2412.04628",
+        {
+            "config": "YAML file of a run, the base of every condition, followed by overrides of it; "
+            "the quickstart's model and language when not given",
+            "conditions": "some of dpo, mallows-theta, mallows-phi, mpo, w-mpo, mallows-mpo, simpo, with commas",
+            "seeds": "runs of each condition; 5 when not given, 2 with --quick",
+        },
+    ),
     "normalisation": Entry(
         "Over rounds, psi and the reward scale are better frozen than fitted again, and the reference better kept.",
         "2405.14953",

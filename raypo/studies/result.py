@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -31,12 +32,14 @@ class Setting:
         seed: of everything random.
         options: the study's own, as given.
         most: no size is above this; None: as `quick` says. For a look at all of a study in seconds.
+        place: folder of the study, for what it continues with.
     """
 
     quick: bool
     seed: int = 0
     options: Mapping[str, str] = field(default_factory=dict)
     most: int | None = None
+    place: Path = Path("study")
 
     def size(self, quick: int, full: int) -> int:
         """A number of seeds, contexts, prompts or steps that depends on `quick` and `most`."""

@@ -41,8 +41,8 @@ def study(
     Raises:
         ConfigError: an unknown study or option.
     """
-    about = entry(name)
-    setting = Setting(quick=quick, seed=seed, options=parsed(name, about.takes, options), most=most)
+    about, place = entry(name), out or Path(f"study-{name}")
+    setting = Setting(quick=quick, seed=seed, options=parsed(name, about.takes, options), most=most, place=place)
     flags = [*(["--quick"] if quick else []), *([f"--most {most}"] if most is not None else []), f"--seed {seed}"]
     began = time.perf_counter()
     result: Result = importlib.import_module(f"raypo.studies.{name}").run(setting)
@@ -53,7 +53,7 @@ def study(
         "seed": seed,
         "quick": quick,
     }
-    write(out or Path(f"study-{name}"), told(name, about, result, how), result)
+    write(place, told(name, about, result, how), result)
     return result
 
 

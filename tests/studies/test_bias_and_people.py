@@ -162,6 +162,9 @@ def test_files_of_judgements_are_read(tmp_path: Path) -> None:
     gold = annotators.judged(str(place), "gold")
     assert (gold.prompts, gold.responses, gold.people) == (["q"], [["a", "b"]], 2)
     assert gold.scores[0].tolist() == [[1.0, 3.0], [2.0, 4.0]]
+    rows["responses"][1]["unbiased"] = [3, 5, 5]  # more people than the other response has: the first are taken
+    place.write_bytes(gzip.compress((json.dumps(rows) + "\n").encode()))
+    assert annotators.judged(str(place), "gold").scores[0].tolist() == [[1.0, 3.0], [2.0, 4.0]]
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text(json.dumps({"prompt": "q", "response1": "a", "response2": "b", "annotators": [1, 2, 0]}) + "\n")
     assert annotators.judged(str(pairs), "pandalm").scores[0].tolist() == [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]

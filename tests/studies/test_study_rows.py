@@ -181,7 +181,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *a
         (["dispersion", "cobbler=nowhere.jsonl"], "nowhere.jsonl: "),
         (["dispersion", "model=nowhere"], "model= without judgements"),
         (["dispersion", "gold=judged.jsonl", "model=nowhere"], "nowhere"),
-        (["dispersion", "pandalm=judged.jsonl"], "no 'response1'"),
+        (["dispersion", "pandalm=judged.jsonl"], "KeyError 'response1'"),
     ],
 )
 def test_what_cannot_be_studied_is_one_message(

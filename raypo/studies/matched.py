@@ -1,0 +1,200 @@
+"""Runs of several conditions and seeds, compared where they moved equally far from the start.
+
+A run's path is its evaluated versions: KL to the start and each held-out prompt's reward. Two conditions of one seed
+share prompts and sampling seeds, so they are paired by prompt at the largest KL that both reach; over seeds, both the
+seeds and the prompts are samples (`combine_seeds`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from raypo.errors import DataError
+from raypo.evaluation.diagnostics import by_source
+from raypo.evaluation.frontier import Point, at_kl
+from raypo.evaluation.statistics import Floats, combine_seeds, detectable, power, prompt_means
+from raypo.online.folder import RunFolder
+from raypo.report import plots
+from raypo.report.plots import Figure
+from raypo.stages import tables
+from raypo.studies.result import CONFIDENCE, Row, Verdict, measured, overall
+
+MATTERS = 0.1
+"""Smallest difference that matters, in spreads of the start's rewards over all its responses."""
+
+BASE = "dpo"
+CLAIMED = ("mallows-theta", "mallows-phi", "mpo", "w-mpo", "mallows-mpo")
+"""Conditions of which it is claimed that they beat BASE; what else is run is reported beside them."""
+
+GAIN, REACHED, MOVED = "reward over dpo's at equal kl", "most reward over the start", "kl at the end"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    Args:
+        condition: its objective.
+        seed: of the run.
+        kl: [V] of each version to the start, nats per response.
+        rewards: [V, P] training reward of each held-out prompt, in spreads of the start's rewards.
+        other: [V, P] a second reward that was never trained on, in its own spreads; None where there is none.
+        other_name: its name.
+    """
+
+    condition: str
+    seed: int
+    kl: Floats
+    rewards: Floats
+    other: Floats | None = None
+    other_name: str = ""
+
+    def points(self, values: Floats) -> list[Point]:
+        """The path; the start is one of its points."""
+        return [Point(float(kl), one) for kl, one in zip(self.kl, values, strict=True)]
+
+
+def read(condition: str, seed: int, folder: RunFolder, other: str | None) -> Run:
+    """A run from its folder.
+
+    Args:
+        condition: of the run.
+        seed: of the run.
+        folder: with evaluated versions.
+        other: name of the reward that was never trained on; None: there is none.
+
+    Raises:
+        DataError: a version was not evaluated.
+    """
+    facts = folder.evaluations()
+    found = [tables.read(folder.evaluation(version)) for version in range(len(facts))]
+    rows = [one[0] for one in found if one is not None]
+    if len(rows) < 2:
+        raise DataError(f"{folder.root} has {len(rows)} evaluated versions", "the start and one trained version")
+    kl = np.array([one["evaluation"]["kl_per_response"]["mean"] for one in facts], dtype=np.float64)
+    kl[0] = 0.0  # the start's KL to itself, which rounding may put beside 0
+    second = None if other is None else _in_spreads([_source(one, other) for one in rows])
+    return Run(condition, seed, kl, _in_spreads([one["rewards"].to_pylist() for one in rows]), second, other or "")
+
+
+def _source(rows: pa.Table, name: str) -> Sequence[Sequence[float | None]]:
+    return by_source(rows)[name]
+
+
+def _in_spreads(versions: Sequence[Sequence[Sequence[float | None]]]) -> Floats:
+    """Prompt means of every version over the spread of the start's responses; plain where those are all alike."""
+    start = np.array([value for row in versions[0] for value in row if value is not None], dtype=np.float64)
+    spread = float(np.nanstd(start))
+    return np.stack([prompt_means(one) for one in versions]) / (spread or 1.0)
+
+
+def differences(one: Run, other: Run, *, second: bool = False) -> tuple[float, Floats]:
+    """KL at which two runs of one seed are compared, the largest that both reach, and the difference of each prompt."""
+    kl = float(min(one.kl.max(), other.kl.max()))
+    values = [run.other if second else run.rewards for run in (one, other)]
+    ends = [at_kl(run.points(each), kl) for run, each in zip((one, other), values, strict=True) if each is not None]
+    assert len(ends) == 2  # both have the reward, and both begin at the start
+    first, base = ends
+    assert first is not None  # no KL is asked that one of them does not reach
+    assert base is not None
+    return kl, first - base
+
+
+def rows_of(runs: Sequence[Run]) -> list[Row]:
+    """Every condition against BASE at equal KL, by the training reward and by the second; then where each arrived.
+
+    Args:
+        runs: all conditions with the same seeds, BASE among them, on the same prompts.
+    """
+    by_condition: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        by_condition.setdefault(run.condition, {})[run.seed] = run
+    base = by_condition[BASE]
+    rows: list[Row] = []
+    for name, mine in by_condition.items():
+        if name != BASE:
+            pairs = [(mine[seed], base[seed]) for seed in mine]
+            rows.append(_combined(name, GAIN, [differences(*pair) for pair in pairs], tested=True))
+            if pairs[0][0].other is not None:
+                told = f"{pairs[0][0].other_name}, never trained on, over dpo's at equal kl"
+                rows.append(_combined(name, told, [differences(*pair, second=True) for pair in pairs], tested=False))
+    for name, mine in by_condition.items():
+        prompts = next(iter(mine.values())).rewards.shape[1]
+        most = np.array([(run.rewards.mean(1) - run.rewards[0].mean()).max() for run in mine.values()])
+        rows.append(measured(name, REACHED, most, n=prompts))
+        rows.append(measured(name, MOVED, np.array([run.kl[-1] for run in mine.values()]), n=prompts))
+    return rows
+
+
+def _combined(name: str, measure: str, found: Sequence[tuple[float, Floats]], *, tested: bool) -> Row:
+    """A row over seeds and prompts; power is that of the seeds' means, whose number is the smaller."""
+    values = np.stack([difference for _, difference in found])
+    both, means = combine_seeds(values, confidence=CONFIDENCE), np.nanmean(values, axis=1)
+    seeds, spread = len(means), float(means.std(ddof=1)) if len(means) > 1 else float("nan")
+    kl = float(np.mean([kl for kl, _ in found]))
+    row = Row(
+        f"{name}, {kl:.2f} nats", measure, both.interval.n, seeds, both.interval.mean, both.interval.low,
+        both.interval.high,
+    )  # fmt: skip
+    if not tested:
+        return row
+    return Row(
+        **(vars(row) | {
+            "p": both.p,
+            "matters": MATTERS,
+            "power": power(MATTERS, spread, seeds, confidence=CONFIDENCE) if seeds > 1 else float("nan"),
+            "detectable": detectable(means, confidence=CONFIDENCE),
+        })
+    )  # fmt: skip
+
+
+def verdict(rows: Sequence[Row]) -> Verdict:
+    """On the claimed conditions that were run."""
+    claimed = [row for row in rows if row.measure == GAIN and row.condition.split(",")[0] in CLAIMED]
+    return overall([row.supports() for row in claimed])
+
+
+def finding(rows: Sequence[Row]) -> str:
+    """Condition by condition: reward at equal KL, the second reward there, and how far each went."""
+    gains = [row for row in rows if row.measure == GAIN]
+    told = "; ".join(f"{row.condition} {row.words()}" for row in gains)
+    sentences = [f"Held-out reward over DPO's at equal KL, in spreads of the start's rewards: {told}."]
+    second = [row for row in rows if "never trained on" in row.measure]
+    if second:
+        name = second[0].measure.split(",")[0]
+        each = "; ".join(f"{row.condition.split(',')[0]} {row.told()}" for row in second)
+        sentences.append(f"There the reward that was never trained on ({name}) differs from DPO's by: {each}.")
+    most = {row.condition: row for row in rows if row.measure == REACHED}
+    moved = {row.condition: row for row in rows if row.measure == MOVED}
+    each = "; ".join(f"{name} {row.effect:+.2f} at the end {moved[name].effect:.2f} nats" for name, row in most.items())
+    sentences.append(f"Most reward over the start, and KL at the end: {each}.")
+    return " ".join(sentences)
+
+
+def figure(runs: Sequence[Run]) -> Figure:
+    """Reward over the start against KL: a line per run, a colour per condition."""
+    drawn, ax = plots.axes(5.6, 3.8)
+    names = list(dict.fromkeys(run.condition for run in runs))
+    for run in runs:
+        at = names.index(run.condition)
+        first = run.seed == next(one.seed for one in runs if one.condition == run.condition)
+        gain = run.rewards.mean(1) - run.rewards[0].mean()
+        colour = plots.COLOURS[at % len(plots.COLOURS)]
+        ax.plot(run.kl, gain, color=colour, marker="o", markersize=3, alpha=0.7, label=run.condition if first else None)
+    ax.set_xlabel("KL to the start, nats per response")
+    ax.set_ylabel("held-out reward over the start, spreads")
+    ax.legend(frameon=False, fontsize=7)
+    return drawn
+
+
+def told_runs(runs: Sequence[Run]) -> list[Mapping[str, Any]]:
+    """Every run's path as plain values."""
+    return [
+        {"condition": run.condition, "seed": run.seed, "kl": run.kl.tolist(), "reward": run.rewards.mean(1).tolist()}
+        for run in runs
+    ]

@@ -1,0 +1,159 @@
+"""The controllable-generation experiment through raypo's own online runs: objectives and seeds, compared at equal KL.
+
+The base is the quickstart's language, whose second reward (quality, which readers see through noise) is never trained
+on; or any run's config, with the model and the prompts that it or the overrides name:
+
+    raypo study online config=jobs/stories.yaml policy.path=MODEL prompts.path=OPENINGS
+
+Each condition changes the objective alone. Every run is an ordinary run in STUDY/runs/; what is finished is not run
+again, so the same command continues.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from raypo.config import RunConfig, apply_overrides, build, read_yaml
+from raypo.errors import ConfigError
+from raypo.online.folder import RunFolder
+from raypo.quickstart.demonstration import make_config, write_prompts
+from raypo.quickstart.model import Pretraining, make_policy, save_tokenizer
+from raypo.studies.drawings import forest
+from raypo.studies.matched import BASE, GAIN, MATTERS, Run, figure, finding, read, rows_of, told_runs, verdict
+from raypo.studies.result import Drawing, Result, Setting, adjusted
+
+CONDITIONS: dict[str, dict[str, Any]] = {
+    "dpo": {"preset": "dpo", "beta": 0.1},
+    "mallows-theta": {"preset": "mallows-theta", "beta": 0.1},
+    "mallows-phi": {"preset": "mallows-phi", "beta": 0.1},
+    "mpo": {"preset": "mpo", "beta": 0.1},
+    "w-mpo": {"preset": "w-mpo", "beta": 0.1, "alpha": 1.0},
+    "mallows-mpo": {"preset": "mallows-mpo", "beta": 0.1, "alpha": 1.0},
+    "simpo": {"preset": "simpo", "beta": 2.0, "gamma": 1.0},
+}
+"""Objectives. SimPO divides by length: its beta is that of its authors, 2.0, with gamma / beta = 0.5."""
+
+DISPERSED = ("mallows-theta", "mallows-phi", "mallows-mpo")
+"""Conditions that take psi; the others run without an estimator."""
+
+QUICK = (BASE, "mallows-mpo")
+SEEDS = (2, 5)
+"""With --quick: conditions and seeds; seeds at full size."""
+
+PUBLISHED = "reference_entropy"
+"""Estimator where the base has none."""
+
+
+def base(setting: Setting) -> dict[str, Any]:
+    """The config's tree that conditions change: the given one, or the quickstart's, whose model is made if need be.
+
+    Raises:
+        ConfigError: the config cannot be read, or overrides come without one.
+    """
+    given = {key: value for key, value in setting.options.items() if key not in OWN}
+    if "config" in setting.options:
+        path = setting.options["config"]
+        tree = apply_overrides(read_yaml(path), [f"{key}={value}" for key, value in given.items()])
+        if (beside := str(Path(path).absolute().parent)) not in sys.path:
+            sys.path.insert(0, beside)  # reward functions lie beside their config
+        return tree
+    if given:
+        raise ConfigError(f"study online has no option {next(iter(given))!r}", "config=FILE beside a run's own keys")
+    config = make_config(setting.place, setting.seed)
+    tree = config.model_dump(mode="json", exclude_unset=True)
+    tree["online"] |= {"rounds": setting.size(3, 6), "prompts_per_round": setting.size(192, 384)}
+    tree["evaluation"] |= {"num_prompts": setting.size(96, 96)}
+    return tree
+
+
+OWN = ("config", "conditions", "seeds")
+
+
+def make_start(folder: Path, seed: int) -> None:
+    """The quickstart's prompts and its pretrained model, unless they are there."""
+    write_prompts(folder / "language", seed)
+    if not (folder / "policy" / "config.json").exists():
+        make_policy(folder / "policy", save_tokenizer(folder / "policy"), seed, Pretraining(), lambda step, loss: None)
+
+
+def matrix(setting: Setting) -> tuple[list[str], list[int]]:
+    """Conditions, BASE first, and seeds of the runs.
+
+    Raises:
+        ConfigError: an unknown condition, or a number of seeds from which no interval can be told.
+    """
+    asked = setting.options.get("conditions")
+    names = asked.split(",") if asked else list(QUICK if setting.quick else CONDITIONS)
+    unknown = [name for name in names if name not in CONDITIONS]
+    names = [BASE, *(name for name in dict.fromkeys(names) if name != BASE)]
+    if unknown or len(names) < 2:
+        raise ConfigError(f"conditions={asked}", f"some of {', '.join(CONDITIONS)}, with commas; {BASE} is always run")
+    text = setting.options.get("seeds", str(setting.size(*SEEDS)))
+    if not text.isdigit() or int(text) < 2:
+        raise ConfigError(f"seeds={text}", "a number from 2: one seed tells nothing of seeds")
+    return names, [setting.seed + one for one in range(int(text))]
+
+
+def config_of(tree: Mapping[str, Any], condition: str, seed: int, runs: Path) -> RunConfig:
+    """The run of a condition and a seed: the base with another objective.
+
+    Raises:
+        ConfigError: the base is no run.
+    """
+    estimator = (tree.get("dispersion") or {}).get("estimator", PUBLISHED)
+    estimator = PUBLISHED if estimator == "none" else estimator
+    return build(
+        {
+            **tree,
+            "name": f"{condition}-seed{seed}",
+            "output": str(runs),
+            "seed": seed,
+            "objective": CONDITIONS[condition],
+            "dispersion": {"estimator": estimator} if condition in DISPERSED else {"estimator": "none"},
+        }
+    )
+
+
+def second_of(config: RunConfig) -> str | None:
+    """Name of the first reward that is never trained on."""
+    return next((source.name for source in config.rewards if source.weight == 0), None)
+
+
+def run(setting: Setting) -> Result:
+    """Run what is not finished, and compare."""
+    from raypo.online.run import run as align
+
+    names, seeds = matrix(setting)
+    tree, runs = base(setting), setting.place / "runs"
+    configs = {(name, seed): config_of(tree, name, seed, runs.absolute()) for seed in seeds for name in names}
+    if "config" not in setting.options:
+        make_start(setting.place, setting.seed)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for config in configs.values():
+        align(config)
+    found = [read(name, seed, RunFolder(one), second_of(one)) for (name, seed), one in configs.items()]
+    return concluded(found, {"conditions": {name: CONDITIONS[name] for name in names}, "seeds": seeds, "base": tree})
+
+
+def concluded(runs: Sequence[Run], settings: Mapping[str, Any]) -> Result:
+    """The table, the figures and the finding of finished runs."""
+    rows = adjusted(rows_of(runs))
+    gains = [row for row in rows if row.measure == GAIN]
+    return Result(
+        rows=rows,
+        verdict=verdict(rows),
+        finding=finding(rows),
+        drawings=[
+            Drawing("frontier", "Held-out reward against KL; a line a run.", figure(runs)),
+            Drawing(
+                "effects",
+                "Reward over DPO's at the largest KL that both reach; the band would not matter.",
+                forest(gains, "reward over DPO's, spreads of the start's rewards", matters=MATTERS),
+            ),
+        ],
+        settings={**settings, "runs": told_runs(runs)},
+    )

@@ -1,0 +1,171 @@
+"""The online study's analysis on written runs, without Ray: paths by arithmetic, verdicts from numbers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from raypo.config import build
+from raypo.errors import ConfigError, DataError
+from raypo.online.folder import RunFolder
+from raypo.records import SCORED
+from raypo.stages import tables
+from raypo.stages.cluster import objective_of
+from raypo.studies import matched, online
+from raypo.studies.catalogue import entry
+from raypo.studies.matched import Run
+from raypo.studies.result import Setting
+from raypo.studies.write import told, write
+
+PROMPTS = 24
+
+
+def path(condition: str, seed: int, slope: float, kl: tuple[float, ...] = (0.0, 1.0, 4.0), other: float = 0.0) -> Run:
+    """A run whose mean reward is slope * sqrt(KL) over a start of 0, its prompts spread around it."""
+    rng = np.random.default_rng(seed)
+    spread = 0.02 * rng.normal(size=(len(kl), PROMPTS))
+    noise = spread - spread.mean(1, keepdims=True)
+    grown = np.sqrt(np.array(kl))[:, None]
+    return Run(condition, seed, np.array(kl), slope * grown + noise, other * grown + noise, "quality")
+
+
+def test_runs_are_compared_at_the_largest_kl_that_both_reach() -> None:
+    """To 4 nats and to 1: at 1 nat, 0.5 against 0.3. In the root of KL both paths are straight: at 2.25 it is 1.5."""
+    far, near = path("w-mpo", 0, 0.5), path("dpo", 0, 0.3, (0.0, 1.0))
+    kl, gain = matched.differences(far, near)
+    assert (kl, gain.shape) == (1.0, (PROMPTS,))
+    assert gain.mean() == pytest.approx(0.2)
+    kl, gain = matched.differences(far, path("dpo", 0, 0.3, (0.0, 2.25)))
+    assert (kl, gain.mean()) == (2.25, pytest.approx(0.3))
+    assert matched.differences(path("w-mpo", 0, 0.5, other=0.1), path("dpo", 0, 0.3, other=0.3), second=True)[
+        1
+    ].mean() == pytest.approx(-0.4)
+
+
+def runs_of(effects: dict[str, float], seeds: int = 5) -> list[Run]:
+    """DPO of slope 0.3, and conditions that grow so much faster."""
+    return [path(name, seed, 0.3 + more, other=0.1) for name, more in effects.items() for seed in range(seeds)]
+
+
+def test_a_claim_that_is_true_by_construction_holds_and_its_opposite_fails() -> None:
+    better = runs_of({"dpo": 0.0, "mallows-theta": 0.2, "w-mpo": 0.3})
+    found = online.concluded(better, {})
+    assert found.verdict == "holds"
+    gains = {row.condition: row for row in found.rows if row.measure == matched.GAIN}
+    assert gains["w-mpo, 4.00 nats"].effect == pytest.approx(0.6)  # 0.3 more in each root nat, at 4 nats
+    assert (gains["w-mpo, 4.00 nats"].n, gains["w-mpo, 4.00 nats"].seeds) == (PROMPTS, 5)
+    assert "w-mpo, 4.00 nats +0.600" in found.finding
+    assert "confirmed" in found.finding
+    worse = online.concluded(runs_of({"dpo": 0.0, "mallows-theta": -0.2, "w-mpo": -0.3}), {})
+    assert worse.verdict == "fails"
+    assert "the opposite" in worse.finding
+    assert "confirmed" not in worse.finding
+    assert online.concluded(runs_of({"dpo": 0.0, "mallows-theta": 0.2, "w-mpo": -0.3}), {}).verdict == "mixed"
+
+
+def test_what_is_not_claimed_decides_nothing() -> None:
+    assert online.concluded(runs_of({"dpo": 0.0, "w-mpo": 0.3, "simpo": -0.3}), {}).verdict == "holds"
+
+
+def test_two_seeds_that_disagree_are_undecided() -> None:
+    runs = [path("dpo", 0, 0.3), path("dpo", 1, 0.3), path("w-mpo", 0, 0.5), path("w-mpo", 1, 0.2)]
+    found = online.concluded(runs, {})
+    assert found.verdict == "undecided"
+    (gain,) = (row for row in found.rows if row.measure == matched.GAIN)
+    assert gain.low < 0 < gain.effect < gain.high
+    assert gain.power < 0.5
+
+
+def write_run(folder: RunFolder, means: list[float], kl: list[float]) -> None:
+    """Evaluations of as many versions; every prompt has two responses, 0.1 above and below its mean."""
+    for version, (mean, far) in enumerate(zip(means, kl, strict=True)):
+        rows = []
+        for prompt in range(4):
+            middle = mean + 0.2 * (prompt % 2)
+            rewards = [middle - 0.1, middle + 0.1]
+            given: dict[str, Any] = dict.fromkeys(SCORED.names)
+            given |= {"prompt_id": f"{prompt:04d}", "rewards": rewards, "usable": [True, True]}
+            given["reward_values"] = [{"name": "quality", "values": [1.0, 3.0]}, {"name": "panel", "values": rewards}]
+            rows.append(given)
+        facts = {"version": version, "evaluation": {"kl_per_response": {"mean": far}}}
+        tables.commit(folder.evaluation(version), pa.Table.from_pylist(rows, schema=SCORED), "scored", facts)
+
+
+def test_a_run_is_read_in_spreads_of_its_start(tmp_path: Path) -> None:
+    """Start: responses -0.1, 0.1, 0.1, 0.3 twice: mean 0.1, spread sqrt(0.02). One version later 0.1 higher."""
+    config = build({"output": str(tmp_path), "policy": {"path": "p"}, "prompts": {"path": "q"}})
+    folder = RunFolder(config)
+    write_run(folder, [0.0, 0.1], [1e-9, 0.5])
+    run = matched.read("dpo", 3, folder, "quality")
+    assert run.kl.tolist() == [0.0, 0.5]
+    assert run.rewards[0].tolist() == pytest.approx([0, 2 * 0.1 / 0.02**0.5] * 2)
+    assert (run.rewards[1] - run.rewards[0]).tolist() == pytest.approx([0.1 / 0.02**0.5] * 4)
+    assert run.other is not None
+    assert run.other[0].tolist() == [2.0] * 4  # spread 1
+    assert matched.read("dpo", 3, folder, None).other is None
+    with pytest.raises(DataError, match="0 evaluated versions"):
+        matched.read("dpo", 3, RunFolder(config.model_copy(update={"name": "none"})), None)
+
+
+def test_the_files_hold_every_run(tmp_path: Path) -> None:
+    found = online.concluded(runs_of({"dpo": 0.0, "w-mpo": 0.3}, seeds=2), {"seeds": [0, 1]})
+    run = {"command": "raypo study online", "environment": {}, "seconds": 1.0, "seed": 0, "quick": True}
+    paths = write(tmp_path, told("online", entry("online"), found, run), found)
+    assert {path.name for path in paths} == {"result.json", "table.csv", "frontier.svg", "effects.svg", "page.html"}
+    stored = json.loads((tmp_path / "result.json").read_text())
+    assert [(one["condition"], one["seed"]) for one in stored["settings"]["runs"]] == [
+        ("dpo", 0), ("dpo", 1), ("w-mpo", 0), ("w-mpo", 1)
+    ]  # fmt: skip
+    assert stored["settings"]["runs"][2]["kl"] == [0.0, 1.0, 4.0]
+
+
+def test_conditions_and_seeds(tmp_path: Path) -> None:
+    full = Setting(False, place=tmp_path)
+    assert online.matrix(full) == (list(online.CONDITIONS), [0, 1, 2, 3, 4])
+    assert online.matrix(replace(full, quick=True, seed=7)) == (["dpo", "mallows-mpo"], [7, 8])
+    chosen = replace(full, options={"conditions": "simpo,mpo", "seeds": "3"})
+    assert online.matrix(chosen) == (["dpo", "simpo", "mpo"], [0, 1, 2])
+    for wrong in ({"conditions": "dpo"}, {"conditions": "mpo,ppo"}, {"seeds": "1"}, {"seeds": "many"}):
+        with pytest.raises(ConfigError, match=r"conditions=|seeds="):
+            online.matrix(replace(full, options=wrong))
+
+
+@pytest.mark.parametrize("condition", online.CONDITIONS)
+def test_every_condition_is_a_run_of_the_quickstart_with_another_objective(condition: str, tmp_path: Path) -> None:
+    setting = Setting(True, place=tmp_path, most=8)
+    tree = online.base(setting)
+    config = online.config_of(tree, condition, 3, tmp_path / "runs")
+    assert (config.name, config.seed, config.online.rounds, config.evaluation.num_prompts) == (
+        f"{condition}-seed3",
+        3,
+        3,
+        8,
+    )
+    objective = objective_of(config)
+    assert objective.name == condition
+    assert (config.dispersion.estimator == "none") == (condition not in online.DISPERSED)
+    assert online.second_of(config) == "quality"
+    other = online.config_of(tree, "dpo", 3, tmp_path / "runs")
+    changed = {"name", "objective", "dispersion"}
+    assert config.model_dump(exclude=changed) == other.model_dump(exclude=changed)
+
+
+def test_a_given_config_is_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The project's own recipe, with a model and prompts given as overrides."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    stories = Path(__file__).parents[2] / "jobs" / "stories.yaml"
+    given = {"config": str(stories), "policy.path": "m", "prompts.path": "p", "seeds": "2"}
+    config = online.config_of(online.base(Setting(False, options=given)), "mallows-mpo", 1, tmp_path)
+    assert (config.policy.path, config.prompts.path, config.training.learning_rate) == ("m", "p", 6e-5)
+    assert config.dispersion.estimator == "reference_entropy"  # its own is none
+    assert online.second_of(config) == "distinct_words"
+    assert str(stories.parent) in sys.path
+    with pytest.raises(ConfigError, match=r"no option 'policy\.path'"):
+        online.base(Setting(False, options={"policy.path": "m"}))
