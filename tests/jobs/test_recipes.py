@@ -1,0 +1,48 @@
+"""The recipes in jobs/: `raypo plan` takes them, and what is written of one is what it asks for."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from raypo.cli import main
+from raypo.config import load, refuse_online
+from raypo.objective import Objective
+from raypo.stages.cluster import Asked, objective_of
+
+JOBS = Path(__file__).parents[2] / "jobs"
+
+
+@pytest.mark.parametrize("name", ["stories", "llama3_8b"])
+def test_a_plan_of_the_recipe(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    given = ["prompts.path=prompts.jsonl", *(["policy.path=model"] if name == "stories" else [])]
+    monkeypatch.setattr(sys, "argv", ["raypo", "plan", str(JOBS / f"{name}.yaml"), *given])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    told = capsys.readouterr()
+    assert (ended.value.code or 0, told.err) == (0, "")
+    assert "training.learning_rate" in told.out
+
+
+def test_the_8b_recipe_fills_eight_gpus_and_trains_two_against_two() -> None:
+    """3 engines, half a GPU each for reference and reward model, 4 train workers: 8."""
+    config = load(JOBS / "llama3_8b.yaml", ["prompts.path=prompts.jsonl"])
+    refuse_online(config)
+    assert Asked.by(config, on_gpu=True).gpus == 8.0
+    objective = objective_of(config)
+    assert isinstance(objective, Objective)
+    assert (objective.contrast.kind, dict(objective.contrast.parameters)) == ("top-vs-bottom", {"top": 2, "bottom": 2})
+    assert (objective.contrast.deviation, config.sampling.num_responses) == ("abs", 5)
+    assert "NOT RUN HERE" in (JOBS / "llama3_8b.yaml").read_text()
