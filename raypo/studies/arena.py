@@ -78,19 +78,28 @@ class Path:
     Args:
         kl: [P, S] nats to the reference, mean over contexts.
         gain: [P, S] expected true utility above the reference's, in units of its spread.
+        accuracy: [P, S] share of pairs of arms that the implicit reward log pi / pi_ref orders as true utility does.
         weights: [S, D] at the end.
     """
 
     kl: Floats
     gain: Floats
+    accuracy: Floats
     weights: Tensor
 
     def at(self, kl: float) -> Floats:
         """Gain of each seed at this KL, [S]; NaN for a seed whose policy never went so far."""
+        return self._at(self.gain, kl, start=0.0)
+
+    def accuracy_at(self, kl: float) -> Floats:
+        """Accuracy likewise; at the start no pair is ordered, which is as good as a coin."""
+        return self._at(self.accuracy, kl, start=0.5)
+
+    def _at(self, values: Floats, kl: float, *, start: float) -> Floats:
         found = []
         for seed in range(self.kl.shape[1]):
-            path = [Point(float(k), np.array([g])) for k, g in zip(self.kl[:, seed], self.gain[:, seed], strict=True)]
-            reached = at_kl([Point(0.0, np.zeros(1)), *path], kl)
+            path = [Point(float(k), np.array([v])) for k, v in zip(self.kl[:, seed], values[:, seed], strict=True)]
+            reached = at_kl([Point(0.0, np.array([start])), *path], kl)
             found.append(float("nan") if reached is None else float(reached[0]))
         return np.array(found)
 
@@ -165,15 +174,15 @@ def train(
     reference = _taken(first.logps(zeros if against is None else against), sets.arms)
     weights = (zeros if start is None else start).clone().requires_grad_(True)
     optimizer = torch.optim.Adam([weights], lr=rate)
-    measured: list[tuple[Tensor, Tensor]] = []
+    measured: list[tuple[Tensor, Tensor, Tensor]] = []
     for step in range(1, steps + 1):
         optimizer.zero_grad()
         loss(objective, _taken(first.logps(weights), sets.arms), reference, sets).backward()
         optimizer.step()
         if step in POINTS or step == steps:
             measured.append(measure(world, weights.detach()))
-    kl, gain = (torch.stack(values).double().numpy() for values in zip(*measured, strict=True))
-    return Path(kl, gain, weights.detach())
+    kl, gain, accuracy = (torch.stack(values).double().numpy() for values in zip(*measured, strict=True))
+    return Path(kl, gain, accuracy, weights.detach())
 
 
 def loss(objective: AnyObjective, policy: Tensor, reference: Tensor, sets: Sets) -> Tensor:
@@ -191,15 +200,20 @@ def loss(objective: AnyObjective, policy: Tensor, reference: Tensor, sets: Sets)
     return found.loss.view(policy.shape[:2]).mean(1).sum()
 
 
-def measure(world: World, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """KL to the reference and gain in true utility of each seed on held-out contexts: [S] each."""
+def measure(world: World, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """KL to the reference, gain in true utility and accuracy of each seed on held-out contexts: [S] each."""
     kept = slice(world.train, None)
     out = World(world.features[:, kept], world.utility[:, kept], world.reference[:, kept], train=0)
     logps = out.logps(weights)
     policy, reference = logps.exp(), out.reference.exp()
     kl = (policy * (logps - out.reference)).sum(-1).mean(-1)
     gain = ((policy - reference) * out.utility).sum(-1).mean(-1)
-    return kl, gain / out.utility.std(dim=(1, 2))
+    one, other = torch.triu_indices(logps.shape[-1], logps.shape[-1], offset=1)
+    implicit = logps - out.reference
+    right = (implicit[..., one] - implicit[..., other]).sign() == (
+        out.utility[..., one] - out.utility[..., other]
+    ).sign()
+    return kl, gain / out.utility.std(dim=(1, 2)), right.float().mean((1, 2))
 
 
 def _taken(values: Tensor, arms: Tensor) -> Tensor:

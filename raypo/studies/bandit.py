@@ -141,6 +141,10 @@ def run(setting: Setting) -> Result:
                     for name, path in found.items()
                     if name != "dpo"
                 ]
+                rows += [
+                    measured(f"beta {beta:g}, {where}, {name}", ACCURACY, path.accuracy_at(kl), n=heldout)
+                    for name, path in found.items()
+                ]
                 shown = shown or {name: path for name, path in found.items() if " by " not in name}
     rows = adjusted(rows) + collapse(setting, seeds)
     gains = [row for row in rows if row.measure == GAIN]
@@ -166,6 +170,7 @@ def run(setting: Setting) -> Result:
 
 
 GAIN, LABEL = "regret removed beyond dpo's", "regret removed beyond DPO's, spreads of utility"
+ACCURACY, COLLAPSE = "accuracy on pairs of arms", "rank correlation of implicit spread and psi"
 CLAIMED = ("mallows-theta by true", "mallows-phi by true", "mallows-theta by entropy")
 
 
@@ -205,7 +210,7 @@ def collapse(setting: Setting, seeds: int) -> list[Row]:
     for name, objective in methods(1.0).items():
         spread = _tabled(objective, reference, pairs, scores, psi)
         each = np.array([correlation(a, b) for a, b in zip(spread, psi.double().numpy(), strict=True)])
-        found.append(measured(f"theta, table, {name}", "rank correlation of implicit spread and psi", each, n=contexts))
+        found.append(measured(f"theta, table, {name}", COLLAPSE, each, n=contexts))
     return found
 
 
@@ -237,12 +242,17 @@ def finding(rows: list[Row]) -> str:
     """Methods with true dispersion, the ablation of estimates, and collapse."""
     told = ["Regret removed beyond DPO's at the same KL, in spreads of utility."]
     for beta, kl in COMPARED_AT.items():
-        here = [row for row in rows if row.condition.startswith(f"beta {beta:g}, ")]
+        here = [row for row in rows if row.condition.startswith(f"beta {beta:g}, ") and row.measure == GAIN]
         for truth in TRUTHS:
             for informed in ("informed", "independent"):
                 cases = [row for row in here if f" {truth}, reference {informed}" in row.condition]
                 each = "; ".join(f"{row.condition.split(', ')[-1]} {row.words()}" for row in cases)
                 told.append(f"Beta {beta:g}, {kl:g} nats, {truth} truth, reference {informed}: {each}.")
-    collapsed = ", ".join(f"{row.condition.split(', ')[-1]} {row.told(2)}" for row in rows if row.measure != GAIN)
+    collapsed = ", ".join(f"{row.condition.split(', ')[-1]} {row.told(2)}" for row in rows if row.measure == COLLAPSE)
+    known = f"beta {min(COMPARED_AT):g}, theta, reference informed, "
+    right = [row for row in rows if row.measure == ACCURACY and row.condition.startswith(known)]
+    if right:
+        each = ", ".join(f"{row.condition.removeprefix(known)} {row.effect:.3f}" for row in right)
+        told.append(f"Share of pairs of arms that the implicit reward orders rightly ({known.rstrip(', ')}): {each}.")
     told.append(f"Implicit rewards spread with agreement (rank correlation; 0 is collapse): {collapsed}.")
     return " ".join(told)

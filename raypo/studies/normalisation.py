@@ -92,7 +92,7 @@ def rounds(way: Way, world: World, true: Tensor, seed: int) -> Path:
     rng, count = generator(seed), world.train
     weights = torch.zeros(world.seeds, world.features.shape[-1])
     psi_scale = reward_scale = None
-    kl, gain = [], []
+    paths = []
     for _ in range(ROUNDS):
         arms = draw(world.logps(weights)[:, :count], RESPONSES, rng)
         rewards = panel(world.utility[:, :count].gather(-1, arms), true, rng)
@@ -110,9 +110,11 @@ def rounds(way: Way, world: World, true: Tensor, seed: int) -> Path:
         objective = preset("mallows-mpo", beta=BETA, alpha=ALPHA)
         path = train(objective, world, sets, start=weights, against=against, steps=STEPS, rate=RATE)
         weights = path.weights
-        kl.append(path.kl)
-        gain.append(path.gain)
-    return Path(np.concatenate(kl), np.concatenate(gain), weights)
+        paths.append(path)
+    kl, gain, accuracy = (
+        np.concatenate(values) for values in zip(*((one.kl, one.gain, one.accuracy) for one in paths), strict=True)
+    )
+    return Path(kl, gain, accuracy, weights)
 
 
 def run(setting: Setting) -> Result:

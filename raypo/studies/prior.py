@@ -61,7 +61,7 @@ def trained(prior: str, world: World, sets: Sets) -> Path:
         first.reference.exp().mean(1).log().clone().requires_grad_(prior == "joint")
     )  # [S, M]: starts as the marginal
     optimizer = torch.optim.Adam([weights, *([free] if prior == "joint" else [])], lr=RATE)
-    found: list[tuple[Tensor, Tensor]] = []
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
     for step in range(1, STEPS + 1):
         logps = first.logps(weights)
         zeta = ZETA[prior](first, logps, moving, free)
@@ -74,8 +74,8 @@ def trained(prior: str, world: World, sets: Sets) -> Path:
             moving = MIXING * weights.detach() + (1 - MIXING) * moving
         if step in POINTS:
             found.append(measure(world, weights.detach()))
-    kl, gain = (torch.stack(values).double().numpy() for values in zip(*found, strict=True))
-    return Path(kl, gain, weights.detach())
+    kl, gain, accuracy = (torch.stack(values).double().numpy() for values in zip(*found, strict=True))
+    return Path(kl, gain, accuracy, weights.detach())
 
 
 ZETA: dict[str, Callable[[World, Tensor, Tensor, Tensor], Tensor]] = {

@@ -75,7 +75,8 @@ def world_of_two() -> World:
 
 def test_kl_and_gain_of_two_arms() -> None:
     """Weight ln 3: pi = (3/4, 1/4). KL = 3/4 ln 3/2 + 1/4 ln 1/2 = 0.13081; gain 1/4 over a spread of sqrt(1/2)."""
-    kl, gain = measure(world_of_two(), torch.tensor([[math.log(3)]]))
+    kl, gain, right = measure(world_of_two(), torch.tensor([[math.log(3)]]))
+    assert (float(right), float(measure(world_of_two(), torch.tensor([[-1.0]]))[2])) == (1.0, 0.0)  # one pair
     assert float(kl) == pytest.approx(0.13081, abs=1e-5)
     assert float(gain) == pytest.approx(0.25 / math.sqrt(0.5), abs=1e-6)
 
@@ -92,9 +93,10 @@ def test_adam_begins_with_its_rate_towards_the_better_arm() -> None:
 
 def test_gain_at_a_kl_is_straight_in_its_root() -> None:
     """Points (KL, gain) = (1/4, 1), (1, 2): at 9/16 half way between roots 1/2 and 1; at 1/16 half of the first."""
-    path = Path(np.array([[0.25], [1.0]]), np.array([[1.0], [2.0]]), torch.zeros(1, 1))
+    path = Path(np.array([[0.25], [1.0]]), np.array([[1.0], [2.0]]), np.array([[0.6], [0.8]]), torch.zeros(1, 1))
     assert [float(path.at(kl)[0]) for kl in (0.0625, 0.25, 0.5625, 1.0)] == pytest.approx([0.5, 1.0, 1.5, 2.0])
     assert np.isnan(path.at(1.1)[0])
+    assert [float(path.accuracy_at(kl)[0]) for kl in (0.0625, 0.5625)] == pytest.approx([0.55, 0.7])  # from 1/2 on
 
 
 def test_true_rewards_beat_turned_ones_and_not_the_other_way() -> None:
@@ -106,6 +108,7 @@ def test_true_rewards_beat_turned_ones_and_not_the_other_way() -> None:
     right, again, wrong = (train(objective, world, Sets(arms, one)) for one in (rewards, rewards, -rewards))
     assert (right.kl == again.kl).all()
     assert (right.gain == again.gain).all()
+    assert wrong.accuracy[-1].max() < 0.5 < right.accuracy[-1].min()
     better = right.at(0.5) - wrong.at(0.5)
     assert compared("a", "b", better, n=24, matters=0.02).supports() == "holds"
     assert compared("a", "b", -better, n=24, matters=0.02).supports() == "fails"
