@@ -97,12 +97,13 @@ class Row:
         """The effect, its interval, and what they say of that sign."""
         verdict = self.supports(direction)
         low, high = sorted((direction * self.low, direction * self.high))
-        if verdict == "fails":
-            verdict_words = (
-                "the opposite" if high < 0 else "too small to matter" if low > 0 else "no effect that matters"
-            )
-        else:
+        small = "too small to matter"
+        if verdict != "fails":
             verdict_words = "confirmed" if verdict == "holds" else "undecided"
+        elif high < 0:
+            verdict_words = f"the opposite, {small}" if low > -self.matters else "the opposite"
+        else:
+            verdict_words = small if low > 0 else "no effect that matters"
         return f"{self.told()}, {verdict_words}"
 
     def told(self, digits: int = 3) -> str:

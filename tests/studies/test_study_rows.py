@@ -53,6 +53,7 @@ def test_words_follow_the_verdict() -> None:
 
     assert words(0.01, 0.05) == "+0.030 [+0.010, +0.050], confirmed"
     assert words(0.01, 0.05, -1) == "+0.030 [+0.010, +0.050], the opposite"
+    assert words(-0.009, -0.001) == "-0.005 [-0.009, -0.001], the opposite, too small to matter"
     assert words(-0.05, -0.01, -1) == "-0.030 [-0.050, -0.010], confirmed"
     assert words(0.001, 0.009) == "+0.005 [+0.001, +0.009], too small to matter"
     assert words(-0.01, 0.01) == "+0.000 [-0.010, +0.010], no effect that matters"
