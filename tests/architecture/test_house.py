@@ -65,7 +65,7 @@ def test_no_module_and_no_function_is_too_long_to_read() -> None:
 def test_every_dependency_is_imported_somewhere() -> None:
     """Of the project and of its tests; tools that run beside them are named here."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    tools = {"import-linter", "mypy", "pytest-timeout", "ruff", "types-pyyaml"}
+    tools = {"import-linter", "mypy", "pytest-timeout", "pytest-xdist", "ruff", "types-pyyaml"}
     modules = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
     places = {
         "dependencies": (project["project"]["dependencies"], ("raypo",)),
@@ -119,6 +119,8 @@ def reads(path: Path, section: type[BaseModel], name: str) -> set[str]:
         return {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     known = {name} - {""}
     for node in nodes:
+        if isinstance(node, ast.NamedExpr) and last_name(node.value) in known:
+            known |= {node.target.id}
         if isinstance(node, ast.Assign):
             targets, values = node.targets[0], node.value
             pairs = zip(targets.elts, values.elts, strict=True) if paired(targets, values) else [(targets, values)]
