@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import BaseModel
@@ -104,7 +105,8 @@ def test_every_error_survives_pickling(kind: type[errors.RaypoError]) -> None:
 def sections() -> dict[type[BaseModel], str]:
     """All parts of the config tree, with the name under which the tree holds them ("" for what a list holds)."""
     kinds = [kind for _, kind in inspect.getmembers(config, inspect.isclass) if issubclass(kind, config.Section)]
-    names = {field.annotation: name for name, field in config.RunConfig.model_fields.items()}
+    fields = [item for kind in kinds for item in kind.model_fields.items()]
+    names = {one: name for name, field in fields for one in (field.annotation, *get_args(field.annotation))}
     return {kind: names.get(kind, "") for kind in kinds if kind is not config.Section}
 
 
