@@ -180,6 +180,9 @@ FIELDS: dict[str, tuple[str, str]] = {
     "annotation.replicas": ("0", "annotation.replicas = 0"),
     "annotation.gpus": ("-1", "annotation.gpus = -1"),
     "annotation.tokens_per_batch": ("0", "annotation.tokens_per_batch = 0"),
+    "annotation.importance": ("3", "annotation.importance = 3"),
+    "annotation.importance.positive": ("1", "annotation.importance.positive = 1"),
+    "annotation.importance.negative": ("1", "annotation.importance.negative = 1"),
     "training.workers": ("0", "training.workers = 0"),
     "training.gpus_per_worker": ("2", "training.gpus_per_worker = 2"),
     "training.learning_rate": ("0", "training.learning_rate = 0"),
@@ -254,6 +257,7 @@ def test_the_table_has_every_field() -> None:
     """And of a mapping of kinds, each kind; `type` tells the kinds apart and is there once."""
     kinds = (config.FunctionReward, config.ModelReward, config.HttpReward)
     every = fields(config.RunConfig) | fields(config.JudgeConfig, "evaluation.judge.")
+    every |= fields(config.ImportanceConfig, "annotation.importance.")
     for index, kind in enumerate(kinds):
         every |= fields(kind, f"rewards.{index}.")
     assert every - set(FIELDS) == {"rewards.1.type", "rewards.2.type"}

@@ -22,7 +22,7 @@ from raypo.config import RunConfig
 from raypo.data.chat import load_sets
 from raypo.errors import RewardError
 from raypo.evaluation.inputs import describe_table
-from raypo.evaluation.statistics import Floats, mean_interval
+from raypo.evaluation.statistics import Floats, Interval, mean_interval
 from raypo.models.load import load_tokenizer
 from raypo.online.folder import RunFolder, keeps_a_mirror
 from raypo.online.identity import open_folder, same_config
@@ -140,16 +140,20 @@ def train_offline(config: RunConfig, console: Console | None = None, *, accept_p
         "seed": config.seed,
     }
     tables.write_json(folder.path("summary.json"), summary)
-    console.print(
-        f"trained on {summary['sets_trained']} sets in {last['step']} steps, last loss {last['loss']:.4f}\n"
+    console.print(told_at_the_end(summary, accuracy), highlight=False, soft_wrap=True, markup=False)
+    return summary
+
+
+def told_at_the_end(summary: dict[str, Any], accuracy: Interval) -> str:
+    """What a finished run says: what it trained on, what it left out and why, how well it ranks, where the model is."""
+    out = ", ".join(f"{count} {reason}" for reason, count in summary["untrainable"].items()) or "none"
+    return (
+        f"trained on {summary['sets_trained']} sets in {summary['steps']} steps, last loss {summary['loss']:.4f}; "
+        f"sets that could not train: {out}\n"
         f"  held-out pairs ranked as the rewards rank them: {accuracy.mean:.3f} "
         f"[{accuracy.low:.3f}, {accuracy.high:.3f}] over {accuracy.n} prompts (0.5 is a coin)\n"
-        f"  model {summary['model']}",
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
+        f"  model {summary['model']}"
     )
-    return summary
 
 
 def annotate(

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import BaseModel
@@ -66,7 +67,7 @@ def test_no_module_and_no_function_is_too_long_to_read() -> None:
 def test_every_dependency_is_imported_somewhere() -> None:
     """Of the project and of its tests; tools that run beside them are named here."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    tools = {"import-linter", "mypy", "pytest-timeout", "ruff", "types-pyyaml"}
+    tools = {"import-linter", "mypy", "pytest-timeout", "pytest-xdist", "ruff", "types-pyyaml"}
     modules = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
     places = {
         "dependencies": (project["project"]["dependencies"], ("raypo",)),
@@ -105,7 +106,8 @@ def test_every_error_survives_pickling(kind: type[errors.RaypoError]) -> None:
 def sections() -> dict[type[BaseModel], str]:
     """All parts of the config tree, with the name under which the tree holds them ("" for what a list holds)."""
     kinds = [kind for _, kind in inspect.getmembers(config, inspect.isclass) if issubclass(kind, config.Section)]
-    names = {field.annotation: name for name, field in config.RunConfig.model_fields.items()}
+    fields = [item for kind in kinds for item in kind.model_fields.items()]
+    names = {one: name for name, field in fields for one in (field.annotation, *get_args(field.annotation))}
     return {kind: names.get(kind, "") for kind in kinds if kind is not config.Section}
 
 
@@ -120,6 +122,8 @@ def reads(path: Path, section: type[BaseModel], name: str) -> set[str]:
         return {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     known = {name} - {""}
     for node in nodes:
+        if isinstance(node, ast.NamedExpr) and last_name(node.value) in known:
+            known |= {node.target.id}
         if isinstance(node, ast.Assign):
             targets, values = node.targets[0], node.value
             pairs = zip(targets.elts, values.elts, strict=True) if paired(targets, values) else [(targets, values)]
