@@ -10,9 +10,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from scipy import stats
 
-from raypo.evaluation.diagnostics import HACKED_CORRELATION
+from raypo.evaluation.diagnostics import HACKED_CORRELATION, by_source
 from raypo.evaluation.inputs import Values, deviations
 from raypo.evaluation.statistics import Floats, correlation
 
@@ -32,7 +33,7 @@ class Doubts:
 
     Args:
         skew: of rewards less their set's mean.
-        tail: share of all distance from the mean that the farthest 1 % of responses hold.
+        tail: share of all distance from the mean that the farthest 1 % of responses hold; NaN below 100 responses.
         length: mean over sets of the rank correlation of reward and length; NaN without lengths.
         right: share of audited pairs that the reward orders rightly, ties a half; NaN without an audit.
         warnings: sentences; empty where nothing is doubted.
@@ -66,7 +67,7 @@ def doubts(
     apart = len(whole) > 2 and np.ptp(whole) > 0
     skew = float(stats.skew(whole)) if apart else math.nan
     far = np.sort(np.abs(whole))[::-1]
-    tail = float(far[: max(1, len(far) // 100)].sum() / far.sum()) if apart else math.nan
+    tail = float(far[: len(far) // 100].sum() / far.sum()) if apart and len(far) >= 100 else math.nan
     length = math.nan
     if lengths is not None:
         known = [[math.nan if v is None else v for v in row] for row in rewards]
@@ -76,6 +77,16 @@ def doubts(
     if difference is not None and verdict is not None and len(difference):
         right = float(np.mean(1 - np.abs((np.sign(difference) + 1) / 2 - verdict)))
     return Doubts(skew, tail, length, right, _warnings(skew, tail, length, right))
+
+
+def doubts_of_table(annotated: pa.Table) -> dict[str, tuple[str, ...]]:
+    """What is doubted of each reward source of a round's sets, by its name; no pairs are audited there.
+
+    Args:
+        annotated: records.ANNOTATED.
+    """
+    lengths = [np.array(row, dtype=np.float64) for row in annotated["response_lengths"].to_pylist()]
+    return {name: doubts(values, lengths).warnings for name, values in by_source(annotated).items()}
 
 
 def _warnings(skew: float, tail: float, length: float, right: float) -> tuple[str, ...]:

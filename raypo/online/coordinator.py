@@ -21,7 +21,6 @@ import pyarrow.compute as pc
 from raypo.config import RunConfig
 from raypo.errors import EngineError, LostProcess, RaypoError, RewardError, RunError
 from raypo.evaluation.diagnostics import evaluate
-from raypo.evaluation.inputs import describe_table
 from raypo.online import committed
 from raypo.online.committed import Committed
 from raypo.online.decisions import stop_reason
@@ -29,6 +28,7 @@ from raypo.online.events import Events
 from raypo.online.folder import RunFolder
 from raypo.online.metrics import Metrics
 from raypo.online.pace import Brake, Pace
+from raypo.online.record import inputs_of
 from raypo.stages import heldout, tables, verbs
 from raypo.stages.actors import Actors
 from raypo.training.rounds import RoundTask, Stop
@@ -328,7 +328,7 @@ class Coordinator:
         facts = done.facts
         if done.new:
             text = f"{facts['trainable']} of {facts['sets']} sets can train"
-            tables.write_json(folder.stage(round_index, "inputs.json"), describe_table(done.table, config).to_dict())
+            tables.write_json(folder.stage(round_index, "inputs.json"), inputs_of(done.table, config))
             self._events.note("annotate", text, round=round_index, seconds=facts["seconds"])
         if facts["trainable"] < max(1, config.online.min_trainable_fraction * facts["sets"]):
             raise RewardError(

@@ -21,13 +21,13 @@ from torch import Tensor
 from raypo.config import RunConfig
 from raypo.data.chat import load_sets
 from raypo.errors import RewardError
-from raypo.evaluation.inputs import describe_table
 from raypo.evaluation.statistics import Floats, Interval, mean_interval
 from raypo.models.load import load_tokenizer
 from raypo.online.folder import RunFolder, keeps_a_mirror
 from raypo.online.identity import open_folder, same_config
 from raypo.online.metrics import Metrics
 from raypo.online.progress import Terminal, console_of_choice
+from raypo.online.record import inputs_of
 from raypo.online.run import check_sources, fit_workers
 from raypo.scoring.rewards import score_given
 from raypo.stages import cluster, tables, verbs
@@ -184,7 +184,7 @@ def annotate(
             )
             facts["data"] = data
             tables.commit(place, table, "annotated", facts)
-            tables.write_json(folder.path(split, "inputs.json"), describe_table(table, config).to_dict())
+            tables.write_json(folder.path(split, "inputs.json"), inputs_of(table, config))
             text = f"annotate {split}: {facts['trainable']} of {facts['sets']} sets can train, {facts['seconds']:.1f} s"
             console.print(text, highlight=False)
         else:

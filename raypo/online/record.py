@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from raypo.config import RunConfig, as_yaml
+from raypo.evaluation.doubts import doubts_of_table
+from raypo.evaluation.inputs import describe_table
 from raypo.online.folder import RunFolder
 from raypo.report.record import RunRecord, Sample
 from raypo.stages import tables
@@ -73,12 +76,18 @@ def spread(folder: RunFolder) -> list[tuple[float, float]]:
     return points
 
 
+def inputs_of(annotated: pa.Table, config: RunConfig) -> dict[str, Any]:
+    """What inputs.json says of a round's sets: figures of their rewards, and what is doubted of them."""
+    return describe_table(annotated, config).to_dict() | {"doubts": doubts_of_table(annotated)}
+
+
 def inputs(folder: RunFolder) -> list[tuple[str, str]]:
-    """Ties, skew and agreement of the rewards over the first round's sets, with intervals, as label and value."""
+    """Ties, skew and agreement of the first round's rewards, with intervals, and doubts, as label and value."""
     found = tables.read_json(folder.path("rounds", "round-0000", "inputs.json"))
     if found is None:
         return []
     kinds = {"tie_rate": "tied pairs", "no_preference": "sets without a preference", "skew": "skew of rewards"}
     rows = [(f"{label}: {name}", one) for key, label in kinds.items() for name, one in found.get(key, {}).items()]
     rows += [(f"rank agreement: {name}", one) for name, one in found.get("agreement", {}).items()]
-    return [(label, f"{one['mean']:.2f} [{one['low']:.2f}, {one['high']:.2f}]") for label, one in rows if one]
+    told = [(label, f"{one['mean']:.2f} [{one['low']:.2f}, {one['high']:.2f}]") for label, one in rows if one]
+    return told + [(f"doubt: {name}", one) for name, those in found.get("doubts", {}).items() for one in those]
