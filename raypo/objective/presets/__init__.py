@@ -70,6 +70,8 @@ def preset(name: str, **given: float) -> AnyObjective:
         raise ConfigError(
             f"preset {name!r} has no hyperparameter {unknown[0]!r}{nearest(unknown[0], list(names))}",
             f"of {', '.join(names)}",
+            f"leave {unknown[0]} out; to change a file's preset on the command line with all that belongs to it: "
+            f"'objective={{preset: {name}, beta: 0.1}}'",
         )
     missing = [key for key in names if key not in given and key not in OPTIONAL]
     if missing:
