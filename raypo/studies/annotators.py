@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 
 from raypo.dispersion.mallows import fit
 from raypo.errors import DataError
@@ -134,12 +135,32 @@ class Reliability:
     ceiling: float
 
 
-def reliability(judged: Judged, measure: Callable[[Floats], float], people: int) -> Reliability:
-    """Split-half reliability of the prompts' disagreement, with an interval over prompts."""
-    cuts = [
-        (disagreements(judged, measure, one), disagreements(judged, measure, other)) for one, other in halves(people)
+@dataclass(frozen=True)
+class Cut:
+    """People in two halves.
+
+    Args:
+        first: people of one half.
+        second: of the other.
+        disagreement: of each prompt, within the first half and within the second.
+    """
+
+    first: list[int]
+    second: list[int]
+    disagreement: tuple[Floats, Floats]
+
+
+def cuts(judged: Judged, measure: Callable[[Floats], float]) -> list[Cut]:
+    """Disagreement within the halves of every cut."""
+    return [
+        Cut(first, second, (disagreements(judged, measure, first), disagreements(judged, measure, second)))
+        for first, second in halves(judged.people)
     ]
-    found = mean_correlation(cuts)
+
+
+def reliability(cuts: Sequence[Cut]) -> Reliability:
+    """Split-half reliability of the prompts' disagreement, with an interval over prompts."""
+    found = mean_correlation([cut.disagreement for cut in cuts])
     positive = max(found.mean, 0.0)
     return Reliability(found, float(np.sqrt(2 * positive / (1 + positive))))
 
@@ -156,7 +177,8 @@ def mean_correlation(pairs: Sequence[tuple[Floats, Floats]]) -> Interval:
 def order_kept(judged: Judged) -> Floats:
     """Rank correlation of each person's scores with the order of the responses in the file, mean over prompts.
 
-    1: the first was the best to this person at every prompt. Far from 0, a display order was kept and not a taste.
+    1: the first was the best to this person at every prompt. Far from 0, where the file has the order of display, that
+    order was kept and not a taste.
     """
     people = judged.people
     each = [
@@ -164,3 +186,21 @@ def order_kept(judged: Judged) -> Floats:
         for one in judged.scores
     ]
     return np.asarray(np.nanmean(np.array(each, dtype=np.float64), axis=0), dtype=np.float64)
+
+
+def order_repeated(judged: Judged) -> Floats:
+    """Rank correlation of each person's scores of two prompts, mean over all pairs of prompts, [people].
+
+    An order of display that is the same for all prompts and that the file does not tell is seen here, together with
+    what makes one source of responses really better than another: a person far above the others ranked by rote.
+    NaN where prompts have different numbers of responses.
+    """
+    people = judged.people
+    if len({one.shape[1] for one in judged.scores}) > 1 or len(judged.scores) < 2:
+        return np.full(people, np.nan)
+    ranks = np.stack([stats.rankdata(one[:people], axis=1) for one in judged.scores], axis=1)  # [people, prompts, K]
+    found = []
+    for mine in ranks:
+        between = np.corrcoef(mine)[np.triu_indices(len(mine), 1)]
+        found.append(float(np.mean(between[np.isfinite(between)])) if np.isfinite(between).any() else np.nan)
+    return np.array(found)

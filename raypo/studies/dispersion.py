@@ -32,6 +32,9 @@ from raypo.studies.result import CONFIDENCE, SAMPLES, Drawing, Result, Row, Sett
 RESPONSES, MATTERS, KEPT = 8, 0.1, 0.3
 """Responses per prompt of the language; smallest correlation that matters; order of display that counts as kept."""
 
+FILE_ORDER, ONE_ORDER = "order of the file kept", "one order over all prompts"
+"""Controls of display order, as rank correlations: with the file, and of one person's rankings of two prompts."""
+
 PROMPT_TOKENS, TOKENS = 200, 200
 """Of a prompt's end and of a response's start, on which a given model's entropy is taken."""
 
@@ -146,21 +149,21 @@ def on_people(kind: str, judged: annotators.Judged, setting: Setting) -> list[Ro
     )
     if kind == "cobbler":
         measures = {name: annotators.by_mallows(name) for name in DISTANCES}
-    people = judged.people
     by_model = under_model(judged, setting.options["model"]) if "model" in setting.options else {}
     for name, measure in measures.items():
         told = f"{kind}, {name}"
         whole = annotators.disagreements(judged, measure)
-        if people >= 4:
-            reliable = annotators.reliability(judged, measure, people)
+        if judged.people >= 4:
+            cuts = annotators.cuts(judged, measure)
+            reliable = annotators.reliability(cuts)
             rows.append(row(f"{told}, half against half", reliable.half))
             rows.append(
                 Row(f"{told}, a perfect index", "ceiling", len(whole), 1, reliable.ceiling, float("nan"), float("nan"))
             )
             pairs = [
-                (spread(judged, mine), annotators.disagreements(judged, measure, other))
-                for cut in annotators.halves(people)
-                for mine, other in (cut, cut[::-1])
+                (spread(judged, who), disagreement)
+                for cut in cuts
+                for who, disagreement in zip((cut.first, cut.second), cut.disagreement[::-1], strict=True)
             ]
             rows.append(row(f"{told}, reward spread of the other half", annotators.mean_correlation(pairs)))
         rows += [
@@ -176,12 +179,11 @@ def ordered(judged: annotators.Judged, slots: str | None) -> tuple[list[Row], an
     Raises:
         ConfigError: `slots` names people who are not there, or fewer than two remain.
     """
-    kept = annotators.order_kept(judged)
+    kept, repeated = annotators.order_kept(judged), annotators.order_repeated(judged)
     rows = [
-        Row(
-            f"cobbler, annotator {who}", "display order kept", len(judged.prompts), 1, float(value), *[float("nan")] * 2
-        )
-        for who, value in enumerate(kept)
+        Row(f"cobbler, annotator {who}", what, len(judged.prompts), 1, float(value), *[float("nan")] * 2)
+        for what, values in ((FILE_ORDER, kept), (ONE_ORDER, repeated))
+        for who, value in enumerate(values)
     ]
     try:
         chosen = (
@@ -252,9 +254,9 @@ def finding(rows: list[Row]) -> str:
         ceiling = f"ceiling {ceilings[where]:.2f}" if where in ceilings else "no ceiling can be told"
         each = "; ".join(f"{one.condition.rsplit(', ', 1)[1]} {one.words()}" for one in cases)
         told.append(f"{where} ({ceiling}): {each}.")
-    kept = [one for one in rows if one.measure == "display order kept"]
-    if kept:
-        told.append("Display order kept by annotators: " + ", ".join(f"{one.effect:+.2f}" for one in kept) + ".")
+    for what in (FILE_ORDER, ONE_ORDER):
+        if kept := [one for one in rows if one.measure == what]:
+            told.append(f"Annotators, {what}: " + ", ".join(f"{one.effect:+.2f}" for one in kept) + ".")
     if not any(one.condition.startswith(KINDS) for one in rows):
         told.append("No people's judgements were given.")
     return "Rank correlation of each index with true disagreement. " + " ".join(told)

@@ -115,10 +115,10 @@ def people(noise: Floats, seed: int = 0, count: int = 6) -> Judged:
 
 def test_halves_agree_where_prompts_really_differ_and_not_where_they_do_not() -> None:
     differ, alike = people(np.geomspace(0.1, 10, 60)), people(np.ones(60))
-    sure = annotators.reliability(differ, annotators.by_variance, 6)
+    sure = annotators.reliability(annotators.cuts(differ, annotators.by_variance))
     assert sure.half.low > 0.8
     assert sure.ceiling == pytest.approx(math.sqrt(2 * sure.half.mean / (1 + sure.half.mean)))
-    unsure = annotators.reliability(alike, annotators.by_variance, 6)
+    unsure = annotators.reliability(annotators.cuts(alike, annotators.by_variance))
     assert unsure.half.low < 0.1
     assert unsure.half.high < 0.5
 
@@ -143,7 +143,10 @@ def test_who_kept_the_order_of_display_is_seen_and_left_out() -> None:
     assert kept[0] == 1.0
     assert np.abs(kept[1:]).max() < 0.25
     rows, left = dispersion.ordered(judged, None)
-    assert [row.effect for row in rows] == kept.tolist()
+    repeated = annotators.order_repeated(judged)
+    assert repeated[0] == pytest.approx(1.0)  # the same order at every prompt
+    assert np.abs(repeated[1:]).max() < 0.1
+    assert [row.effect for row in rows] == [*kept, *repeated]
     assert left.people == 2
     assert dispersion.ordered(judged, "0,2")[1].people == 2
     for slots in ("0,9", "a", "1"):
