@@ -66,12 +66,12 @@ def judged(path: str, kind: str) -> Judged:
     rows = rows_of(path)
     try:
         if kind == "pandalm":
-            texts = [[row["response1"], row["response2"]] for row in rows]
+            texts = [[str(row["response1"]), str(row["response2"])] for row in rows]  # one that says `True` is no text
             # 1: the first is better, 2: the second, 0: a tie
             scores = [np.array([[v == 1, v == 2] for v in row["annotators"]], dtype=np.float64) for row in rows]
         else:
             keys = ("annotator_points",) if kind == "cobbler" else ("unbiased", "granular")
-            texts = [[one["text"] for one in row["responses"]] for row in rows]
+            texts = [[str(one["text"]) for one in row["responses"]] for row in rows]
             scores = [np.concatenate([_people(row["responses"], key) for key in keys]) for row in rows]
         return Judged([row["prompt"] for row in rows], texts, scores)
     except (KeyError, TypeError, ValueError) as error:

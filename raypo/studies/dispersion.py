@@ -66,10 +66,14 @@ def read(scorer: TokenScorer, prompt: list[int], responses: list[list[int]]) -> 
     return Sums(entropies, logps, torch.tensor([len(one) for one in responses]))
 
 
-def indices(read_ones: Sequence[Sums], width: int) -> dict[str, Floats]:
-    """The two indices that need a reference, one number per prompt."""
+def indices(read_ones: Sequence[Sums | None], width: int) -> dict[str, Floats]:
+    """The two indices that need a reference, one number per prompt; NaN where there is no response to read."""
     found: dict[str, list[float]] = {"entropy": [], "likelihood": []}
     for one in read_ones:
+        if one is None:
+            found["entropy"].append(float("nan"))
+            found["likelihood"].append(float("nan"))
+            continue
         mask = torch.ones(1, len(one.lengths), dtype=torch.bool)
         given = one.lengths[None], mask, width
         found["entropy"].append(float(dispersion.entropy_index(one.entropies[None], *given)))
@@ -214,11 +218,12 @@ def under_model(judged: annotators.Judged, folder: str) -> dict[str, Floats]:
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     scorer = TokenScorer(load_causal_lm(folder, dtype=torch.float32))
-    sums = []
+    sums: list[Sums | None] = []
     for prompt, responses in zip(judged.prompts, judged.responses, strict=True):
         start = tokenizer(prompt)["input_ids"][-PROMPT_TOKENS:]
         ids = [tokenizer(one, add_special_tokens=False)["input_ids"][:TOKENS] for one in responses]
-        sums.append(read(scorer, start, [one for one in ids if one]))
+        said = [one for one in ids if one]  # people judged empty responses too; there nothing can be read
+        sums.append(read(scorer, start, said) if said else None)
     return indices(sums, scorer.causal.get_output_embeddings().weight.shape[0])
 
 

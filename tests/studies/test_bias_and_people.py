@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hf_folders import make_model
 
 from raypo.errors import ConfigError, DataError
 from raypo.evaluation.statistics import Floats, correlation
@@ -177,6 +178,18 @@ def test_files_of_judgements_are_read(tmp_path: Path) -> None:
     for name in ("torn.jsonl", "none.jsonl"):
         with pytest.raises(DataError, match=name):
             annotators.judged(str(tmp_path / name), "gold")
+
+
+def test_a_model_reads_what_people_judged_and_not_what_is_empty(tmp_path: Path) -> None:
+    """Entropy per token over ln V lies in (0, 1); an empty response is left out, a prompt of empty ones is NaN."""
+    folder = make_model(tmp_path / "model", tied=True)
+    judged = Judged(["w1 w2"] * 3, [["w3 w4", ""], ["", ""], ["w3 w4", "w3 w4"]], [np.zeros((2, 2))] * 3)
+    found = dispersion.under_model(judged, str(folder))
+    assert set(found) == {"entropy", "likelihood"}
+    for values in found.values():
+        assert np.isnan(values).tolist() == [False, True, False]
+        assert 0 < values[0] < 1
+        assert values[0] == pytest.approx(values[2])
 
 
 def test_the_claim_on_dispersion_is_about_the_references_entropy() -> None:
