@@ -102,7 +102,7 @@ class TokenValues(NamedTuple):
     Args:
         logps: [P] log-probs, nats, with gradient.
         entropies: [P] without gradient, or None.
-        measured: [P] what a `Measure` gave, or None.
+        measured: [P] or [P, M], what a `Measure` gave, or None.
         masks: [M, P] of a mask head, with gradient, or None.
     """
 
@@ -129,7 +129,7 @@ def chunked_token_logps(
         targets: [P] int64.
         chunk_size: positions per call of the head; memory grows with chunk_size x V.
         with_entropy: also return the entropies, without gradient.
-        measure: one more value per position, with gradient where it has one.
+        measure: one more value per position, or M, with gradient where it has one.
 
     Returns:
         [P] each; fp32 (float64 if the head gives float64).

@@ -60,7 +60,8 @@ def test_every_preset_is_listed_with_its_hyperparameters(raypo: Command) -> None
 
 
 def test_the_plan_names_values_sources_work_and_memory(raypo: Command, tiny_model: Path) -> None:
-    code, out, _ = raypo("plan", "run.yaml", f"policy.path={tiny_model}", "training.workers=2")
+    policy, lengths = f"policy.path={tiny_model}", ["prompts.max_prompt_tokens=100", "sampling.max_response_tokens=100"]
+    code, out, _ = raypo("plan", "run.yaml", policy, *lengths, "training.workers=2")
     assert code == 0
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert {"training.workers 2 override", "rewards.0.name a file", "seed 0 default"} <= set(lines)
@@ -68,6 +69,14 @@ def test_the_plan_names_values_sources_work_and_memory(raypo: Command, tiny_mode
     assert any(line.startswith("logical CPUs asked 6,") for line in lines)
     assert any(line.startswith("train worker") for line in lines)
     assert "..." not in out, "a value was cut"
+
+
+def test_a_plan_refuses_lengths_that_the_model_cannot_hold(raypo: Command, tiny_model: Path) -> None:
+    """256 positions; 100 + 200 tokens."""
+    lengths = ["prompts.max_prompt_tokens=100", "sampling.max_response_tokens=200"]
+    code, _, told = raypo("plan", "run.yaml", f"policy.path={tiny_model}", *lengths)
+    assert code == 2
+    assert "has 256 positions and the run asks for sequences of 300 tokens" in told
 
 
 def test_a_plan_says_so_when_the_model_is_not_here(raypo: Command) -> None:

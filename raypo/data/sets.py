@@ -47,7 +47,8 @@ def read_sets(config: PromptsConfig, path: str | None = None, *, lone: bool = Fa
     Returns:
         rows of RAW_SETS, each with at least two responses, or one; facts: `rows` of the source, `formats` name to rows,
         `dropped` sets by reason ("too_few_responses", "one_label", and those of `formats.turns`),
-        `duplicate_responses` that left their set, of which the first is kept.
+        `duplicate_responses` that left their set, of which the first with a known reward is kept, and none
+        of those that are labelled both ways.
 
     Raises:
         DataError: the source cannot be read, a row is of no known layout, a cell is of the wrong type, or no set has
@@ -67,7 +68,7 @@ def read_sets(config: PromptsConfig, path: str | None = None, *, lone: bool = Fa
             read.append((row, found))
     kept, repeated = [], 0
     for row, given in _gathered(read):
-        texts, rewards = _distinct(given)
+        texts, rewards = _distinct(given, labels=given.labelled or lone)
         repeated += len(given.texts) - len(texts)
         if len(texts) < (1 if lone else 2):
             dropped[TOO_FEW] += 1
@@ -112,12 +113,13 @@ def _gathered(read: list[tuple[Row, Given]]) -> list[tuple[Row, Given]]:
     ]
 
 
-def _distinct(given: Given) -> tuple[list[str], list[float | None]]:
-    """The first of each text with its reward."""
-    first: dict[str, float | None] = {}
+def _distinct(given: Given, *, labels: bool) -> tuple[list[str], list[float | None]]:
+    """Each text once, with its first known reward; a text that is labelled both ways is a tie, and out."""
+    found: dict[str, list[float]] = {}
     for text, reward in zip(given.texts, given.rewards, strict=True):
-        first.setdefault(text, reward)
-    return list(first), list(first.values())
+        found.setdefault(text, []).extend([] if reward is None else [reward])
+    kept = {text: known for text, known in found.items() if not labels or len(set(known)) < 2}
+    return list(kept), [known[0] if known else None for known in kept.values()]
 
 
 def _raw(row: Row, given: Given, texts: list[str], rewards: list[float | None]) -> dict[str, Any]:

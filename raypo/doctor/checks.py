@@ -17,7 +17,7 @@ from rich.console import Console
 from raypo.config import FunctionReward, HttpReward, ModelReward, RunConfig, refuse_online
 from raypo.doctor import surroundings
 from raypo.doctor.findings import Finding, ok, warn
-from raypo.doctor.memory import BYTES, model_shape, size
+from raypo.doctor.memory import BYTES, check_lengths, model_shape, size
 from raypo.errors import ConfigError, ModelError, OutputError
 from raypo.models.load import check_folder, load_config, load_tokenizer
 from raypo.scoring.function import import_function
@@ -85,11 +85,6 @@ def objective(config: RunConfig) -> Finding:
     return ok("objective", f"{made.name}; needs {made.needs}")
 
 
-def longest(config: RunConfig) -> int:
-    """Tokens of the longest sequence that the run may meet."""
-    return config.engine.max_model_tokens or config.prompts.max_prompt_tokens + config.sampling.max_response_tokens
-
-
 def policy(config: RunConfig) -> Finding:
     """Model and tokenizer can be read, and belong to each other and to the lengths that the run asks for.
 
@@ -101,13 +96,8 @@ def policy(config: RunConfig) -> Finding:
     check_folder(given.path)
     read = load_config(given.path, given.revision).get_text_config()
     tokenizer = load_tokenizer(given.path, given.revision, given.chat_template)
-    positions, vocabulary, needed = getattr(read, "max_position_embeddings", None), read.vocab_size, longest(config)
-    if positions and needed > positions:
-        raise ModelError(
-            f"{given.path} has {positions:,} positions and the run asks for sequences of {needed:,} tokens",
-            f"prompts.max_prompt_tokens + sampling.max_response_tokens of at most {positions:,}",
-            "lower one of the two (and engine.max_model_tokens), or take a model with a longer context",
-        )
+    positions, vocabulary = getattr(read, "max_position_embeddings", None), read.vocab_size
+    check_lengths(config, positions)
     if len(tokenizer) > vocabulary:
         raise ModelError(
             f"the tokenizer of {given.path} has {len(tokenizer):,} tokens and its model embeds {vocabulary:,}",
@@ -144,7 +134,7 @@ def rewards(config: RunConfig) -> Finding:
         if isinstance(source, FunctionReward):
             import_function(source.path)
         elif isinstance(source, ModelReward):
-            check_folder(source.path)
+            check_folder(source.path, f"path of the reward {source.name!r}")
         elif isinstance(source, HttpReward):
             check_url(source.url, who)
             headers(source.token_env, who)

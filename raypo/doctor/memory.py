@@ -50,6 +50,7 @@ class ModelShape:
         layers: number of decoder layers.
         key_values: heads of keys times their size.
         vocabulary: tokens.
+        positions: tokens of the longest sequence; None where the config names no bound.
     """
 
     parameters: int
@@ -59,6 +60,7 @@ class ModelShape:
     layers: int
     key_values: int
     vocabulary: int
+    positions: int | None = None
 
 
 def size(count: float) -> str:
@@ -137,6 +139,7 @@ def model_shape(path: str) -> ModelShape | None:
             "layers": config["num_hidden_layers"],
             "key_values": head_size * (config.get("num_key_value_heads") or heads),
             "vocabulary": config["vocab_size"],
+            "positions": config.get("max_position_embeddings"),
         }
     except (OSError, ValueError, struct.error) as error:
         raise ModelError(f"{path} cannot be read: {error}", "a Hugging Face model folder", "copy it again") from error
@@ -154,6 +157,21 @@ def model_shape(path: str) -> ModelShape | None:
         matrices=sum(sum(shape) for shape in inner),
         **size,
     )
+
+
+def check_lengths(config: RunConfig, positions: int | None) -> None:
+    """Refuse lengths that the policy's context cannot hold.
+
+    Raises:
+        ModelError: the run asks for longer sequences than it has positions.
+    """
+    needed = config.engine.max_model_tokens or config.prompts.max_prompt_tokens + config.sampling.max_response_tokens
+    if positions and needed > positions:
+        raise ModelError(
+            f"{config.policy.path} has {positions:,} positions and the run asks for sequences of {needed:,} tokens",
+            f"prompts.max_prompt_tokens + sampling.max_response_tokens of at most {positions:,}",
+            "lower one of the two (and engine.max_model_tokens), or take a model with a longer context",
+        )
 
 
 def _header(file: Path) -> dict[str, list[int]]:

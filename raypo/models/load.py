@@ -29,8 +29,12 @@ LOAD_FAULTS = (OSError, ValueError, KeyError, SafetensorError, RuntimeError)
 """What transformers raises for folders that are not there, not models, of unknown type, or torn."""
 
 
-def check_folder(path: str) -> None:
+def check_folder(path: str, key: str = "policy.path") -> None:
     """Refuse a local folder that cannot be a safetensors model, without reading its weights. Hub names pass.
+
+    Args:
+        path: of the folder, or a hub name.
+        key: where a user gave it.
 
     Raises:
         ModelError: no config.json, no safetensors, or a file whose header is torn.
@@ -42,7 +46,7 @@ def check_folder(path: str) -> None:
         raise ModelError(
             f"{path}: " + ("no config.json" if folder.is_dir() else "no such folder"),
             "a Hugging Face model folder",
-            "check the path (policy.path)",
+            f"check the path ({key})",
         )
     try:
         json.loads((folder / "config.json").read_text(encoding="utf-8"))

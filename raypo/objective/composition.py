@@ -9,12 +9,13 @@ All three answer the same questions: what they need, and what a set needs to tra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from raypo.errors import ConfigError
-from raypo.objective.choices import NEEDS, Contrast, Dispersion, Link, Needs, Prior
+from raypo.objective.choices import NEEDS, Contrast, Dispersion, Link, Needs, Prior, TokenPrior
 from raypo.objective.refusals import check
 
 
@@ -93,6 +94,11 @@ class Objective:
         return self.contrast.deviation != "none" or self.contrast.reward_offset != "none"
 
     @property
+    def weighs_by_importance(self) -> bool:
+        """Whether tokens are weighted by two contrastive models."""
+        return isinstance(self.prior, TokenPrior) and self.prior.weights == "importance"
+
+    @property
     def needs_labels(self) -> bool:
         """Whether rewards are labels, 1 and 0 alone; one response is then enough to train."""
         return self.contrast.lone
@@ -137,6 +143,7 @@ class Outside:
     dispersion: ClassVar[Dispersion] = "none"
     needs_psi: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False
+    weighs_by_importance: ClassVar[bool] = False
     reference: ClassVar[Literal["frozen", "moving"]] = "frozen"
 
     def __post_init__(self) -> None:
@@ -157,7 +164,10 @@ class Mixture:
 
     Args:
         name: how it is reported.
-        parts: (weight, objective) pairs; the first gives the metrics.
+        parts: (weight, objective) pairs, weights > 0; the first gives the metrics.
+
+    Raises:
+        ConfigError: no part, a weight that is not above 0, or two parts whose priors weigh tokens.
     """
 
     name: str
@@ -166,6 +176,16 @@ class Mixture:
     def __post_init__(self) -> None:
         if not self.parts:
             raise ConfigError(f"{self.name}: a mixture of nothing", "at least one (weight, objective)")
+        for weight, part in self.parts:
+            if not (weight > 0 and math.isfinite(weight)):
+                raise ConfigError(
+                    f"{self.name}: weight {weight} of {part.name}",
+                    "a number above 0: a negative one would train away from the part, and 0 not at all",
+                )
+        if sum(isinstance(getattr(part, "prior", None), TokenPrior) for _, part in self.parts) > 1:
+            raise ConfigError(
+                f"{self.name}: two parts with token priors", "at most one: both would read the same weighted sums"
+            )
 
     @property
     def first(self) -> Objective | Outside:
@@ -211,6 +231,11 @@ class Mixture:
     def needs_scalar_rewards(self) -> bool:
         """Whether any part does."""
         return any(part.needs_scalar_rewards for _, part in self.parts)
+
+    @property
+    def weighs_by_importance(self) -> bool:
+        """Whether any part does."""
+        return any(part.weighs_by_importance for _, part in self.parts)
 
     @property
     def needs_labels(self) -> bool:

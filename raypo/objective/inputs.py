@@ -57,8 +57,8 @@ def check(
 
     Raises:
         ConfigError: psi, reference_logps or a declared term is missing.
-        DataError: shapes differ, psi is not above 0, or rewards are not of the objective's kind: ordinal ones where it
-            needs scalars, others than 1 and 0 where it needs labels.
+        DataError: shapes differ, psi is not above 0 and finite, a length is below 1, or rewards are not of the
+            objective's kind: ordinal ones where it needs scalars, others than 1 and 0 where it needs labels.
     """
     name = objective.name
     _check_shapes(
@@ -76,8 +76,12 @@ def check(
     missing = [term for term in objective.terms if term not in terms]
     if missing:
         raise ConfigError(f"{name}: terms without {', '.join(missing)}", f"terms {', '.join(objective.terms)}")
-    if psi is not None and not bool((psi > 0).all()):
-        raise DataError(f"{name}: psi with an entry that is not above 0", "psi = -c ln d > 0, one of each set")
+    if psi is not None and not bool(((psi > 0) & torch.isfinite(psi) | ~mask.any(1)).all()):
+        raise DataError(
+            f"{name}: psi with an entry that is not above 0 and finite", "psi = -c ln d > 0, one of each set"
+        )
+    if bool((mask & (lengths < 1)).any()):
+        raise DataError(f"{name}: a response of {int(lengths[mask].min())} tokens", "lengths of at least 1 under mask")
     if objective.needs_scalar_rewards:
         _check_scalar(name, rewards, mask)
     if objective.needs_labels:
@@ -90,7 +94,7 @@ def _check_shapes(name: str, policy: Tensor, psi: Tensor | None, given: Mapping[
         for key, t in given.items()
         if t is not None and t.shape[: t.dim() if key != "embeddings" else 2] != policy.shape
     ]
-    if policy.dim() != 2 or wrong or (psi is not None and psi.shape != policy.shape[:1]):
+    if policy.dim() != 2 or not policy.shape[-1] or wrong or (psi is not None and psi.shape != policy.shape[:1]):
         shape = "none" if psi is None else list(psi.shape)
         raise DataError(
             f"{name}: policy_logps {list(policy.shape)}, psi {shape}; {', '.join(wrong)}", "[B, K] each, and psi [B]"

@@ -69,23 +69,26 @@ def set_loss(
         policy_logps: [B, K] log-prob sums under the policy, with gradient, nats.
         reference_logps: [B, K] under the reference; None only when the objective needs none.
         lengths: [B, K] int, response tokens.
-        rewards: [B, K]. Only their order matters to most objectives. Their size matters where the objective needs
-            scalars (deviations, ODPO's offsets, PRO), and as well, with labels 1 and 0 taken as numbers, in `infonca`,
-            `nca`, `exo-rewards`, `lipo` and `ampo-opt-select`. A contrast of labels (KTO) takes 1 and 0 alone.
+        rewards: [B, K], numbers of any type, or labels as bool. Only their order matters to most objectives. Their size
+            matters where the objective needs scalars (deviations, ODPO's offsets, PRO), and as well, with labels 1 and
+            0 taken as numbers, in `infonca`, `nca`, `exo-rewards`, `lipo` and `ampo-opt-select`. A contrast of labels
+            (KTO) takes 1 and 0 alone.
         mask: [B, K] bool, False where there is no such response.
         psi: [B] dispersion scale; None is 1 on the score and an error for the phi-link.
         terms: named [B, K] extras that the objective declares (`objective.terms`); "embeddings" is [B, K, D].
 
     Raises:
         ConfigError: psi, reference_logps or a declared term is missing.
-        DataError: shapes differ; psi is not above 0; every reward is 0 or 1 and the objective needs scalars, or one is
-            neither and it needs labels.
+        DataError: shapes differ; psi is not above 0 and finite; a length is below 1; every reward is 0 or 1 and the
+            objective needs scalars, or one is neither and it needs labels.
     """
     given = terms or {}
     check(objective, policy_logps, reference_logps, lengths, rewards, mask, psi, given)
     policy = upcast(policy_logps)
     mask = mask & torch.isfinite(rewards)
-    rewards = _clean(upcast(rewards.detach()), mask)
+    # labels are often whole numbers or True and False
+    rewards = rewards.detach() if rewards.is_floating_point() else rewards.to(torch.float64)
+    rewards = _clean(upcast(rewards), mask)
     labels = rewards.to(policy.dtype)  # as they are: 1 and 0 mean something to a contrast of labels
     # counted from the lowest before the cast, which would make equals of large rewards that differ by little
     rewards = _clean(rewards - _lowest(rewards, mask), mask).to(policy.dtype)

@@ -17,8 +17,10 @@ from raypo.objective.choices import (
     TRANSFORMS,
     Contrast,
     Dispersion,
+    LinearPrior,
     Link,
     Prior,
+    TokenPrior,
     TransformPrior,
 )
 from raypo.objective.domains import faults
@@ -45,6 +47,8 @@ class Objective(Protocol):
     def tie_eps(self) -> float: ...  # noqa: D102
     @property
     def nll(self) -> float: ...  # noqa: D102
+    @property
+    def anchor(self) -> Literal["zero", "running-mean", "mismatched-pairs"]: ...  # noqa: D102
     @property
     def reference(self) -> Literal["frozen", "moving"]: ...  # noqa: D102
 
@@ -140,6 +144,38 @@ def _anchors(o: Objective) -> Refusal:
     return None
 
 
+def _anchor_score(o: Objective) -> Refusal:
+    if o.anchor == "zero":
+        return None
+    if o.contrast.kind not in ANCHORED:
+        return f"an anchor's score with contrast {o.contrast.kind!r}", (
+            "a contrast against an anchor: differences of responses cancel a constant"
+        )
+    if o.dispersion == "score":
+        return "psi on the score against an anchor that moves", (
+            "dispersion 'none': the anchor's score is one of all prompts, and psi would scale only one side"
+        )
+    if o.anchor == "mismatched-pairs" and o.prior != LinearPrior():
+        return f"prior {o.prior} against mismatched pairs", (
+            "the prior lp - lr: the anchor's score is a sequence's lp - lr, and both sides must be in its units"
+        )
+    return None
+
+
+def _masks(o: Objective) -> Refusal:
+    if not isinstance(o.prior, TokenPrior):
+        return None
+    if o.prior.penalty and o.prior.weights != "learned-mask":
+        return f"a penalty on the size of {o.prior.weights!r} weights", (
+            "weights 'learned-mask': the size of what nothing trains is a constant"
+        )
+    if o.prior.masks == "independent" and not (o.prior.weights == "learned-mask" and o.prior.kl):
+        return "independent masks without a log-ratio and a KL that both have trained ones", (
+            "weights 'learned-mask' and kl above 0: the second mask weighs the KL"
+        )
+    return None
+
+
 def _targets(o: Objective) -> Refusal:
     if (o.link.kind == "soft-exo") == (o.contrast.kind == "each-vs-rest"):
         return None
@@ -191,6 +227,8 @@ REFUSALS: tuple[Callable[[Objective], Refusal], ...] = (
     _pools,
     _chain,
     _anchors,
+    _anchor_score,
+    _masks,
     _targets,
     _reward_offset,
     _selection,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -59,6 +60,7 @@ class Coordinator:
         self._events.gauge = {"stage": "actors start"}
         self._failure: str | None = None
         self._error: RaypoError | None = None
+        self._work_began = math.inf
         self._answers: dict[int, RoundTask | Stop] = {}  # of the newest version; another rank asks the same
 
     def ready(self) -> None:
@@ -155,9 +157,9 @@ class Coordinator:
         """Events from a number on, and what is under way now."""
         return self._events.since(since), self._events.gauge
 
-    def engine_starts(self) -> int:
-        """Engine starts in the engines' present processes."""
-        return self._actors.engines.starts()
+    def started(self) -> tuple[int, float]:
+        """Engine starts in the engines' present processes, and the time on the clock when work began."""
+        return self._actors.engines.starts(), self._work_began
 
     def _bring_up(self, version: int) -> None:
         self._events.gauge = {"stage": "engines start"}
@@ -183,6 +185,7 @@ class Coordinator:
         known = committed.find(folder, source, lambda text: self._events.note("redo", text, version=version))
         if known is not None:
             return known
+        self._work_began = min(self._work_began, time.time())
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 table, facts = work()
@@ -289,7 +292,7 @@ class Coordinator:
         )
         if scored.new:
             facts = scored.facts
-            unusable = json.dumps(facts["unusable"]) if facts["unusable"] else "none"
+            unusable = ", ".join(f"{count} {reason}" for reason, count in facts["unusable"].items()) or "none"
             text = f"reward {facts['reward_mean']:.3f}, unusable: {unusable}"
             self._metrics.set("raypo_reward", facts["reward_mean"], prompts="round")
             self._events.note("score", text, round=round_index, seconds=facts["seconds"])

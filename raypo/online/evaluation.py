@@ -31,7 +31,7 @@ from raypo.models.load import check_folder, load_config, load_tokenizer
 from raypo.online.comparison_tables import shown
 from raypo.online.decisions import best_version
 from raypo.online.folder import RunFolder
-from raypo.online.identity import changed_fields
+from raypo.online.identity import changed_fields, record_at
 from raypo.online.run import check_sources, engine_setup
 from raypo.scoring.judge import Judge, Pair
 from raypo.stages import cluster, heldout, tables
@@ -101,7 +101,7 @@ def config_of_run(path: Path) -> RunConfig:
     Raises:
         DataError: the folder holds no run.
     """
-    known = tables.read_json(str(path / "run.json"))
+    known = record_at(str(path.absolute()))
     if known is None:
         raise DataError(f"{path} has no run.json", "the folder of a run", "give output/name of the run")
     place = path.absolute()

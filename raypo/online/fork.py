@@ -20,7 +20,7 @@ from typing import Any
 from raypo.config import RunConfig, build
 from raypo.errors import ConfigError, OutputError
 from raypo.online.folder import RunFolder
-from raypo.online.identity import changed_fields, open_folder, told
+from raypo.online.identity import changed_fields, open_folder, record_at, told
 from raypo.stages import cluster, tables
 from raypo.training import checkpoint
 from raypo.training.against import anchor_kind, learned_masks
@@ -45,7 +45,7 @@ def fork(config: RunConfig, name: str) -> RunConfig:
     """
     new = build(config.model_dump(mode="json") | {"name": name})
     source, target = RunFolder(config), RunFolder(new)
-    known = tables.read_json(source.path("run.json"))
+    known = record_at(source.root)
     if known is None or name == config.name:
         raise ConfigError(
             f"--fork {name} of run {config.name!r}, which {'is itself' if known else f'is not in {config.output}'}",
@@ -98,7 +98,8 @@ def refuse(old: RunConfig, new: RunConfig, version: int, *, model: str) -> None:
             one(before) != one(after) for one in (lambda o: o.reference, learned_masks, anchor_kind)
         ),
         "its finished rounds are not annotated for objective.*, and online.data = accumulate trains on them": (
-            new.online.data == "accumulate" and before.needs != after.needs
+            new.online.data == "accumulate"
+            and any(one(before) != one(after) for one in (lambda o: o.needs, lambda o: o.weighs_by_importance))
         ),
         "it has no averaged reference, and online.reference = ema needs one": (
             new.online.reference == "ema" and old.online.reference != "ema"

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from raypo.config import RunConfig
-from raypo.errors import ConfigError, OutputError
+from raypo.errors import ConfigError, IntegrityError, OutputError
 from raypo.online.folder import RunFolder
 from raypo.stages import tables
 from raypo.training.checkpoint import processor
@@ -27,6 +28,9 @@ PINNED_FIELDS = {
     "export_dtype": "policy.export_dtype",
 }
 """Pins that are config fields too: whoever accepts other pins may change these."""
+MADE = ("train", "heldout", "rounds", "evaluations", "checkpoints")
+"""What a run leaves in its folder, and belongs to it alone."""
+REMEDY = "restore it, take another name=, or remove the folder"
 
 
 def versions() -> dict[str, str]:
@@ -72,8 +76,17 @@ def same_config(folder: RunFolder, config: RunConfig, *, accept_pins: bool = Fal
 
     Raises:
         ConfigError: it holds another run; the changed fields are named.
+        IntegrityError: its record is damaged, or it is gone and what belonged to it is not.
     """
-    known = tables.read_json(folder.path("run.json"))
+    left = [name for name in MADE if os.path.exists(folder.path(name))]
+    if left and record_at(folder.root) is None:
+        raise IntegrityError(f"{folder.root} has {', '.join(left)} and no run.json", "the record of their run", REMEDY)
+    return _same(folder, config, accept_pins=accept_pins)
+
+
+def _same(folder: RunFolder, config: RunConfig, *, accept_pins: bool) -> bool:
+    """As `same_config`, of a folder that may have been filled before its record is written."""
+    known = record_at(folder.root)
     if known is None:
         return False
     changed = changed_fields(known["config"], json.loads(config.model_dump_json()))
@@ -87,6 +100,20 @@ def same_config(folder: RunFolder, config: RunConfig, *, accept_pins: bool = Fal
             f"add --fork NAME for a new run that goes on from here, choose another name=, or remove the folder{pinned}",
         )
     return True
+
+
+def record_at(root: str) -> dict[str, Any] | None:
+    """What a run's folder says of the run; None where none began.
+
+    Raises:
+        IntegrityError: the record is damaged.
+    """
+    known = tables.read_json(tables.join(root, "run.json"))
+    if known is None:
+        return None
+    if not isinstance(known, dict) or not isinstance(known.get("config"), dict):
+        raise IntegrityError(f"{root}/run.json is no record of a run", "an object with the run's config", REMEDY)
+    return known
 
 
 def changed_fields(before: Any, now: Any) -> dict[str, tuple[Any, Any]]:
@@ -124,7 +151,7 @@ def open_folder(folder: RunFolder, config: RunConfig, *, accept_pins: bool = Fal
     """
     earlier: list[dict[str, Any]] = []
     now = pins(config)
-    if same_config(folder, config, accept_pins=accept_pins):
+    if _same(folder, config, accept_pins=accept_pins):
         known = tables.read_json(folder.path("run.json")) or {}
         earlier = known.get("earlier_pins", [])
         changed = changed_fields(known.get("pins", {}), now)

@@ -34,7 +34,7 @@ def record_of(
         folder: of the run.
         summary: as in summary.json.
         headline: sentences in plain words.
-        seconds: per round, seconds by stage.
+        seconds: of the start and of each round, seconds by stage.
     """
     evaluations = folder.evaluations()
     return RunRecord(

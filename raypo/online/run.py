@@ -6,6 +6,7 @@ committed step: prompts, stage tables, evaluations and checkpoints are all found
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -70,7 +71,7 @@ def run(
     console = console or console_of_choice()
     folder = RunFolder(config)
     check(config, policy_exists=policy_timeout_s == 0.0)
-    began = time.monotonic()
+    began = time.time()
     if (done := tables.read_json(folder.path("summary.json"))) is not None and same_config(folder, config):
         console.print(f"run {config.name} is finished: {folder.path('summary.json')}", highlight=False, soft_wrap=True)
         return done
@@ -83,12 +84,14 @@ def run(
     owned = cluster.start(config, search_path=cluster.search_path())
     try:
         cluster.check_resources(config)
-        starts = fit(config, folder, policy_timeout_s, policy_failure, console, pace)
+        starts, work_began = fit(config, folder, policy_timeout_s, policy_failure, console, pace)
     finally:
         if owned:
             ray.shutdown()
     keep_versions(config, folder)
-    summary = summarize(config, folder) | {"engine_starts": starts, "wall_seconds": round(time.monotonic() - began, 1)}
+    summary = summarize(config, folder) | {"engine_starts": starts, "wall_seconds": round(time.time() - began, 1)}
+    # Ray, actors, engines, and the wait for a policy that is still being made; 0 where nothing was left to do
+    summary["seconds"] |= {"start": round(work_began - began, 2) if math.isfinite(work_began) else 0.0}
     report = write(config, folder, summary)
     for text in lines(summary, report):
         console.print(text, highlight=False, soft_wrap=True, markup=False)
@@ -118,13 +121,13 @@ def check_sources(config: RunConfig, *, policy_exists: bool) -> None:
     if policy_exists:
         check_folder(config.policy.path)
     if (models := config.annotation.importance) is not None:
-        check_folder(models.positive)
-        check_folder(models.negative)
+        check_folder(models.positive, "annotation.importance.positive")
+        check_folder(models.negative, "annotation.importance.negative")
     for source in config.rewards:
         if isinstance(source, FunctionReward):
             import_function(source.path)
         elif isinstance(source, ModelReward):
-            check_folder(source.path)
+            check_folder(source.path, f"path of the reward {source.name!r}")
 
 
 def read_prompts(folder: RunFolder, config: RunConfig) -> tuple[pa.Table, dict[str, Any]] | None:
@@ -158,8 +161,11 @@ def fit(
     policy_failure: Callable[[], str | None] | None,
     console: Console,
     pace: Pace | None = None,
-) -> int:
-    """Create the actors, run one `TorchTrainer.fit` over all rounds, and end the actors; returns the engine starts.
+) -> tuple[int, float]:
+    """Create the actors, run one `TorchTrainer.fit` over all rounds, and end the actors.
+
+    Returns:
+        the engine starts, and the time on the clock when the first stage began.
 
     Raises:
         RaypoError: as raised in a stage.
@@ -187,7 +193,7 @@ def fit(
             fit_workers(config, folder, Tables(coordinator), sender(config, actors))
         if (error := ray.get(coordinator.error.remote())) is not None:
             raise error
-        return int(ray.get(coordinator.engine_starts.remote()))
+        return tuple(ray.get(coordinator.started.remote()))
     finally:
         actors.shutdown()
 

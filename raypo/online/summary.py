@@ -13,6 +13,7 @@ from raypo.config import RunConfig, build
 from raypo.errors import DataError
 from raypo.online.decisions import best_version
 from raypo.online.folder import RunFolder
+from raypo.online.identity import record_at
 from raypo.online.record import record_of
 from raypo.report.page import write_report
 from raypo.stages import tables
@@ -92,9 +93,12 @@ def seconds_by_stage(
 
 
 def seconds_by_round(folder: RunFolder) -> list[dict[str, float]]:
-    """Per finished round, seconds by stage; the evaluation of the version that it made belongs to it."""
+    """Of the start and of each finished round, seconds by stage.
+
+    The evaluation of the version that a round made belongs to it, and that of the source policy to the start.
+    """
     evaluations, stages, trained = folder.evaluations(), folder.stage_facts(), folder.trained()
-    return [
+    return [seconds_by_stage(evaluations[:1], [], [])] + [
         seconds_by_stage(evaluations[i + 1 : i + 2], stages[i : i + 1], trained[i : i + 1]) for i in range(len(trained))
     ]
 
@@ -115,7 +119,9 @@ def write(config: RunConfig, folder: RunFolder, summary: dict[str, Any]) -> str:
     tables.write_json(folder.path("summary.json"), summary)
     path = folder.path("report.html")
     untrained = [source.name for source in config.rewards if source.weight == 0]
-    record = record_of(config, folder, summary, headline(summary), seconds_by_round(folder))
+    beginning, *rounds = seconds_by_round(folder)
+    beginning |= {"start": summary["seconds"].get("start", 0.0)}
+    record = record_of(config, folder, summary, headline(summary), [beginning, *rounds])
     write_report(record, path, confidence=config.evaluation.confidence, untrained=untrained)
     return path
 
@@ -176,12 +182,14 @@ def rewrite_report(path: str | Path) -> str:
         DataError: the folder holds no run, or no evaluated version.
     """
     place = Path(path).absolute()
-    known = tables.read_json(str(place / "run.json"))
-    if not known or "config" not in known:
+    known = record_at(str(place))
+    if known is None:
         raise DataError(f"{path} has no run.json with a config", "the folder of a run", "give output/name of the run")
     config = build(known["config"] | {"output": str(place.parent), "name": place.name})
     folder = RunFolder(config)
     if not folder.evaluations():
         raise DataError(f"{path} has no evaluated version yet", "a run whose start was evaluated", "let it run on")
     older = tables.read_json(folder.path("summary.json")) or {}
-    return write(config, folder, older | summarize(config, folder))
+    made = summarize(config, folder)
+    seconds = older.get("seconds", {}) | made["seconds"]  # of what is not a stage, only the older knows
+    return write(config, folder, older | made | {"seconds": seconds})

@@ -175,16 +175,16 @@ def frontier(evaluations: Sequence[dict[str, Any]]) -> Figure:
 
 
 def time_spent(seconds: Sequence[dict[str, float]]) -> Figure:
-    """Seconds by stage, one bar a round."""
+    """Seconds by stage: a bar for the start and one for each round."""
     figure, ax = axes(9.4, 0.5 * len(seconds) + 1.2)
-    names = list(dict.fromkeys(name for one in seconds for name in one))
+    names = list(dict.fromkeys(name for one in reversed(seconds) for name, spent in one.items() if spent))
     for row, one in enumerate(seconds):
         left = 0.0
         for name, colour in zip(names, COLOURS, strict=False):
             width = one.get(name, 0.0)
             ax.barh(row, width, left=left, color=colour, label=name if row == 0 else None)
             left += width
-    ax.set_yticks(range(len(seconds)), [f"round {row + 1}" for row in range(len(seconds))])
+    ax.set_yticks(range(len(seconds)), ["start", *(f"round {row}" for row in range(1, len(seconds)))])
     ax.invert_yaxis()
     ax.set_xlabel("seconds")
     ax.legend(frameon=False, ncols=len(names), loc="lower center", bbox_to_anchor=(0.5, 1.0))

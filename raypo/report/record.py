@@ -25,7 +25,7 @@ class RunRecord:
         summary: as in summary.json.
         headline: sentences in plain words.
         evaluations: per weight version, as from `Evaluation.to_dict`.
-        seconds: per round, seconds by stage.
+        seconds: of the start and of each round, seconds by stage.
         steps: step metrics, in order.
         samples: of held-out prompts.
         spread: of some training sets, the standard deviation of scaled rewards and the dispersion index.

@@ -185,9 +185,11 @@ class ReferenceScorer:
             yield group, pack([sets[i] for i in group], pad_token_id=PAD, packing=self._packing).to(self._device)
 
     def _contrastive_scorers(self) -> list[TokenScorer]:
+        if self._importance is None:
+            raise ModelError("no contrastive models", "two", "set annotation.importance.positive and .negative")
         if not self._contrastive:
-            found = [self._read(folder) for folder in self._importance or ()]
-            for folder, one in zip(self._importance or (), found, strict=True):
+            found = [self._read(folder) for folder in self._importance]
+            for folder, one in zip(self._importance, found, strict=True):
                 self._check_width(folder, one)
             self._contrastive = found
         return self._contrastive

@@ -108,7 +108,7 @@ def load_classifier(config: ModelReward) -> PreTrainedModel:
     Raises:
         ModelError: it cannot be read, or its head is not among its weights: transformers would make a random one.
     """
-    check_folder(config.path)
+    check_folder(config.path, f"path of the reward {config.name!r}")
     try:
         model, info = AutoModelForSequenceClassification.from_pretrained(
             config.path,

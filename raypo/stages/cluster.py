@@ -85,7 +85,7 @@ def check_trainer(objective: AnyObjective, config: RunConfig) -> None:
         ConfigError: token weights without the models that give them; scaled labels; a moving reference of a policy
             with adapters.
     """
-    if weighs_by_importance(objective) and config.annotation.importance is None:
+    if objective.weighs_by_importance and config.annotation.importance is None:
         raise ConfigError(
             f"objective.preset = {objective.name}: its token weights come from two contrastive models",
             "annotation.importance.positive and annotation.importance.negative, folders of two models",
@@ -96,7 +96,7 @@ def check_trainer(objective: AnyObjective, config: RunConfig) -> None:
     if labels and config.scoring.reward_scale != "none":
         raise ConfigError(
             f"objective.preset = {objective.name} with scoring.reward_scale = {config.scoring.reward_scale}",
-            "reward_scale 'none': this objective reads rewards as labels, desirable above 1/2, and a scale moves them",
+            "reward_scale 'none': this objective reads rewards as labels, 1 or 0, and a scale moves them",
             "set scoring.reward_scale=none, and rewards that are 1 or 0",
         )
     if objective.reference == "moving" and config.policy.adapter != "none":
@@ -105,11 +105,6 @@ def check_trainer(objective: AnyObjective, config: RunConfig) -> None:
             "adapter 'none': the moving reference is an average of whole weights, and adapters change none of them",
             "set policy.adapter=none, or take a preset with a fixed reference",
         )
-
-
-def weighs_by_importance(objective: AnyObjective) -> bool:
-    """Whether a part weighs tokens by two contrastive models."""
-    return any(getattr(getattr(part, "prior", None), "weights", "") == "importance" for _, part in objective.parts)
 
 
 def hyperparameters_of(config: RunConfig) -> dict[str, float]:

@@ -261,7 +261,7 @@ def read_json(uri: str) -> Any | None:
         raise IntegrityError(
             f"{uri} is not JSON: {error}",
             "a whole file: raypo writes each at once",
-            "remove it, or the folder it is in",
+            "remove the folder it is in",
         ) from error
 
 

@@ -23,7 +23,7 @@ from raypo.errors import DataError, RewardError
 from raypo.records import ANNOTATED, SAMPLED, SCORED, conform
 from raypo.scoring.rewards import Scorer, reward_spread, trainability
 from raypo.stages.actors import EMPTY, Actors, get
-from raypo.stages.cluster import objective_of, weighs_by_importance
+from raypo.stages.cluster import objective_of
 from raypo.stages.streaming import stream
 
 Progress = Callable[[pa.Table], None]
@@ -220,7 +220,7 @@ def annotate(
     began = time.monotonic()
     handles, timeout = actors.references, config.cluster.no_progress_timeout_s
     objective = objective_of(config)
-    asked = {"with_tokens": objective.needs == "token-logps", "with_gaps": weighs_by_importance(objective)}
+    asked = {"with_tokens": objective.needs == "token-logps", "with_gaps": objective.weighs_by_importance}
 
     def call(batch: pa.Table) -> pa.Table:
         actor = handles[batch["chunk"][0].as_py() % len(handles)]

@@ -78,7 +78,8 @@ def training_sets(table: pa.Table, objective: AnyObjective) -> list[TrainingSet]
     An objective with its own `tie_eps` may use fewer sets than the table marks as trainable.
 
     Raises:
-        DataError: the objective needs scalar rewards, and all are ordinal; or token log-probs, and none are there.
+        DataError: the objective needs scalar rewards, and all are ordinal; or token log-probs or
+            weights, and none are there.
     """
     rows = sorted(table.to_pylist(), key=lambda row: (row["prompt_id"], row["round"]))
     found = [_from_row(row) for row in rows if row["trainable"]]
@@ -88,6 +89,12 @@ def training_sets(table: pa.Table, objective: AnyObjective) -> list[TrainingSet]
         raise DataError(
             f"{objective.name} needs reference log-probs per token, and the annotated table has none",
             "a table that was annotated for this objective",
+            "annotate again: raypo train or raypo run with this objective and another name",
+        )
+    if objective.weighs_by_importance and not all(one.token_weights for one in found):
+        raise DataError(
+            f"{objective.name} needs token weights, and the annotated table has no contrastive_token_gaps",
+            "a table that was annotated with annotation.importance",
             "annotate again: raypo train or raypo run with this objective and another name",
         )
     given = columns(found, torch.float64, "cpu")

@@ -22,6 +22,7 @@ from raypo.logprobs import (
     sum_by_response,
     token_kl,
     token_log_square_sums,
+    upcast,
 )
 from raypo.models.live import LiveReference
 from raypo.models.scorer import TokenScorer
@@ -92,25 +93,29 @@ def response_values(means: Means, sets: Sequence[TrainingSet], batch: Batch) -> 
     prior, responses, owner = token_prior(objective), len(batch.slot), batch.response_index
     states = _reference_states(means, batch)
     learned = states.layers if prior is not None and prior.weights == "learned-mask" else None
-    measure = _measure(means, states.last)
-    found = means.scorer(batch, chunk_tokens=chunk, measure=measure, reference_layers=learned)
+    measures = _measures(means, states.last)
+    found = means.scorer(batch, chunk_tokens=chunk, measure=_together(measures), reference_layers=learned)
+    measured = dict(zip(measures, () if found.measured is None else found.measured.unbind(-1), strict=True))
     values = {"policy_logps": sum_by_response(found.logps, owner, responses)}
     reference = _reference_tokens(means, sets, batch, prior, states.last)
     if objective.reference == "moving" and reference is not None:
         values["reference_logps"] = sum_by_response(reference, owner, responses)
     if "response_weights" in objective.terms:
-        values["response_weights"] = tokens.confidence_weights(found.logps, found.measured, owner, responses)
+        values["response_weights"] = tokens.confidence_weights(
+            found.logps, measured["log_square_sums"], owner, responses
+        )
     if "eos_logps" in objective.terms:
         last = torch.bincount(owner, minlength=responses).cumsum(0) - 1
         values["eos_logps"] = found.logps[last]
         values["ended"] = torch.tensor([float(end) for one in sets for end in one.ended], device=last.device)
-    if "eos_before" in objective.terms and found.measured is not None:
-        values |= tokens.stopping_chances(found.measured.exp(), owner, responses, budget=_eos_budget(objective))
+    if "eos_before" in objective.terms:
+        chances = measured["stop_logps"].exp()
+        values |= tokens.stopping_chances(chances, owner, responses, budget=_eos_budget(objective))
     if "embeddings" in objective.terms and states.last is not None:
         sums = states.last.new_zeros(responses, states.last.shape[-1]).index_add(0, owner, states.last)
         values["embeddings"] = sums / torch.bincount(owner, minlength=responses).clamp_min(1)[:, None]
     if prior is not None:
-        values |= _weighted(prior, sets, batch, found, reference, states.layers)
+        values |= _weighted(prior, sets, batch, found, measured.get("forward_kl"), reference, states.layers)
     return values
 
 
@@ -131,19 +136,26 @@ def _reference_states(means: Means, batch: Batch) -> States:
     return States()
 
 
-def _measure(means: Means, states: Tensor | None) -> Measure | None:
-    """What is measured of the policy's logits beside the log-prob."""
-    terms = means.objective.terms
+def _measures(means: Means, states: Tensor | None) -> dict[str, Measure]:
+    """What is measured of the policy's logits beside the log-prob, by name; each [p] of a chunk's positions."""
+    terms, found = means.objective.terms, dict[str, Measure]()
     if "forward_kl" in terms and states is not None:
         live = means.live
         # KL(reference || policy) over the vocabulary, TDPO's direction
-        return lambda logits, place: token_kl(live.head(states[place]).detach(), logits)
+        found["forward_kl"] = lambda logits, place: token_kl(live.head(states[place]).detach(), logits)
     if "response_weights" in terms:
-        return lambda logits, place: token_log_square_sums(logits.detach())
+        found["log_square_sums"] = lambda logits, place: token_log_square_sums(logits.detach())
     if "eos_before" in terms:
         stops = _stop_tokens(means.scorer)
-        return lambda logits, place: logits.float()[:, stops].logsumexp(-1) - logits.float().logsumexp(-1)
-    return None
+        found["stop_logps"] = lambda logits, place: torch.log_softmax(upcast(logits), -1)[:, stops].logsumexp(-1)
+    return found
+
+
+def _together(measures: dict[str, Measure]) -> Measure | None:
+    """All measures as one: [p, M]."""
+    if not measures:
+        return None
+    return lambda logits, place: torch.stack([one(logits, place) for one in measures.values()], -1)
 
 
 def _eos_budget(objective: AnyObjective) -> float:
@@ -193,6 +205,7 @@ def _weighted(
     sets: Sequence[TrainingSet],
     batch: Batch,
     found: TokenValues,
+    divergence: Tensor | None,
     reference: Tensor | None,
     layers: Tensor | None,
 ) -> dict[str, Tensor]:
@@ -214,8 +227,8 @@ def _weighted(
     values, kl_weights = {}, weights if kl_weights is None else kl_weights
     if prior.weights != "none" and reference is not None:
         values["weighted_log_ratios"] = tokens.weighted_log_ratios(weights, logps, reference, owner, responses)
-    if prior.kl and found.measured is not None:
-        values["forward_kl"] = sum_by_response(kl_weights * found.measured, owner, responses)
+    if prior.kl and divergence is not None:
+        values["forward_kl"] = sum_by_response(kl_weights * divergence, owner, responses)
     if prior.penalty:
         lengths = torch.bincount(owner, minlength=responses).clamp_min(1)
         values["mask_sizes"] = sum_by_response(weights.abs() + kl_weights.abs(), owner, responses) / lengths

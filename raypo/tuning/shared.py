@@ -73,7 +73,8 @@ class Shared:
             "dispersion": dispersion,
             "seed": config.seed if config.dispersion.shuffle else 0,
         }
-        kind = "tokens" if wants_tokens(objective_of(config)) else "plain"
+        objective = objective_of(config)
+        kind = "importance" if objective.weighs_by_importance else "tokens" if wants_tokens(objective) else "plain"
         digest = hashlib.sha256(json.dumps(finish, sort_keys=True).encode()).hexdigest()[:10]
         place = tables.join(self._root, "tables", f"{kind}-{digest}")
         if (manifest := tables.manifest_of(place)) is None:

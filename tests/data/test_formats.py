@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, get_args
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -283,6 +285,15 @@ def test_other_columns_and_keys_are_named_by_settings(tmp_path: Path) -> None:
     assert (sets[0]["prompt"], sets[0]["rewards"], facts["formats"]) == ("p", [1.0, 2.0], {"columns": 1})
     sets, _ = read(tmp_path, LAYOUTS[10][2], response_score_key="overall_score")
     assert sets[0]["rewards"] == [7.5, 10.0]
+
+
+def test_keys_that_parquet_fills_with_nulls_are_not_there(tmp_path: Path) -> None:
+    """Of one score in both completions and one in the first alone, the first is read, from Parquet as from JSON."""
+    scores = [{"overall_score": 8.0, "fine-grained_score": 4.0}, {"overall_score": 6.0}]
+    texts = [{"response": text} | one for text, one in zip("ab", scores, strict=True)]
+    pq.write_table(pa.Table.from_pylist([{"instruction": "p", "completions": texts}]), tmp_path / "rows.parquet")
+    table, _ = read_sets(PromptsConfig(path=str(tmp_path / "rows.parquet")))
+    assert table["rewards"].to_pylist() == [[8.0, 6.0]]
 
 
 def test_columns_are_ordered_by_number(tmp_path: Path) -> None:

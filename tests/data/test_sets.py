@@ -99,6 +99,23 @@ def test_the_real_sets_of_sixteen_responses_are_read_as_they_are() -> None:
     assert table["rewards"][0].as_py()[0] == 2.813e-06
 
 
+def test_a_response_that_is_labelled_both_ways_is_a_tie_and_out(tmp_path: Path) -> None:
+    """Of a (true and false), b true and c false: b and c; and alone it is no set even where one response is enough."""
+    labels = [("a", True), ("a", False), ("b", True), ("c", False)]
+    rows = [{"prompt": "p", "completion": text, "label": label} for text, label in labels]
+    table, facts = read_sets(config(tmp_path, [*rows, {"prompt": "q", "completion": "d", "label": True}]), lone=True)
+    assert (table["responses"].to_pylist(), facts["duplicate_responses"]) == ([["b", "c"], ["d"]], 2)
+    pair = [{"prompt": "p", "chosen": "a", "rejected": "a"}, {"prompt": "q", "chosen": "a", "rejected": "b"}]
+    table, facts = read_sets(config(tmp_path, pair), lone=True)
+    assert (table["prompt"].to_pylist(), facts["dropped"]["too_few_responses"]) == (["q"], 1)
+
+
+def test_a_known_reward_of_a_text_comes_before_an_unknown_one(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "responses": ["a", "a", "b"], "rewards": [None, 5, 3]}]
+    table, _ = read_sets(config(tmp_path, rows))
+    assert (table["responses"].to_pylist(), table["rewards"].to_pylist()) == ([["a", "b"]], [[5.0, 3.0]])
+
+
 def test_one_labelled_response_is_a_set_for_an_objective_that_compares_with_an_anchor(tmp_path: Path) -> None:
     """TRL's unpaired data, one completion per prompt: nothing for a pair, four sets for KTO."""
     rows = [{"prompt": f"p{i}", "completion": f"c{i}", "label": i < 2} for i in range(4)]

@@ -48,6 +48,7 @@ def test_names_and_parameters_are_those_of_the_functions(named: dict[str, Any], 
     assert {name: set(parameters) for name, parameters in named.items()} == found
 
 
+PAIRED = Contrast(kind="anchored", parameters={"chosen_weight": 1, "rejected_weight": 1})
 PHI, PSI_SCORE = Link(kind="phi"), "score"
 
 
@@ -75,6 +76,11 @@ PHI, PSI_SCORE = Link(kind="phi"), "score"
             "a constant has no place",
         ),
         ({"link": Link(kind="soft-exo")}, "term by term"),
+        ({"anchor": "running-mean"}, "cancel a constant"),
+        ({"contrast": PAIRED, "anchor": "running-mean", "dispersion": "score"}, "scale only one side"),
+        ({"contrast": PAIRED, "anchor": "mismatched-pairs", "prior": LinearPrior(eta=1)}, "in its units"),
+        ({"prior": TokenPrior(kl=1.0, penalty=0.5)}, "what nothing trains is a constant"),
+        ({"prior": TokenPrior(weights="learned-mask", masks="independent")}, "the second mask weighs the KL"),
         ({"contrast": Contrast(kind="above-mean", reward_offset="log", offset_scale=1.0)}, "that of two responses"),
         ({"contrast": Contrast(kind="best-vs-worst", select="bottom", keep=2)}, "more than two"),
         ({"contrast": Contrast(kind="one-vs-rest", select="bottom")}, "keep >= 1"),

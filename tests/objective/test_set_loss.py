@@ -242,9 +242,26 @@ def test_labels_are_labels_and_psi_is_a_scale() -> None:
     anchor = {"anchor": torch.zeros(1, 3, dtype=torch.float64)}
     with pytest.raises(DataError, match=r"kto: a reward of 7\n.*labels: 1 for a desirable"):
         set_loss(objective("kto"), **given, terms=anchor)
-    for psi in (0.0, -1.0, math.nan):
+    for psi in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(DataError, match="psi with an entry that is not above 0"):
             set_loss(objective("mallows-theta"), **(given | {"psi": torch.tensor([psi], dtype=torch.float64)}))
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.bool, torch.float16])
+def test_labels_of_any_type_are_numbers(kind: torch.dtype) -> None:
+    """MPO of 1 0 0 is the same whatever holds the labels."""
+    given = inputs([[-5.0, -4.0, -6.0]], [[1.0, 0.0, 0.0]])
+    expected = set_loss(objective("mpo"), **given).loss
+    found = set_loss(objective("mpo"), **(given | {"rewards": given["rewards"].to(kind)})).loss
+    assert torch.equal(found, expected)
+
+
+def test_lengths_below_one_and_sets_of_nothing_are_refused() -> None:
+    given = inputs([[-5.0, -4.0]], [[1.0, 0.0]])
+    with pytest.raises(DataError, match="a response of -2 tokens"):
+        set_loss(objective("dpo"), **(given | {"lengths": torch.tensor([[3, -2]])}))
+    with pytest.raises(DataError, match=r"policy_logps \[1, 0\]"):
+        set_loss(objective("dpo"), **{key: value[:, :0] if key != "psi" else value for key, value in given.items()})
 
 
 def test_rewards_that_are_large_and_differ_by_little_are_told_apart() -> None:

@@ -12,7 +12,7 @@ from tiny import prompt_table as prompts
 from tiny import run_config
 
 from raypo.config import RunConfig
-from raypo.errors import ConfigError
+from raypo.errors import ConfigError, IntegrityError
 from raypo.online import identity
 from raypo.online.committed import commit, find
 from raypo.online.folder import RunFolder
@@ -37,6 +37,19 @@ def changed(config: RunConfig, section: str, **values: Any) -> RunConfig:
 
 def record(config: RunConfig) -> dict[str, Any]:
     return json.loads(Path(RunFolder(config).path("run.json")).read_text())
+
+
+@pytest.mark.parametrize("text", ["[]", '{"pins": 1}', '{"config": 3}', "{"])
+def test_a_damaged_record_is_told_and_never_taken_for_a_new_run(opened: RunConfig, text: str) -> None:
+    """Nor is a folder whose record was removed while its rounds were not."""
+    folder = RunFolder(opened)
+    Path(folder.path("run.json")).write_text(text)
+    with pytest.raises(IntegrityError, match=r"run\.json"):
+        identity.same_config(folder, opened)
+    Path(folder.path("run.json")).unlink()
+    Path(folder.path("checkpoints")).mkdir()
+    with pytest.raises(IntegrityError, match=r"has checkpoints and no run\.json"):
+        identity.same_config(folder, opened)
 
 
 def test_pins_are_versions_world_size_threads_types_and_the_processor(opened: RunConfig) -> None:

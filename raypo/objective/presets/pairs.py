@@ -48,7 +48,7 @@ ROWS: dict[str, Row] = {
             p, prior=LinearPrior(b=0), link=Link(kind="hinge", parameters={"threshold": 1.0}), nll=p["nll"]
         ),
         hyperparameters=("nll",),
-        defaults={"beta": 1.0},  # the paper has none: its margin is delta
+        defaults={"beta": 1.0, "nll": 0.1},  # the paper has no beta: its margin is delta; lambda as in HALOs
     ),
     "exo": Row(
         meaning="reverse KL from a smoothed preference to the policy's",
