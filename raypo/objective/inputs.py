@@ -57,7 +57,7 @@ def check(
 
     Raises:
         ConfigError: psi, reference_logps or a declared term is missing.
-        DataError: shapes differ, psi is not above 0 and finite, a length is below 1, or rewards are not of the
+        DataError: shapes differ, psi is not above 0 and finite, a length is below 0, or rewards are not of the
             objective's kind: ordinal ones where it needs scalars, others than 1 and 0 where it needs labels.
     """
     name = objective.name
@@ -80,8 +80,8 @@ def check(
         raise DataError(
             f"{name}: psi with an entry that is not above 0 and finite", "psi = -c ln d > 0, one of each set"
         )
-    if bool((mask & (lengths < 1)).any()):
-        raise DataError(f"{name}: a response of {int(lengths[mask].min())} tokens", "lengths of at least 1 under mask")
+    if bool((mask & (lengths < 0)).any()):
+        raise DataError(f"{name}: a response of {int(lengths[mask].min())} tokens", "lengths of at least 0 under mask")
     if objective.needs_scalar_rewards:
         _check_scalar(name, rewards, mask)
     if objective.needs_labels:

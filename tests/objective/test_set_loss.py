@@ -256,7 +256,7 @@ def test_labels_of_any_type_are_numbers(kind: torch.dtype) -> None:
     assert torch.equal(found, expected)
 
 
-def test_lengths_below_one_and_sets_of_nothing_are_refused() -> None:
+def test_negative_lengths_and_sets_of_nothing_are_refused() -> None:
     given = inputs([[-5.0, -4.0]], [[1.0, 0.0]])
     with pytest.raises(DataError, match="a response of -2 tokens"):
         set_loss(objective("dpo"), **(given | {"lengths": torch.tensor([[3, -2]])}))

@@ -167,7 +167,7 @@ def test_the_command_line_tells_a_failure_in_one_message(place: Path) -> None:
 LATE = {"same": "online.min_trainable_fraction"}
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 @pytest.mark.parametrize("function", ["same"])
 def test_a_reward_from_which_nothing_can_be_learned_ends_the_run(function: str, place: Path) -> None:
     """All rewards equal everywhere: exit code 2, and no weight version is made."""

@@ -59,7 +59,7 @@ nodes.shutdown()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_actors_go_to_the_nodes_whose_labels_the_run_names() -> None:
     """Two engines and two references on the sampler node, though the trainer node has twice its CPUs.
 

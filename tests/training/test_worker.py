@@ -37,7 +37,7 @@ def test_a_users_error_in_the_workers_ends_them_and_is_left_for_the_driver(tmp_p
     assert refused.taken(str(tmp_path)) is None
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_a_worker_group_that_loses_a_rank_ends_with_the_weights_of_an_uninterrupted_run(
     ray_cluster: None, runs: Any, tiny_model: Path, tmp_path: Path
 ) -> None:
