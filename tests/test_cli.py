@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
 
-from raypo import __version__
+from raypo import __version__, cli
 from raypo.cli import main
 from raypo.config import load
 from raypo.objective.presets import TABLE
@@ -149,6 +150,22 @@ def test_a_signal_ends_it_without_a_traceback(number: int, code: int, told: str,
     assert process.returncode == code
     assert told in err
     assert "Traceback" not in err
+
+
+def test_an_exit_that_ray_changed_on_its_way_keeps_the_signals_code(
+    raypo: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's calls make an exit with 1 of the handler's 143."""
+
+    def app() -> None:
+        with suppress(SystemExit):
+            signal.raise_signal(signal.SIGTERM)
+        sys.exit(1)
+
+    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr(cli, "_ended", [])
+    code, _, err = raypo("presets")
+    assert (code, "SIGTERM" in err) == (143, True)
 
 
 def test_rays_uv_hook_is_off_before_ray_is_imported() -> None:

@@ -280,8 +280,12 @@ def options(
     """Options before the command."""
 
 
+_ended: list[int] = []  # exit codes of signals that came
+
+
 def _terminated(number: int, frame: FrameType | None) -> None:
     """End as safely as SIGKILL does: what is committed is whole at any moment."""
+    _ended.append(128 + number)
     reason = signal.Signals(number).name
     Console(stderr=True).print(
         f"raypo: ended by {reason}; what was committed stays, and the same command continues", style="red"
@@ -305,3 +309,8 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+    except SystemExit:
+        # within a call of Ray's the exit that a handler asks for becomes one of Ray's own, with another code
+        if _ended:
+            sys.exit(_ended[0])
+        raise

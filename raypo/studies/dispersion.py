@@ -212,11 +212,9 @@ def spread(judged: annotators.Judged, who: Sequence[int]) -> Floats:
 
 def under_model(judged: annotators.Judged, folder: str) -> dict[str, Floats]:
     """The two indices that need a reference, from a given model on the judged responses."""
-    from transformers import AutoTokenizer
+    from raypo.models.load import load_causal_lm, load_tokenizer
 
-    from raypo.models.load import load_causal_lm
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
     scorer = TokenScorer(load_causal_lm(folder, dtype=torch.float32))
     sums: list[Sums | None] = []
     for prompt, responses in zip(judged.prompts, judged.responses, strict=True):
