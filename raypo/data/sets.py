@@ -78,11 +78,18 @@ def read_sets(config: PromptsConfig, path: str | None = None, *, lone: bool = Fa
             kept.append(_raw(row, given, texts, rewards))
     facts = {"rows": len(rows), "formats": dict(formats), "dropped": dict(dropped), REPEATED: repeated}
     if not kept:
-        raise _nothing(rows, facts)
+        raise _nothing(rows, facts, lone=lone)
     return pa.Table.from_pylist(kept, schema=RAW_SETS), facts
 
 
-def _nothing(rows: list[Row], facts: dict[str, Any]) -> DataError:
+def _nothing(rows: list[Row], facts: dict[str, Any], *, lone: bool) -> DataError:
+    if lone:
+        return DataError(
+            f"no labelled response in {len(rows)} rows, the first of which is {rows[0].place}; read as "
+            f"{facts['formats']}, dropped: {facts['dropped']}, {REPEATED}: {facts[REPEATED]}",
+            "responses with one label each: one that is labelled both ways says nothing, and is left out",
+            "mend the labels; say what the layout is: prompts.sets_format=...",
+        )
     return DataError(
         f"no set of two responses in {len(rows)} rows, the first of which is {rows[0].place}; read as "
         f"{facts['formats']}, dropped: {facts['dropped']}, {REPEATED}: {facts[REPEATED]}",

@@ -94,6 +94,9 @@ def policy(config: RunConfig) -> Finding:
     """
     given = config.policy
     check_folder(given.path)
+    if (models := config.annotation.importance) is not None:
+        check_folder(models.positive, "annotation.importance.positive")
+        check_folder(models.negative, "annotation.importance.negative")
     read = load_config(given.path, given.revision).get_text_config()
     tokenizer = load_tokenizer(given.path, given.revision, given.chat_template)
     positions, vocabulary = getattr(read, "max_position_embeddings", None), read.vocab_size

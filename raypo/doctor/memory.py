@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from raypo.config import ModelReward, RunConfig
 from raypo.errors import ModelError
@@ -16,6 +18,14 @@ from raypo.stages.cluster import objective_of
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2}
+ALSO = {
+    "num_attention_heads": ("n_head", "n_heads"),
+    "hidden_size": ("n_embd", "d_model", "dim"),
+    "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
+    "vocab_size": (),
+}
+"""Other names of a config's sizes: GPT-2's, OPT's, DistilBERT's."""
+IN_A_LAYER = re.compile(r"(^|\.)(layers?|h|blocks?)\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -130,17 +140,7 @@ def model_shape(path: str) -> ModelShape | None:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         shapes = {name: shape for file in sorted(folder.glob("*.safetensors")) for name, shape in _header(file).items()}
-        config = config.get("text_config", config)
-        heads, hidden = config["num_attention_heads"], config["hidden_size"]
-        head_size = config.get("head_dim") or hidden // heads
-        size = {
-            "hidden": hidden,
-            "intermediate": config["intermediate_size"],
-            "layers": config["num_hidden_layers"],
-            "key_values": head_size * (config.get("num_key_value_heads") or heads),
-            "vocabulary": config["vocab_size"],
-            "positions": config.get("max_position_embeddings"),
-        }
+        size = _sizes(config.get("text_config", config))
     except (OSError, ValueError, struct.error) as error:
         raise ModelError(f"{path} cannot be read: {error}", "a Hugging Face model folder", "copy it again") from error
     except (KeyError, AttributeError) as error:
@@ -151,12 +151,39 @@ def model_shape(path: str) -> ModelShape | None:
         raise ModelError(
             f"{path} has no *.safetensors", "weights as safetensors: pickles are not read", "convert the model"
         )
-    inner = [shape for name, shape in shapes.items() if len(shape) == 2 and "layers." in name]
+    inner = [shape for name, shape in shapes.items() if len(shape) == 2 and IN_A_LAYER.search(name)]
     return ModelShape(
         parameters=sum(math.prod(shape) for shape in shapes.values()),
         matrices=sum(sum(shape) for shape in inner),
         **size,
     )
+
+
+def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes by our names, whichever of the names in use the architecture has for them.
+
+    Raises:
+        KeyError: none of them is there.
+    """
+
+    def one(name: str) -> Any:
+        known = [config[other] for other in (name, *ALSO[name]) if config.get(other) is not None]
+        if not known:
+            raise KeyError(name)
+        return known[0]
+
+    heads, hidden = one("num_attention_heads"), one("hidden_size")
+    head_size = config.get("head_dim") or hidden // heads
+    inner = [config[name] for name in ("intermediate_size", "ffn_dim", "n_inner", "hidden_dim") if config.get(name)]
+    positions = [config[name] for name in ("max_position_embeddings", "n_positions") if config.get(name)]
+    return {
+        "hidden": hidden,
+        "intermediate": inner[0] if inner else 4 * hidden,
+        "layers": one("num_hidden_layers"),
+        "key_values": head_size * (config.get("num_key_value_heads") or heads),
+        "vocabulary": one("vocab_size"),
+        "positions": positions[0] if positions else None,
+    }
 
 
 def check_lengths(config: RunConfig, positions: int | None) -> None:

@@ -131,12 +131,13 @@ def take_over(source: Path, target: Path, version: int) -> None:
 
 
 def _beyond(version: int) -> Any:
-    """Names of later versions, and of states inside rounds: no part of what is taken over."""
+    """Names of later versions, of states inside rounds, and of what is no version: no part of what is taken over."""
 
     def ignored(folder: str, names: list[str]) -> list[str]:
         if Path(folder).name not in ("checkpoints", "evaluations"):
             return []
-        return [name for name in names if ".step-" in name or int(name.removeprefix("version-")) > version]
+        numbers = {name: name.removeprefix("version-") for name in names}
+        return [name for name, number in numbers.items() if not number.isdigit() or int(number) > version]
 
     return ignored
 

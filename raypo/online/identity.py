@@ -108,7 +108,10 @@ def record_at(root: str) -> dict[str, Any] | None:
     Raises:
         IntegrityError: the record is damaged.
     """
-    known = tables.read_json(tables.join(root, "run.json"))
+    try:
+        known = tables.read_json(tables.join(root, "run.json"))
+    except IntegrityError as error:
+        raise IntegrityError(error.got, error.expected, REMEDY) from error
     if known is None:
         return None
     if not isinstance(known, dict) or not isinstance(known.get("config"), dict):

@@ -103,7 +103,8 @@ class Row:
         elif high < 0:
             verdict_words = f"the opposite, {small}" if low > -self.matters else "the opposite"
         else:
-            verdict_words = small if low > 0 else "no effect that matters"
+            verdict_words = "no effect that matters" if low > -self.matters else "not by as much as matters"
+            verdict_words = small if low > 0 else verdict_words
         return f"{self.told()}, {verdict_words}"
 
     def told(self, digits: int = 3) -> str:

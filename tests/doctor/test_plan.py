@@ -146,6 +146,18 @@ def test_a_model_that_is_not_here_has_no_shape(tmp_path: Path) -> None:
     assert doctor.model_shape("owner/name") is None
 
 
+def test_older_architectures_are_read_by_their_own_names(tmp_path: Path) -> None:
+    """GPT-2: n_embd, n_head, n_layer, n_positions, layers under h; an MLP 4 times as wide where n_inner is null."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(n_embd=8, n_head=2, n_layer=2, n_positions=32, vocab_size=10)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    shape = doctor.model_shape(str(tmp_path))
+    assert shape is not None
+    assert (shape.hidden, shape.intermediate, shape.layers, shape.key_values) == (8, 32, 2, 8)
+    assert (shape.vocabulary, shape.positions, shape.matrices) == (10, 32, 2 * (8 + 24 + 8 + 8 + 8 + 32 + 32 + 8))
+
+
 def test_a_torn_or_foreign_folder_is_refused(tmp_path: Path) -> None:
     torn = write_model(tmp_path / "torn")
     (torn / "model.safetensors").write_bytes(struct.pack("<Q", 10**6) + b"{")
