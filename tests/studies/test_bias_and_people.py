@@ -203,7 +203,7 @@ def test_the_claim_on_dispersion_is_about_the_references_entropy() -> None:
     assert dispersion.verdict(rows(0.5, 0.0)) == "holds"
     assert dispersion.verdict(rows(-0.05, 0.9)) == "fails"
     told = dispersion.finding(rows(-0.05, 0.9))
-    assert "language (no ceiling can be told): entropy -0.050 [-0.150, +0.050], no effect that matters;" in told
+    assert "language (no ceiling can be told): entropy -0.050 [-0.150, +0.050], not by as much as matters;" in told
     assert "No people's judgements were given." in told
 
 
