@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-import signal
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -14,13 +13,11 @@ from typing import Any
 
 import pytest
 import yaml
+from command_line import Command, call
 from hf_folders import make_place
 from pydantic import BaseModel
 
 from raypo import config
-from raypo.cli import main
-
-Command = Callable[..., tuple[int, str, str]]
 
 REWARDS = '''
 """Reward functions of the test."""
@@ -62,24 +59,18 @@ def place(whole: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def raypo(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
     """Run a command here, in the folder; answers exit code, standard output and standard error."""
-    before = signal.getsignal(signal.SIGTERM)
     monkeypatch.chdir(place)
     monkeypatch.setattr(sys, "path", list(sys.path))
     for name in ("RAY_ADDRESS", "RAYPO_TRACEBACK", "REWARD_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
-    def call(*arguments: str) -> tuple[int, str, str]:
+    def fresh(*arguments: str) -> tuple[int, str, str]:
         sys.modules.pop("bad_input_rewards", None)
-        monkeypatch.setattr(sys, "argv", ["raypo", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        told = capsys.readouterr()
-        return int(ended.value.code or 0), told.out, told.err
+        return call(monkeypatch, capsys, *arguments)
 
-    yield call
+    yield fresh
     sys.modules.pop("bad_input_rewards", None)
-    signal.signal(signal.SIGTERM, before)
 
 
 def refused(answer: tuple[int, str, str], told: str) -> None:

@@ -6,15 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
+from command_line import Command, call
 
 from raypo import __version__, cli
-from raypo.cli import main
 from raypo.config import load
 from raypo.objective.presets import TABLE
 
@@ -25,27 +25,15 @@ RUN = {
     "objective": {"preset": "mallows-mpo"},
 }
 
-Command = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def raypo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Command]:
+def raypo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
     """Run a command here, in an empty folder; answers exit code, standard output and standard error."""
-    before = signal.getsignal(signal.SIGTERM)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("COLUMNS", "100")
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(RUN))
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["raypo", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        told = capsys.readouterr()
-        return int(ended.value.code or 0), told.out, told.err
-
-    yield call
-    signal.signal(signal.SIGTERM, before)
+    return partial(call, monkeypatch, capsys)
 
 
 def test_the_version_is_the_packages(raypo: Command) -> None:
@@ -130,9 +118,8 @@ def test_a_traceback_is_shown_when_it_is_asked_for(raypo: Command, monkeypatch: 
     from raypo.errors import ConfigError
 
     monkeypatch.setenv("RAYPO_TRACEBACK", "1")
-    monkeypatch.setattr(sys, "argv", ["raypo", "plan", "none.yaml"])
     with pytest.raises(ConfigError, match="cannot read"):
-        main()
+        raypo("plan", "none.yaml")
 
 
 @pytest.mark.parametrize(

@@ -83,16 +83,18 @@ def read_sets(config: PromptsConfig, path: str | None = None, *, lone: bool = Fa
 
 
 def _nothing(rows: list[Row], facts: dict[str, Any], *, lone: bool) -> DataError:
+    got = (
+        f"in {len(rows)} rows, the first of which is {rows[0].place}; read as {facts['formats']}, "
+        f"dropped: {facts['dropped']}, {REPEATED}: {facts[REPEATED]}"
+    )
     if lone:
         return DataError(
-            f"no labelled response in {len(rows)} rows, the first of which is {rows[0].place}; read as "
-            f"{facts['formats']}, dropped: {facts['dropped']}, {REPEATED}: {facts[REPEATED]}",
+            f"no labelled response {got}",
             "responses with one label each: one that is labelled both ways says nothing, and is left out",
             "mend the labels; say what the layout is: prompts.sets_format=...",
         )
     return DataError(
-        f"no set of two responses in {len(rows)} rows, the first of which is {rows[0].place}; read as "
-        f"{facts['formats']}, dropped: {facts['dropped']}, {REPEATED}: {facts[REPEATED]}",
+        f"no set of two responses {got}",
         "at least two different responses per prompt: a set of one has no preference in it",
         "put all responses to a prompt into one row, as a list; say what the layout is: prompts.sets_format=...; or "
         "take objective.preset=kto, which trains from one labelled response",

@@ -22,7 +22,8 @@ ALSO = {
     "num_attention_heads": ("n_head", "n_heads"),
     "hidden_size": ("n_embd", "d_model", "dim"),
     "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
-    "vocab_size": (),
+    "intermediate_size": ("ffn_dim", "n_inner", "hidden_dim"),
+    "max_position_embeddings": ("n_positions",),
 }
 """Other names of a config's sizes: GPT-2's, OPT's, DistilBERT's."""
 IN_A_LAYER = re.compile(r"(^|\.)(layers?|h|blocks?)\.\d+\.")
@@ -166,23 +167,24 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
         KeyError: none of them is there.
     """
 
-    def one(name: str) -> Any:
-        known = [config[other] for other in (name, *ALSO[name]) if config.get(other) is not None]
-        if not known:
-            raise KeyError(name)
-        return known[0]
+    def find(name: str) -> Any:
+        return next((config[one] for one in (name, *ALSO[name]) if config.get(one) is not None), None)
 
-    heads, hidden = one("num_attention_heads"), one("hidden_size")
+    def need(name: str) -> Any:
+        if (found := find(name)) is None:
+            raise KeyError(name)
+        return found
+
+    heads, hidden = need("num_attention_heads"), need("hidden_size")
     head_size = config.get("head_dim") or hidden // heads
-    inner = [config[name] for name in ("intermediate_size", "ffn_dim", "n_inner", "hidden_dim") if config.get(name)]
-    positions = [config[name] for name in ("max_position_embeddings", "n_positions") if config.get(name)]
     return {
         "hidden": hidden,
-        "intermediate": inner[0] if inner else 4 * hidden,
-        "layers": one("num_hidden_layers"),
+        # GPT-2's n_inner is null where its MLP is 4 times as wide
+        "intermediate": 4 * hidden if config.get("n_inner", 0) is None else need("intermediate_size"),
+        "layers": need("num_hidden_layers"),
         "key_values": head_size * (config.get("num_key_value_heads") or heads),
-        "vocabulary": one("vocab_size"),
-        "positions": positions[0] if positions else None,
+        "vocabulary": config["vocab_size"],
+        "positions": find("max_position_embeddings"),
     }
 
 

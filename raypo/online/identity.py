@@ -78,17 +78,16 @@ def same_config(folder: RunFolder, config: RunConfig, *, accept_pins: bool = Fal
         ConfigError: it holds another run; the changed fields are named.
         IntegrityError: its record is damaged, or it is gone and what belonged to it is not.
     """
-    left = [name for name in MADE if os.path.exists(folder.path(name))]
-    if left and record_at(folder.root) is None:
-        raise IntegrityError(f"{folder.root} has {', '.join(left)} and no run.json", "the record of their run", REMEDY)
-    return _same(folder, config, accept_pins=accept_pins)
-
-
-def _same(folder: RunFolder, config: RunConfig, *, accept_pins: bool) -> bool:
-    """As `same_config`, of a folder that may have been filled before its record is written."""
     known = record_at(folder.root)
-    if known is None:
-        return False
+    if known is not None:
+        _refuse_changes(known, config, accept_pins=accept_pins)
+    elif left := [name for name in MADE if os.path.exists(folder.path(name))]:
+        raise IntegrityError(f"{folder.root} has {', '.join(left)} and no run.json", "the record of their run", REMEDY)
+    return known is not None
+
+
+def _refuse_changes(known: dict[str, Any], config: RunConfig, *, accept_pins: bool) -> None:
+    """Refuse a config that is not the record's; see `same_config`."""
     changed = changed_fields(known["config"], json.loads(config.model_dump_json()))
     if accept_pins:
         changed = {key: values for key, values in changed.items() if key not in PINNED_FIELDS.values()}
@@ -99,7 +98,6 @@ def _same(folder: RunFolder, config: RunConfig, *, accept_pins: bool) -> bool:
             "the config that the run was started with",
             f"add --fork NAME for a new run that goes on from here, choose another name=, or remove the folder{pinned}",
         )
-    return True
 
 
 def record_at(root: str) -> dict[str, Any] | None:
@@ -154,8 +152,8 @@ def open_folder(folder: RunFolder, config: RunConfig, *, accept_pins: bool = Fal
     """
     earlier: list[dict[str, Any]] = []
     now = pins(config)
-    if _same(folder, config, accept_pins=accept_pins):
-        known = tables.read_json(folder.path("run.json")) or {}
+    if (known := record_at(folder.root)) is not None:
+        _refuse_changes(known, config, accept_pins=accept_pins)
         earlier = known.get("earlier_pins", [])
         changed = changed_fields(known.get("pins", {}), now)
         if not changed:

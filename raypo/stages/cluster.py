@@ -89,8 +89,8 @@ def check_trainer(objective: AnyObjective, config: RunConfig) -> None:
         raise ConfigError(
             f"objective.preset = {objective.name}: its token weights come from two contrastive models",
             "annotation.importance.positive and annotation.importance.negative, folders of two models",
-            "train them first: raypo train with preset dpo, and again with rewards negated (rewards: [{..., weight: "
-            "-1}], or chosen and rejected exchanged); or take ld-dpo or sparsepo",
+            "train them first: raypo train with preset dpo, once as the data are and once with chosen and rejected "
+            "exchanged; or take ld-dpo or sparsepo",
         )
     labels = any(getattr(getattr(part, "contrast", None), "lone", False) for _, part in objective.parts)
     if labels and config.scoring.reward_scale != "none":
@@ -140,7 +140,6 @@ def start(config: RunConfig, *, search_path: tuple[str, ...] = ()) -> bool:
 
 
 def _init(config: RunConfig, search_path: tuple[str, ...]) -> bool:
-
     if os.environ.get("RAY_ADDRESS"):
         join(os.environ["RAY_ADDRESS"])
         return False

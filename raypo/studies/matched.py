@@ -74,8 +74,11 @@ def read(condition: str, seed: int, folder: RunFolder, other: str | None) -> Run
     facts = folder.evaluations()
     found = [tables.read(folder.evaluation(version)) for version in range(len(facts))]
     rows = [one[0] for one in found if one is not None]
-    if len(rows) < 2:
-        raise DataError(f"{folder.root} has {len(rows)} evaluated versions", "the start and one trained version")
+    if len(rows) < max(2, len(facts)):
+        raise DataError(
+            f"{folder.root} has {len(rows)} evaluated versions and figures of {len(facts)}",
+            "both of each version, the start and a trained one at least",
+        )
     kl = np.array([one["evaluation"]["kl_per_response"]["mean"] for one in facts], dtype=np.float64)
     kl[0] = 0.0  # the start's KL to itself, which rounding may put beside 0
     second = None if other is None else _in_spreads([_source(one, other) for one in rows])

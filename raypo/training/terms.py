@@ -213,7 +213,6 @@ def _weighted(
     owner, responses = batch.response_index, len(batch.slot)
     logps = found.logps
     weights = torch.ones_like(logps)
-    kl_weights: Tensor | None = None  # the same
     if prior.weights == "length-desensitized":
         shortest = torch.tensor([one.shortest for one in sets for _ in one.rewards], device=logps.device)
         weights = tokens.length_desensitized(owner, shortest, tail=prior.tail).to(logps.dtype)
@@ -223,8 +222,9 @@ def _weighted(
     elif prior.weights == "activation-mask" and layers is not None:
         weights = tokens.activation_mask(layers, owner, responses)
     elif prior.weights == "learned-mask" and found.masks is not None:
-        weights, kl_weights = found.masks[0], found.masks[-1]
-    values, kl_weights = {}, weights if kl_weights is None else kl_weights
+        weights = found.masks[0]
+    kl_weights = weights if found.masks is None else found.masks[-1]
+    values = {}
     if prior.weights != "none" and reference is not None:
         values["weighted_log_ratios"] = tokens.weighted_log_ratios(weights, logps, reference, owner, responses)
     if prior.kl and divergence is not None:

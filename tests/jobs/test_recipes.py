@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
 
 import pytest
+from command_line import call
 
-from raypo.cli import main
 from raypo.config import load, refuse_online
 from raypo.objective import Objective
 from raypo.stages.cluster import Asked, objective_of
@@ -24,16 +23,9 @@ def test_a_plan_of_the_recipe(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(sys, "path", list(sys.path))
     given = ["prompts.path=prompts.jsonl", *(["policy.path=model"] if name == "stories" else [])]
-    monkeypatch.setattr(sys, "argv", ["raypo", "plan", str(JOBS / f"{name}.yaml"), *given])
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as ended:
-            main()
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    told = capsys.readouterr()
-    assert (ended.value.code or 0, told.err) == (0, "")
-    assert "training.learning_rate" in told.out
+    code, out, err = call(monkeypatch, capsys, "plan", str(JOBS / f"{name}.yaml"), *given)
+    assert (code, err) == (0, "")
+    assert "training.learning_rate" in out
 
 
 def test_the_8b_recipe_fills_eight_gpus_and_trains_two_against_two() -> None:

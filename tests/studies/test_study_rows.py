@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import call
 
-from raypo.cli import main
 from raypo.errors import ConfigError
 from raypo.evaluation.statistics import Floats
 from raypo.report import plots
@@ -161,19 +159,6 @@ def test_options_are_those_that_a_study_takes() -> None:
         entry("bandits")
 
 
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """`raypo study ...`: exit code, standard output, standard error."""
-    monkeypatch.setattr(sys, "argv", ["raypo", "study", *arguments])
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as ended:
-            main()
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    said = capsys.readouterr()
-    return int(ended.value.code or 0), said.out, said.err
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -195,7 +180,7 @@ def test_what_cannot_be_studied_is_one_message(
     monkeypatch.chdir(tmp_path)
     one = {"text": "yes", "unbiased": [1, 2], "granular": [3, 3]}
     (tmp_path / "judged.jsonl").write_text(json.dumps({"prompt": "well?", "responses": [one, one]}) + "\n")
-    code, _, said = call(monkeypatch, capsys, *arguments, "--quick")
+    code, _, said = call(monkeypatch, capsys, "study", *arguments, "--quick")
     assert code == 2
     assert message in said
     assert "Traceback" not in said
@@ -205,12 +190,12 @@ def test_what_cannot_be_studied_is_one_message(
 def test_the_command_lists_runs_and_tells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, _ = call(monkeypatch, capsys)
+    code, out, _ = call(monkeypatch, capsys, "study")
     assert code == 0
     assert all(name in out for name in CATALOGUE)
     place = tmp_path / "a"
     code, out, _ = call(
-        monkeypatch, capsys, "normalisation", "--quick", "--most", "3", "--seed", "7", "--out", str(place)
+        monkeypatch, capsys, "study", "normalisation", "--quick", "--most", "3", "--seed", "7", "--out", str(place)
     )
     assert code == 0
     stored = json.loads((place / "result.json").read_text())
