@@ -15,6 +15,11 @@ from pathlib import Path
 
 import pytest
 from hf_folders import make_model
+from hypothesis import settings
+
+# no test is timed: a first example that loads a library, on a machine with other work, is not wrong
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -58,7 +58,7 @@ def test_a_constant_has_itself_as_interval() -> None:
     assert interval([0.1, 0.1, 0.1]) == Interval(0.1, 0.1, 0.1, 3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(FINITE, min_size=2, max_size=8))
 def test_an_interval_is_finite_ordered_and_within_the_values(values: list[float]) -> None:
     """A mean of resampled values cannot leave their range; no warning of the library either (warnings are errors)."""
@@ -68,7 +68,7 @@ def test_an_interval_is_finite_ordered_and_within_the_values(values: list[float]
     assert min(values) - slack <= found.mean <= max(values) + slack
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(-50, 50), min_size=3, max_size=8), st.integers(-64, 64), st.sampled_from([0.25, 2.0, 8.0]))
 def test_an_interval_moves_and_stretches_with_the_values(values: list[int], shift: int, scale: float) -> None:
     """Interval of a x + b = a (interval of x) + b, for a > 0: the same resamples are drawn."""
@@ -77,7 +77,7 @@ def test_an_interval_moves_and_stretches_with_the_values(values: list[int], shif
         assert after == pytest.approx(scale * before + shift, abs=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(FINITE, min_size=2, max_size=12))
 def test_more_confidence_is_never_a_narrower_interval(values: list[float]) -> None:
     narrow, wide = interval(values, confidence=0.5), interval(values, confidence=0.95)
@@ -101,7 +101,7 @@ def test_nothing_can_be_told_without_two_differences() -> None:
         assert paired_test(np.array(values)) == 1.0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(-9, 9), min_size=2, max_size=9))
 def test_the_paired_test_knows_no_direction_and_no_unit(values: list[int]) -> None:
     p = paired_test(np.array(values, dtype=np.float64))

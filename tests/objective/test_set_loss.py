@@ -80,7 +80,7 @@ def naive_w_mpo(lp: np.ndarray, r: np.ndarray, psi: float, beta: float, alpha: f
     return float(-np.log(np.exp(u[r > r.mean()]).sum() / np.exp(u).sum()))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000))
 def test_w_mpo_is_its_fraction(seed: int) -> None:
     """Random sets against the direct formula."""
@@ -91,7 +91,7 @@ def test_w_mpo_is_its_fraction(seed: int) -> None:
     assert found == pytest.approx(naive_w_mpo(lp, r, psi, 0.1, 0.6), abs=1e-11)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000))
 def test_plackett_luce_is_its_product(seed: int) -> None:
     """-sum_k [u_(k) - ln sum_(j >= k) e^u_(j)] over the ranking, without ties."""
@@ -103,7 +103,7 @@ def test_plackett_luce_is_its_product(seed: int) -> None:
     assert found == pytest.approx(expected, abs=1e-11)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.sampled_from(NAMES))
 def test_order_and_padding_change_nothing(seed: int, name: str) -> None:
     """Permuted responses, and two masked columns of NaN, infinities and huge numbers."""
@@ -128,7 +128,7 @@ SHIFT_FREE += ["mallows-phi-pairs", "mallows-phi-sets", "mpo", "w-mpo", "w-mpo-s
 SHIFT_FREE += ["mpo-top-bottom", "mpo-levels", "all-pairs", "lipo", "plackett-luce", "one-vs-rest", "exo-rewards"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.floats(-50, 50), st.sampled_from(SHIFT_FREE))
 def test_a_constant_added_to_all_log_probs_or_all_rewards_changes_nothing(seed: int, shift: float, name: str) -> None:
     """Comparisons are of differences."""
@@ -139,7 +139,7 @@ def test_a_constant_added_to_all_log_probs_or_all_rewards_changes_nothing(seed: 
         assert loss(name, moved).loss.item() == pytest.approx(before, rel=1e-9, abs=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 10_000),
     st.sampled_from(["mpo", "w-mpo", "w-mpo-signed", "mallows-mpo", "mallows-phi-pairs", "mallows-phi-sets", "dpo"]),
@@ -161,7 +161,7 @@ def test_gradients_of_every_preset_are_those_of_finite_differences(name: str) ->
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in LONE])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(-1e6, 1e6), st.integers(2, 6))
 def test_a_tie_is_never_a_preference(name: str, reward: float, size: int) -> None:
     """All rewards equal, whatever rounding a mean would have: not used, loss 0, gradient 0."""
