@@ -128,9 +128,12 @@ def test_a_traceback_is_shown_when_it_is_asked_for(raypo: Command, monkeypatch: 
 def test_a_signal_ends_it_without_a_traceback(number: int, code: int, told: str, tmp_path: Path) -> None:
     """The command waits for a config that nobody writes: opening a pipe blocks."""
     os.mkfifo(tmp_path / "run.yaml")
+    # a shell's background job ignores SIGINT, and so would all that it starts
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "raypo.cli", "plan", "run.yaml"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
+    signal.signal(signal.SIGINT, before)
     with process, open(tmp_path / "run.yaml", "w"):  # opening succeeds when the command has opened it too
         process.send_signal(number)
         _, err = process.communicate(timeout=60)

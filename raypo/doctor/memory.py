@@ -196,10 +196,12 @@ def check_lengths(config: RunConfig, positions: int | None) -> None:
     """
     needed = config.engine.max_model_tokens or config.prompts.max_prompt_tokens + config.sampling.max_response_tokens
     if positions and needed > positions:
+        own = config.engine.max_model_tokens is not None
+        asked = "engine.max_model_tokens" if own else "prompts.max_prompt_tokens + sampling.max_response_tokens"
         raise ModelError(
             f"{config.policy.path} has {positions:,} positions and the run asks for sequences of {needed:,} tokens",
-            f"prompts.max_prompt_tokens + sampling.max_response_tokens of at most {positions:,}",
-            "lower one of the two (and engine.max_model_tokens), or take a model with a longer context",
+            f"{asked} of at most {positions:,}",
+            f"lower {'it' if own else 'one of the two'}, or take a model with a longer context",
         )
 
 

@@ -9,14 +9,14 @@ All three answer the same questions: what they need, and what a set needs to tra
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from raypo.errors import ConfigError
 from raypo.objective.choices import NEEDS, Contrast, Dispersion, Link, Needs, Prior, TokenPrior
-from raypo.objective.refusals import check
+from raypo.objective.domains import POSITIVE
+from raypo.objective.refusals import check, check_parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +167,8 @@ class Mixture:
         parts: (weight, objective) pairs, weights > 0; the first gives the metrics.
 
     Raises:
-        ConfigError: no part, a weight that is not above 0, or two parts whose priors weigh tokens.
+        ConfigError: no part, a mixture as a part, a weight that is not above 0, or parts that ask for two different
+            things where a run has one (with the reason).
     """
 
     name: str
@@ -177,15 +178,17 @@ class Mixture:
         if not self.parts:
             raise ConfigError(f"{self.name}: a mixture of nothing", "at least one (weight, objective)")
         for weight, part in self.parts:
-            if not (weight > 0 and math.isfinite(weight)):
+            if not isinstance(part, Objective | Outside):
                 raise ConfigError(
-                    f"{self.name}: weight {weight} of {part.name}",
+                    f"{self.name}: a part that is {type(part).__name__}",
+                    "Objective or Outside: give the inner mixture's parts, each with the product of its weights",
+                )
+            if weight not in POSITIVE:
+                raise ConfigError(
+                    f"{self.name}: weight {weight!r} of {part.name}",
                     "a number above 0: a negative one would train away from the part, and 0 not at all",
                 )
-        if sum(isinstance(getattr(part, "prior", None), TokenPrior) for _, part in self.parts) > 1:
-            raise ConfigError(
-                f"{self.name}: two parts with token priors", "at most one: both would read the same weighted sums"
-            )
+        check_parts(self.name, [part for _, part in self.parts])
 
     @property
     def first(self) -> Objective | Outside:

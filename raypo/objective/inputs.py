@@ -58,7 +58,8 @@ def check(
     Raises:
         ConfigError: psi, reference_logps or a declared term is missing.
         DataError: shapes differ, psi is not above 0 and finite, a length is below 0, or rewards are not of the
-            objective's kind: ordinal ones where it needs scalars, others than 1 and 0 where it needs labels.
+            objective's kind (ordinal ones where it needs scalars, others than 1 and 0 where it needs labels) or too
+            large for fp32.
     """
     name = objective.name
     _check_shapes(
@@ -82,6 +83,7 @@ def check(
         )
     if bool((mask & (lengths < 0)).any()):
         raise DataError(f"{name}: a response of {int(lengths[mask].min())} tokens", "lengths of at least 0 under mask")
+    _check_span(name, rewards, mask)
     if objective.needs_scalar_rewards:
         _check_scalar(name, rewards, mask)
     if objective.needs_labels:
@@ -97,7 +99,22 @@ def _check_shapes(name: str, policy: Tensor, psi: Tensor | None, given: Mapping[
     if policy.dim() != 2 or not policy.shape[-1] or wrong or (psi is not None and psi.shape != policy.shape[:1]):
         shape = "none" if psi is None else list(psi.shape)
         raise DataError(
-            f"{name}: policy_logps {list(policy.shape)}, psi {shape}; {', '.join(wrong)}", "[B, K] each, and psi [B]"
+            f"{name}: policy_logps {list(policy.shape)}, psi {shape}; {', '.join(wrong)}",
+            "[B, K] each with K >= 1, and psi [B]",
+        )
+    if not policy.is_floating_point():
+        raise DataError(f"{name}: policy_logps of {policy.dtype}", "floats: sums of log-probs in nats, with gradient")
+
+
+SPAN = 1e18  # squares of deviations are taken, in fp32 at least, which ends at 3.4e38
+
+
+def _check_span(name: str, rewards: Tensor, mask: Tensor) -> None:
+    known = torch.where(mask & torch.isfinite(rewards), rewards, torch.zeros_like(rewards))
+    if known.numel() and bool((largest := known.double().abs().max()) > SPAN):
+        raise DataError(
+            f"{name}: a reward of {float(largest):g} in size",
+            f"at most {SPAN:g}: rewards are compared by their differences and the squares of these, in fp32",
         )
 
 

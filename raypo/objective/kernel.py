@@ -68,7 +68,7 @@ def set_loss(
         objective: from `preset`, or composed.
         policy_logps: [B, K] log-prob sums under the policy, with gradient, nats.
         reference_logps: [B, K] under the reference; None only when the objective needs none.
-        lengths: [B, K] int, response tokens; an empty response counts as one of 1 where means per token are taken.
+        lengths: [B, K] int, response tokens; an empty response counts as one of 1 token.
         rewards: [B, K], numbers of any type, or labels as bool. Only their order matters to most objectives. Their size
             matters where the objective needs scalars (deviations, ODPO's offsets, PRO), and as well, with labels 1 and
             0 taken as numbers, in `infonca`, `nca`, `exo-rewards`, `lipo` and `ampo-opt-select`. A contrast of labels
@@ -79,8 +79,9 @@ def set_loss(
 
     Raises:
         ConfigError: psi, reference_logps or a declared term is missing.
-        DataError: shapes differ; psi is not above 0 and finite; a length is below 0; every reward is 0 or 1 and the
-            objective needs scalars, or one is neither and it needs labels.
+        DataError: shapes differ; policy_logps are not floats; psi is not above 0 and finite; a length is below 0; a
+            reward's size is above 1e18; every reward is 0 or 1 and the objective needs scalars, or one is neither and
+            it needs labels.
     """
     given = terms or {}
     check(objective, policy_logps, reference_logps, lengths, rewards, mask, psi, given)

@@ -5,7 +5,7 @@ A new refusal is one more function in `REFUSALS`: from an objective to what was 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from raypo.errors import ConfigError
@@ -68,6 +68,57 @@ def check(objective: Objective) -> None:
     for refuse in REFUSALS:
         if (found := refuse(objective)) is not None:
             raise ConfigError(f"{objective.name}: {found[0]}", found[1])
+
+
+def check_parts(name: str, parts: Sequence[Any]) -> None:
+    """Refuse a weighted sum whose parts ask for two different things of which a run has one.
+
+    Args:
+        name: of the sum.
+        parts: `Objective` or `Outside` each.
+
+    Raises:
+        ConfigError: with the reason.
+    """
+    for got, expected, wants in EACH_ONCE:
+        asking = [part for part in parts if wants(part)]
+        if len(asking) > 1:
+            raise ConfigError(f"{name}: {' and '.join(part.name for part in asking)}, {got}", expected)
+    moving = [part.name for part in parts if part.reference == "moving"]
+    still = [part.name for part in parts if part.reference == "frozen" and part.needs_reference]
+    if moving and still:
+        raise ConfigError(
+            f"{name}: {moving[0]} with a moving reference and {still[0]} with a frozen one",
+            "one reference: the log-probs that both read are of the same model",
+        )
+    labels = [part.name for part in parts if part.needs_labels]
+    sizes = [part.name for part in parts if part.needs_scalar_rewards]
+    if labels and sizes:
+        raise ConfigError(
+            f"{name}: {labels[0]}, which takes the labels 1 and 0 alone, and {sizes[0]}, which weighs by the size of "
+            "rewards",
+            "parts that can read the same rewards: no data would train both",
+        )
+
+
+EACH_ONCE: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    (
+        "two parts with token priors",
+        "at most one: both would read the same weighted sums",
+        lambda part: isinstance(getattr(part, "prior", None), TokenPrior),
+    ),
+    (
+        "two parts against an anchor that moves",
+        "at most one: there is one anchor's score, in the units of one part's beta and prior",
+        lambda part: getattr(part, "anchor", "zero") != "zero",
+    ),
+    (
+        "two parts with a budget of tokens",
+        "at most one: both would read the same chances to stop",
+        lambda part: "eos_before" in part.terms,
+    ),
+)
+"""What at most one part of a sum may ask for: what was got, what is expected, and who asks for it."""
 
 
 def _known(o: Objective) -> Refusal:
@@ -186,6 +237,10 @@ def _targets(o: Objective) -> Refusal:
 
 
 def _reward_offset(o: Objective) -> Refusal:
+    if o.contrast.reward_offset == "none" and o.contrast.offset_scale:
+        return f"offset_scale = {o.contrast.offset_scale:g} without an offset by the reward gap", (
+            "reward_offset 'linear' or 'log', or no offset_scale: it would change nothing"
+        )
     if o.contrast.reward_offset == "none" or o.contrast.kind in SINGLE_SIDED - ANCHORED:
         return None
     return f"an offset by the reward gap with contrast {o.contrast.kind!r}", (
@@ -195,6 +250,10 @@ def _reward_offset(o: Objective) -> Refusal:
 
 def _selection(o: Objective) -> Refusal:
     c = o.contrast
+    if c.select == "none" and c.keep:
+        return f"keep = {c.keep} without a selection", (
+            "select 'bottom', 'coreset' or 'opt-select', or no keep: it would change nothing"
+        )
     if c.select == "none" or (c.keep >= 1 and c.kind not in LONE_OR_PAIR):
         return None
     return f"select {c.select!r} with contrast {c.kind!r} and keep = {c.keep}", (

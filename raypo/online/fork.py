@@ -97,9 +97,13 @@ def refuse(old: RunConfig, new: RunConfig, version: int, *, model: str) -> None:
         "its checkpoint has no state of a moving reference, of masks or of the anchor as objective.* now asks": any(
             one(before) != one(after) for one in (lambda o: o.reference, learned_masks, anchor_kind)
         ),
-        "its finished rounds are not annotated for objective.*, and online.data = accumulate trains on them": (
+        "its finished rounds are not annotated for objective.* and annotation.importance, and online.data = accumulate "
+        "trains on them": (
             new.online.data == "accumulate"
-            and any(one(before) != one(after) for one in (lambda o: o.needs, lambda o: o.weighs_by_importance))
+            and (
+                any(one(before) != one(after) for one in (lambda o: o.needs, lambda o: o.weighs_by_importance))
+                or (after.weighs_by_importance and old.annotation.importance != new.annotation.importance)
+            )
         ),
         "it has no averaged reference, and online.reference = ema needs one": (
             new.online.reference == "ema" and old.online.reference != "ema"

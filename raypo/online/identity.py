@@ -28,7 +28,7 @@ PINNED_FIELDS = {
     "export_dtype": "policy.export_dtype",
 }
 """Pins that are config fields too: whoever accepts other pins may change these."""
-MADE = ("train", "heldout", "rounds", "evaluations", "checkpoints")
+MADE = ("prompts", "metrics.jsonl", "train", "heldout", "rounds", "evaluations", "checkpoints")
 """What a run leaves in its folder, and belongs to it alone."""
 REMEDY = "restore it, take another name=, or remove the folder"
 
@@ -112,8 +112,12 @@ def record_at(root: str) -> dict[str, Any] | None:
         raise IntegrityError(error.got, error.expected, REMEDY) from error
     if known is None:
         return None
-    if not isinstance(known, dict) or not isinstance(known.get("config"), dict):
-        raise IntegrityError(f"{root}/run.json is no record of a run", "an object with the run's config", REMEDY)
+    parts = {"config": dict, "pins": dict, "earlier_pins": list}
+    known = {"pins": {}, "earlier_pins": []} | known if isinstance(known, dict) else {}
+    if not all(isinstance(known.get(name), kind) for name, kind in parts.items()):
+        raise IntegrityError(
+            f"{root}/run.json is no record of a run", "an object with the run's config, pins and earlier_pins", REMEDY
+        )
     return known
 
 
@@ -154,8 +158,8 @@ def open_folder(folder: RunFolder, config: RunConfig, *, accept_pins: bool = Fal
     now = pins(config)
     if (known := record_at(folder.root)) is not None:
         _refuse_changes(known, config, accept_pins=accept_pins)
-        earlier = known.get("earlier_pins", [])
-        changed = changed_fields(known.get("pins", {}), now)
+        earlier = known["earlier_pins"]
+        changed = changed_fields(known["pins"], now)
         if not changed:
             return
         if not accept_pins:
@@ -164,7 +168,7 @@ def open_folder(folder: RunFolder, config: RunConfig, *, accept_pins: bool = Fal
                 "the same, so that the resumed run is the uninterrupted one",
                 "restore them, or add --accept-pins: no row is lost or repeated, and nothing bitwise is claimed",
             )
-        earlier = [*earlier, known.get("pins", {})]
+        earlier = [*earlier, known["pins"]]
     dumped = json.loads(config.model_dump_json())
     record = {
         "config": dumped,

@@ -93,9 +93,10 @@ def train_offline(config: RunConfig, console: Console | None = None, *, accept_p
     console, folder = console or console_of_choice(), RunFolder(config)
     check_sources(config, policy_exists=True)
     began = time.monotonic()
-    if same_config(folder, config) and (done := tables.read_json(folder.path("summary.json"))) is not None:
+    if (done := tables.read_json(folder.path("summary.json"))) is not None and same_config(folder, config):
         console.print(f"run {config.name} is finished: {folder.path('summary.json')}", highlight=False, soft_wrap=True)
         return dict(done)
+    same_config(folder, config, accept_pins=accept_pins)
     policy = config.policy
     tokenizer = load_tokenizer(policy.path, policy.revision, policy.chat_template)
     longest, lone = config.sampling.max_response_tokens, cluster.objective_of(config).needs_labels

@@ -89,7 +89,9 @@ def run(
         if owned:
             ray.shutdown()
     keep_versions(config, folder)
-    summary = summarize(config, folder) | {"engine_starts": starts, "wall_seconds": round(time.time() - began, 1)}
+    # of this command alone; "commands" says how many there were
+    last = {"engine_starts": starts, "wall_seconds": round(time.time() - began, 1), "commands": attempt(folder) - 1}
+    summary = summarize(config, folder) | last
     # Ray, actors, engines, and the wait for a policy that is still being made; 0 where nothing was left to do
     summary["seconds"] |= {"start": round(work_began - began, 2) if math.isfinite(work_began) else 0.0}
     report = write(config, folder, summary)

@@ -151,6 +151,14 @@ LAYOUTS: list[tuple[str, str, dict[str, Any], Any, list[str], list[float | None]
         [0, 1],
     ),
     (
+        "HALOs, labels that pandas wrote",
+        "halos",
+        {"prompt": [USER], "output_A": [FIVE], "output_B": [FOUR], "label": 1.0},
+        [USER],
+        ["5", "4"],
+        [1, 0],
+    ),
+    (
         "PandaLM: 2 of 3 raters for the first, one tie",
         "pandalm",
         {"id": "x", "prompt": "2+2?", "response1": "4", "response2": "5", "annotators": [1, 0, 1]},
@@ -429,6 +437,11 @@ PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
         ),
         ({"context": [USER], "completions": [{"completion": [FOUR]}]}, {}, ["an object with 'rank'"]),
         ({"context": [USER], "completions": [{"rank": 0, "completion": "4"}]}, {}, ["response 1 is str '4'"]),
+        (
+            {"instruction": "2+2?", "completions": [{"response": "4", "overall_score": 1.0}, None]},
+            {},
+            ["a response is null", "an object with 'response'"],
+        ),
         (
             {"context": [USER, FOUR], "completions": [{"rank": 0, "completion": [FOUR]}]},
             {},

@@ -11,7 +11,7 @@ from examples import NAMES, inputs, objective
 
 from raypo.config import HYPERPARAMETER_DEFAULTS
 from raypo.errors import ConfigError
-from raypo.objective import Contrast, LinearPrior, Link, Objective, TokenPrior, TransformPrior, set_loss
+from raypo.objective import Contrast, LinearPrior, Link, Mixture, Objective, TokenPrior, TransformPrior, set_loss
 from raypo.objective.choices import CONTRASTS, LINKS, TRANSFORMS
 from raypo.objective.contrast import BUILDERS
 from raypo.objective.domains import HYPERPARAMETERS
@@ -57,6 +57,8 @@ PHI, PSI_SCORE = Link(kind="phi"), "score"
     [
         ({"dispersion": "score", "link": PHI}, "act twice"),
         ({"dispersion": "link"}, "exactly one place"),
+        ({"contrast": Contrast(kind="above-mean", keep=2)}, "keep = 2 without a selection"),
+        ({"contrast": Contrast(kind="all-pairs", offset_scale=0.5)}, "offset_scale = 0.5 without an offset"),
         ({"contrast": Contrast(kind="above-mean"), "link": Link(kind="cauchy")}, "made of counting"),
         ({"contrast": Contrast(kind="plackett-luce", deviation="abs"), "alpha": 1.0}, "likelihood of the ranking"),
         (
@@ -202,3 +204,37 @@ def test_every_preset_says_what_it_needs(name: str) -> None:
         "ampo-opt-select",
     }
     assert chosen.needs.startswith("reference-") == (name in live)
+
+
+MIXED = [
+    (("bco", "kto"), "two parts against an anchor that moves"),
+    (("refa-eos-budget", "refa-eos-budget"), "two parts with a budget of tokens"),
+    (("tdpo1", "ld-dpo"), "two parts with token priors"),
+    (("tr-dpo", "dpo"), "tr-dpo with a moving reference and dpo with a frozen one"),
+    (("w-mpo", "kto"), "no data would train both"),
+]
+
+
+@pytest.mark.parametrize(
+    ("names", "told"), MIXED, ids=lambda value: value if isinstance(value, str) else "+".join(value)
+)
+def test_a_sum_whose_parts_ask_for_two_things_where_a_run_has_one_is_refused(names: tuple[str, str], told: str) -> None:
+    parts = tuple((1.0, part) for name in names for _, part in objective(name).parts)
+    with pytest.raises(ConfigError, match=told):
+        Mixture(name="mine", parts=parts)
+
+
+def test_a_moving_reference_beside_a_part_that_reads_none_is_a_sum() -> None:
+    mixed = Mixture(name="mine", parts=((1.0, objective("tr-dpo")), (0.5, objective("sft"))))
+    assert (mixed.reference, mixed.needs) == ("moving", "reference-logits")
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, math.nan, math.inf, "1", None, True])
+def test_a_weight_of_a_sum_is_a_number_above_0(weight: Any) -> None:
+    with pytest.raises(ConfigError, match=r"mine: weight .* of dpo"):
+        Mixture(name="mine", parts=((weight, objective("dpo")),))
+
+
+def test_a_sum_is_no_part_of_a_sum() -> None:
+    with pytest.raises(ConfigError, match="a part that is Mixture"):
+        Mixture(name="mine", parts=((1.0, objective("cal-dpo")),))

@@ -271,6 +271,20 @@ def test_rewards_that_are_large_and_differ_by_little_are_told_apart() -> None:
     assert set_loss(objective("dpo"), **given).used.tolist() == [True]
 
 
+@pytest.mark.parametrize("size", [3e38, -3e38])
+def test_rewards_whose_differences_fp32_cannot_hold_are_refused(size: float) -> None:
+    """3e38 - (-3e38) is infinite in fp32, and so are squares from 1.9e19 on; a size of 1e18 trains."""
+    with pytest.raises(DataError, match=r"a reward of 3e\+38 in size"):
+        set_loss(objective("w-mpo"), **inputs([[-5.0, -4.0]], [[size, 0.0]]))
+    assert math.isfinite(set_loss(objective("w-mpo"), **inputs([[-5.0, -4.0]], [[1e18, 0.0]])).loss.item())
+
+
+def test_log_probs_are_floats() -> None:
+    given = inputs([[-5.0, -4.0]], [[1.0, 0.0]])
+    with pytest.raises(DataError, match=r"policy_logps of torch\.int64"):
+        set_loss(objective("dpo"), **(given | {"policy_logps": torch.tensor([[-5, -4]])}))
+
+
 def test_lipo_is_finite_at_rewards_of_two_thousand() -> None:
     assert math.isfinite(set_loss(objective("lipo"), **inputs([[-5.0, -4.0]], [[2000.0, 0.0]])).loss.item())
 

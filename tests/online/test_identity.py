@@ -39,7 +39,7 @@ def record(config: RunConfig) -> dict[str, Any]:
     return json.loads(Path(RunFolder(config).path("run.json")).read_text())
 
 
-@pytest.mark.parametrize("text", ["[]", '{"pins": 1}', '{"config": 3}', "{"])
+@pytest.mark.parametrize("text", ["[]", '{"pins": 1}', '{"config": 3}', '{"config": {}, "earlier_pins": 3}', "{"])
 def test_a_damaged_record_is_told_and_never_taken_for_a_new_run(opened: RunConfig, text: str) -> None:
     """Nor is a folder whose record was removed while its rounds were not."""
     folder = RunFolder(opened)

@@ -109,7 +109,7 @@ def judged(
     def read(row: Row, config: PromptsConfig) -> Reading:
         value = cell(row, verdict, setting="prompts.sets_format")
         votes = value if isinstance(value, list) and value else [value]
-        if not all(isinstance(vote, int) and vote in meaning for vote in votes):
+        if not all(isinstance(vote, int | float) and vote in meaning for vote in votes):
             raise DataError(
                 f"{row.place}: {verdict!r} is {describe(value)}",
                 f"one of {', '.join(map(str, meaning))}, or a list of them",

@@ -94,17 +94,16 @@ def read_ultrafeedback(row: Row, config: PromptsConfig) -> Given:
     """
     values = read_list(row, "completions", "prompts.sets_format")
     keys = (config.response_score_key, *ULTRAFEEDBACK_SCORES)
+    texts = [read_key(row, value, "response", "prompts.sets_format") for value in values]
     # in Parquet a key that one row lacks is null there, so a key that all have comes before one that is only named
-    completions = [value if isinstance(value, dict) else {} for value in values]
-    has_all = [key for key in keys if all(one.get(key) is not None for one in completions)]
-    named = [key for key in keys if all(key in one for one in completions)]
+    has_all = [key for key in keys if all(one.get(key) is not None for one in values)]
+    named = [key for key in keys if all(key in one for one in values)]
     if (score := next(iter([*has_all, *named]), None)) is None:
         raise DataError(
             f"{row.place}: the completions have no score in common",
             f"one of {', '.join(map(repr, keys))} in each",
             "name the key of the scores: prompts.response_score_key=...",
         )
-    texts = [read_key(row, value, "response", "prompts.sets_format") for value in values]
     prompt = row_prompt(row, "instruction")
     return _given(row, prompt, texts, [value[score] for value in values], ("instruction", "completions"))
 
