@@ -3,7 +3,8 @@
 Shapes: P positions that predict a response token, H hidden size, V vocabulary (the width of the logits), N responses.
 Whatever the type of the input, reductions over V are taken in fp32 (float64 stays float64).
 
-[P, V] is never held at once: the head is applied to a chunk of positions and applied again in the backward pass.
+[P, V] is never held at once: the head is applied to a chunk of positions, and applied again in the backward pass. The
+last chunk is where the backward pass begins: its logits are kept, since computed again they would stand there as well.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 Head = Callable[[Tensor], Tensor]
@@ -36,9 +38,7 @@ def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
     Returns:
         [P], fp32 or float64.
     """
-    logits = upcast(logits)
-    chosen = logits.gather(-1, targets[:, None]).squeeze(-1)
-    return chosen - torch.logsumexp(logits, dim=-1)
+    return -cross_entropy(upcast(logits), targets, reduction="none")  # its backward pass reads [P, V] once
 
 
 def token_entropies(logits: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def chunked_token_logps(
 
     Args:
         hidden: [P, H] last hidden states at the predicting positions.
-        head: maps [p, H] to logits [p, V]; called once per chunk, and again per chunk in the backward pass.
+        head: maps [p, H] to logits [p, V]; called once per chunk, and again for all but the last in the backward pass.
         targets: [P] int64.
         chunk_size: positions per call of the head; memory grows with chunk_size x V.
         with_entropy: also return the entropies, without gradient.
@@ -138,7 +138,7 @@ def chunked_token_logps(
     for start in range(0, max(1, len(targets)), chunk_size):
         place = slice(start, start + chunk_size)
         asked = hidden[place], targets[place], head, with_entropy, measure, place
-        if torch.is_grad_enabled() and hidden.requires_grad:
+        if torch.is_grad_enabled() and hidden.requires_grad and place.stop < len(targets):
             parts.append(checkpoint(_logps_and, *asked, use_reentrant=False, preserve_rng_state=False))
         else:
             parts.append(_logps_and(*asked))

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from raypo.bench.floor import HEADS, HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY, flops, product_rate
 from raypo.bench.measure import child, environment, show, spread, write
 from raypo.errors import RunError
 
@@ -27,7 +28,6 @@ AT_ONCE = 8
 """Separate rows of one pass: 64 of 1,088 tokens would take some 20 GB."""
 
 PEER = Path(__file__).with_name("trl_peer.py")
-VOCABULARY, HIDDEN, INTERMEDIATE, LAYERS, HEADS = 8192, 384, 1024, 6, 6
 SPECIAL = "<pad>", "<unk>", "<end>"
 
 
@@ -68,7 +68,8 @@ def bench_train(plan: Plan, out: Path) -> dict[str, Any]:
         found["parameters"] = make_inputs(folder, plan.responses, plan.prompt, plan.response)
         found["gradients"] = agreement(folder, plan)
         show("gradients against `packing: none`", [{"case": k, **v} for k, v in found["gradients"].items()])
-        found["cases"] = cases(folder, plan)
+        found["products_per_s"] = product_rate(plan.threads)
+        found["cases"] = cases(folder, plan, found["products_per_s"])
     show("one optimizer step", found["cases"])
     if plan.python:
         found["ratios"] = ratios(found["cases"], plan.responses)
@@ -205,13 +206,17 @@ def distance(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor
     return (apart / sum(float(tensor.double().square().sum()) for tensor in theirs.values())) ** 0.5
 
 
-def cases(folder: Path, plan: Plan) -> list[dict[str, Any]]:
-    """Seconds and peak memory of every case; a step is one set, or as many pairs as the peer's batch holds."""
+def cases(folder: Path, plan: Plan, rate: float) -> list[dict[str, Any]]:
+    """Seconds and peak memory of every case; a step is one set, or as many pairs as the peer's batch holds.
+
+    `floor` is what raypo's operations would take at `rate`, a large matrix product's per second: no step is faster.
+    """
     rows = []
     for responses in sorted({plan.responses, 2}, reverse=True):
         for packing in ("shared", "none"):
             answer = run_own(folder, own_case(plan, responses=responses, packing=packing))
-            rows.append(_row("raypo", f"K={responses}, {packing}", answer))
+            least = flops(responses, plan.prompt, plan.response, shared=packing == "shared") / rate
+            rows.append(_row("raypo", f"K={responses}, {packing}", answer, floor=least))
     if plan.python:
         for size in plan.batch_sizes:
             answer = run_peer(plan.python, folder, peer_case(plan, batch_size=size))
@@ -222,12 +227,14 @@ def cases(folder: Path, plan: Plan) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(who: str, case: str, answer: Mapping[str, Any], pairs: int | None = None) -> dict[str, Any]:
+def _row(
+    who: str, case: str, answer: Mapping[str, Any], pairs: int | None = None, floor: float | None = None
+) -> dict[str, Any]:
     seconds = spread(answer["seconds"])
     per_pair = None if pairs is None else seconds["mean"] / pairs
     speed = answer["tokens"] / seconds["mean"]
     rest = {"per pair": per_pair, "tokens/s": speed, "peak GB": answer["peak_bytes"] / 1e9}
-    return {"who": who, "case": case, **seconds, **rest}
+    return {"who": who, "case": case, **seconds, "floor": floor, **rest}
 
 
 def _named(rows: Sequence[Mapping[str, Any]], case: str) -> Mapping[str, Any]:
@@ -251,24 +258,6 @@ def ratios(rows: Sequence[Mapping[str, Any]], responses: int) -> dict[str, float
         "peak memory at K = 2 / TRL's": pair["peak GB"] / best["peak GB"],
         f"separate rows / shared, K = {responses}": _named(rows, f"K={responses}, none")["mean"] / whole["mean"],
     }
-
-
-def flops(responses: int, prompt: int, response: int, *, shared: bool) -> float:
-    """Of a forward and a backward pass over one set.
-
-    Per token and decoder weight 2 forward and 4 backward; per query, key it sees and hidden unit 4 forward and 10
-    backward, as the fused kernel computes scores again; the head is applied per response token, forward, again, and
-    twice backward: 8 per weight.
-    """
-    weights = LAYERS * (4 * HIDDEN**2 + 3 * HIDDEN * INTERMEDIATE)
-    own = response * (response + 1) / 2
-    seen = prompt * (prompt + 1) / 2
-    if shared:
-        tokens, pairs = prompt + responses * (response - 1), seen + responses * (own + response * prompt)
-    else:
-        tokens, pairs = responses * (prompt + response), responses * (seen + own + response * prompt)
-    head = 8 * HIDDEN * VOCABULARY * responses * response
-    return 6 * weights * tokens + 14 * LAYERS * HIDDEN * pairs + head
 
 
 def sharing(plan: Plan) -> list[dict[str, Any]]:

@@ -11,9 +11,10 @@ Shapes: T tokens of the row, H heads, D head size, S segments of a group, W its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -23,7 +24,10 @@ Span = tuple[int, int, tuple[int, ...]]
 """A set in a row: where its prompt starts, tokens of the prompt, and tokens of each response, which follow it."""
 
 BUCKET = 16
-"""Segments are batched with others of up to so many tokens less; they are causal, so right padding needs no mask."""
+"""Short segments are batched with others of up to so many tokens less: causal ones need no mask for right padding."""
+
+LONG = 32
+"""From so many tokens on, a call of the kernel costs less than gathering a segment's rows and padding them."""
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -54,13 +58,14 @@ class _Group:
     """Segments of like length.
 
     Args:
-        rows: [S x W] their tokens' places in the row; padding repeats the segment's last token.
+        rows: their tokens' places in the row: a slice where they stand together and are of one length, else [S x W],
+            where padding repeats a segment's last token.
         padding: [S x W] bool, or None where all are of one length.
         shape: (S, W).
         mask: [W, W] additive, or None where causal is enough.
     """
 
-    rows: Tensor
+    rows: slice | Tensor
     padding: Tensor | None
     shape: tuple[int, int]
     mask: Tensor | None
@@ -90,30 +95,44 @@ class _Plan:
 @lru_cache(maxsize=8)
 def _plan(spans: tuple[Span, ...], window: int | None) -> _Plan:
     """How a row is split; made once per batch and used by all layers of one kind."""
-    segments: dict[int, list[tuple[int, int]]] = {}
+    segments: list[tuple[int, int]] = []
     crosses = []
     for start, prompt, lengths in spans:
         begin = start
         for length in (prompt, *lengths):
             if length:
-                segments.setdefault(-(-length // BUCKET), []).append((begin, length))
+                segments.append((begin, length))
             begin += length
         if sum(lengths):
             crosses.append(_cross(start, prompt, lengths, window))
-    return _Plan([_group(found, window) for found in segments.values()], crosses)
+    return _Plan([_group(found, window) for found in _alike(segments)], crosses)
+
+
+def _alike(segments: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """Neighbours of one length together, long segments alone, and short ones with others of like length."""
+    short: dict[int, list[tuple[int, int]]] = {}
+    for length, found in groupby(segments, key=lambda one: one[1]):
+        run = list(found)
+        if length >= LONG or len(run) > BUCKET:
+            yield run
+        else:
+            short.setdefault(-(-length // BUCKET), []).extend(run)
+    yield from short.values()
 
 
 def _group(segments: list[tuple[int, int]], window: int | None) -> _Group:
-    starts, lengths = (torch.tensor(column) for column in zip(*segments, strict=True))
-    width = int(lengths.max())
-    offsets = torch.arange(width).expand(len(segments), width)
-    rows = starts[:, None] + torch.minimum(offsets, lengths[:, None] - 1)
-    padding = offsets >= lengths[:, None]
-    mask = None
+    starts, lengths = zip(*segments, strict=True)
+    width, mask = max(lengths), None
     if window is not None and window < width:
         apart = torch.arange(width)[:, None] - torch.arange(width)
         mask = _additive((apart >= 0) & (apart < window))
-    return _Group(rows.flatten(), padding.flatten() if padding.any() else None, (len(segments), width), mask)
+    shape = len(segments), width
+    if starts == tuple(range(starts[0], starts[0] + len(starts) * width, width)) and min(lengths) == width:
+        return _Group(slice(starts[0], starts[0] + len(starts) * width), None, shape, mask)
+    offsets, last = torch.arange(width).expand(shape), torch.tensor(lengths)[:, None] - 1
+    rows = torch.tensor(starts)[:, None] + torch.minimum(offsets, last)
+    padding = offsets > last
+    return _Group(rows.flatten(), padding.flatten() if padding.any() else None, shape, mask)
 
 
 def _cross(start: int, prompt: int, lengths: tuple[int, ...], window: int | None) -> _Cross:
@@ -147,14 +166,13 @@ class _Split(torch.autograd.Function):
         out, lse = torch.empty_like(q, memory_format=torch.contiguous_format), q.new_empty(q.shape[:2]).float()
         for group in plan.groups:
             o, logs = _forward(*(_batch(x, group) for x in (q, k, v)), 0.0, group.mask is None, **_how(group, q, scale))
-            rows, o, logs = _real(group, o, logs.transpose(1, 2))
-            out.index_copy_(0, rows, o)
-            lse.index_copy_(0, rows, logs)
+            _put(out, group, o)
+            _put(lse, group, logs)
         for cross in plan.crosses:
             inputs = (_heads_first(x) for x in (q[cross.responses], k[cross.prompt], v[cross.prompt]))
             o, logs = _forward(*inputs, 0.0, False, **_how(cross, q, scale))
             if cross.mask is not None:  # the kernel does not say so of a row that sees nothing
-                logs = logs.masked_fill((cross.mask == -torch.inf).all(1), -torch.inf)
+                logs, o = logs.masked_fill((cross.mask == -torch.inf).all(1), -torch.inf), o.nan_to_num(0.0)
             _join(out[cross.responses], lse[cross.responses], _tokens_first(o), logs[0].transpose(0, 1))
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.plan, ctx.scale = plan, scale
@@ -164,9 +182,10 @@ class _Split(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q, k, v, out, lse = ctx.saved_tensors
         grad = grads[0]
-        sums = dq, dk, dv = tuple(torch.zeros_like(q, memory_format=torch.contiguous_format) for _ in range(3))
+        # every token is in one group, which writes its row
+        sums = dq, dk, dv = tuple(torch.empty_like(q, memory_format=torch.contiguous_format) for _ in range(3))
         for group in ctx.plan.groups:
-            given, logs = _batch(grad, group), lse[group.rows].view(*group.shape, -1).transpose(1, 2)
+            given, logs = _batch(grad, group), _batch(lse, group)
             if group.padding is not None:  # what padding gives is read by nobody
                 given = given.masked_fill(group.padding.view(group.shape)[:, None, :, None], 0.0)
             found = _backward(
@@ -178,8 +197,7 @@ class _Split(torch.autograd.Function):
                 **_how(group, q, ctx.scale),
             )
             for total, one in zip(sums, found, strict=True):
-                rows, real, _ = _real(group, one)
-                total.index_copy_(0, rows, real)
+                _put(total, group, one)
         for cross in ctx.plan.crosses:
             theirs, prompt = cross.responses, cross.prompt
             inputs = (_heads_first(x) for x in (grad[theirs], q[theirs], k[prompt], v[prompt], out[theirs]))
@@ -195,23 +213,26 @@ def _how(part: _Group | _Cross, like: Tensor, scale: float) -> dict[str, Any]:
 
 
 def _batch(x: Tensor, group: _Group) -> Tensor:
-    """[T, H, D] as segments, [S, H, W, D]."""
-    return x.index_select(0, group.rows).view(*group.shape, *x.shape[1:]).transpose(1, 2)
+    """[T, H, ...] as segments, [S, H, W, ...]."""
+    rows = x[group.rows] if isinstance(group.rows, slice) else x.index_select(0, group.rows)
+    return rows.view(*group.shape, *x.shape[1:]).transpose(1, 2)
 
 
-def _real(group: _Group, x: Tensor, logs: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Places, values [n, H, D] and log-sum-exps [n, H] of the tokens that are no padding."""
-    values = x.transpose(1, 2).reshape(-1, x.shape[1], x.shape[3])
-    logs = values[..., 0] if logs is None else logs.reshape(-1, x.shape[1])
-    if group.padding is None:
-        return group.rows, values, logs
-    keep = ~group.padding
-    return group.rows[keep], values[keep], logs[keep]
+def _put(whole: Tensor, group: _Group, x: Tensor) -> None:
+    """Write segments [S, H, W, ...] to their tokens' places in [T, H, ...]; padding is left out."""
+    values = x.transpose(1, 2).reshape(-1, *whole.shape[1:])
+    if isinstance(group.rows, slice):
+        whole[group.rows] = values
+    elif group.padding is None:
+        whole.index_copy_(0, group.rows, values)
+    else:
+        keep = ~group.padding
+        whole.index_copy_(0, group.rows[keep], values[keep])
 
 
 def _join(out: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor) -> None:
     """Join a second part of a softmax to the first, in place; a part that sees nothing has log-sum-exp -inf."""
     joint = torch.logaddexp(lse, more_lse)
-    weight = (more_lse - joint).exp()[..., None].to(out.dtype)
-    out.mul_((lse - joint).exp()[..., None].to(out.dtype)).add_(more.nan_to_num(0.0) * weight)
+    weight, other = ((one - joint).exp()[..., None].to(out.dtype) for one in (lse, more_lse))
+    out.mul_(weight).addcmul_(more, other)
     lse.copy_(joint)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raypo.bench import train
+from raypo.bench import floor, train
 from raypo.bench.measure import spread
 from raypo.errors import RunError
 
@@ -22,11 +22,15 @@ def test_the_spread_of_repeats() -> None:
 def test_the_operations_of_a_set() -> None:
     """One response of 1 token after a prompt of 1, apart: 2 tokens, 1 + 1 + 1 pairs, one application of the head.
 
-    6 x 6 x (4 x 384^2 + 3 x 384 x 1024) = 63,700,992 per token; 14 x 6 x 384 = 32,256 per pair; head 8 x 384 x 8192 =
-    25,165,824. Shared, the response's token is left out of the row: 1 token.
+    6 x 6 x (4 x 384^2 + 3 x 384 x 1024) = 63,700,992 per token; 14 x 6 x 384 = 32,256 per pair; head 6 x 384 x 8192 =
+    18,874,368. Shared, the response's token is left out of the row: 1 token. 20 responses of 64 tokens predict 1,280,
+    of which a first chunk of 1,024 is computed again: 6 x 1,280 + 2 x 1,024 = 9,728 applications of the head.
     """
-    assert train.flops(1, 1, 1, shared=False) == 2 * 63_700_992 + 3 * 32_256 + 25_165_824
-    assert train.flops(1, 1, 1, shared=True) == 63_700_992 + 3 * 32_256 + 25_165_824
+    assert floor.flops(1, 1, 1, shared=False) == 2 * 63_700_992 + 3 * 32_256 + 18_874_368
+    assert floor.flops(1, 1, 1, shared=True) == 63_700_992 + 3 * 32_256 + 18_874_368
+    pairs = 1 + 20 * (64 * 65 / 2 + 64)
+    expected = 63_700_992 * (1 + 20 * 63) + 32_256 * pairs + 9_728 * 384 * 8192
+    assert floor.flops(20, 1, 64, shared=True) == expected
 
 
 def test_ratios_take_the_peers_best_batch_size_with_cached_references() -> None:
