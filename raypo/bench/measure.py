@@ -7,7 +7,6 @@ import json
 import math
 import os
 import platform
-import resource
 import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -29,8 +28,12 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def peak_bytes() -> int:
-    """Largest resident memory of this process so far; Linux counts it in KiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Largest resident memory of this process so far; Linux counts it in KiB.
+
+    Not `ru_maxrss`, which a new process has from the one that started it.
+    """
+    told = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(told.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def environment(threads: int) -> dict[str, Any]:
@@ -90,7 +93,9 @@ def child(command: Sequence[str], extra: Mapping[str, str] | None = None) -> dic
 
 def show(title: str, rows: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
     """Print rows of one shape as a table; numbers to four digits."""
-    table = Table(*(Column(name, justify="right", overflow="fold") for name in rows[0]), title=title, box=None)
+    first, *rest = rows[0]
+    columns = [Column(first, no_wrap=True), *(Column(name, justify="right", overflow="fold") for name in rest)]
+    table = Table(*columns, title=title, box=None)
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     (console or Console()).print(table)

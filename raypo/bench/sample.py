@@ -61,7 +61,7 @@ def bench_sample(plan: SamplePlan, out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"plan": asdict(plan), "environment": environment(plan.threads)}
     with TemporaryDirectory() as place:
         folder = Path(place)
-        found["parameters"] = make_inputs(folder, 1, plan.prompt, 2, count=plan.prompts)
+        found["parameters"] = make_inputs(folder, 2, plan.prompt, 2, count=plan.prompts)
         bare = run_bare(folder, plan)
         stage = run_stage(folder, plan)
     if bare["drawn"] != stage["drawn"]:

@@ -15,6 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import track
 from safetensors.torch import load_file
 
 from raypo.bench.floor import HEADS, HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY, flops, product_rate
@@ -28,6 +30,8 @@ AT_ONCE = 8
 """Separate rows of one pass: 64 of 1,088 tokens would take some 20 GB."""
 
 PEER = Path(__file__).with_name("trl_peer.py")
+LAYOUTS = "shared", "none"
+LIVE = ", live reference"
 SPECIAL = "<pad>", "<unk>", "<end>"
 
 
@@ -39,7 +43,8 @@ class Plan:
         responses: K of a set.
         prompt: tokens.
         response: tokens of each response.
-        steps: optimizer steps of a case; the first two are not counted.
+        steps: optimizer steps of a case in one process; the first two are not counted.
+        rounds: processes per case, taken in turns: a machine whose speed drifts then treats all cases alike.
         threads: of torch.
         python: interpreter of an environment with TRL, or None.
         batch_sizes: of the peer, in pairs; the fastest per pair counts.
@@ -49,7 +54,8 @@ class Plan:
     responses: int = 8
     prompt: int = 256
     response: int = 64
-    steps: int = 12
+    steps: int = 8
+    rounds: int = 3
     threads: int = 2
     python: str | None = None
     batch_sizes: tuple[int, ...] = (1, 2, 4)
@@ -70,7 +76,11 @@ def bench_train(plan: Plan, out: Path) -> dict[str, Any]:
         show("gradients against `packing: none`", [{"case": k, **v} for k, v in found["gradients"].items()])
         found["products_per_s"] = product_rate(plan.threads)
         found["cases"] = cases(folder, plan, found["products_per_s"])
-    show("one optimizer step", found["cases"])
+    for title, names in (
+        ("one optimizer step, seconds", ("mean", "std", "min", "max", "floor")),
+        ("one optimizer step", ("per pair", "tokens/s", "peak GB")),
+    ):
+        show(title, [{name: row[name] for name in ("case", *names)} for row in found["cases"]])
     if plan.python:
         found["ratios"] = ratios(found["cases"], plan.responses)
         show("ratios", [{"what": name, "times": value} for name, value in found["ratios"].items()])
@@ -211,30 +221,37 @@ def cases(folder: Path, plan: Plan, rate: float) -> list[dict[str, Any]]:
 
     `floor` is what raypo's operations would take at `rate`, a large matrix product's per second: no step is faster.
     """
-    rows = []
-    for responses in sorted({plan.responses, 2}, reverse=True):
-        for packing in ("shared", "none"):
-            answer = run_own(folder, own_case(plan, responses=responses, packing=packing))
-            least = flops(responses, plan.prompt, plan.response, shared=packing == "shared") / rate
-            rows.append(_row("raypo", f"K={responses}, {packing}", answer, floor=least))
-    if plan.python:
-        for size in plan.batch_sizes:
-            answer = run_peer(plan.python, folder, peer_case(plan, batch_size=size))
-            rows.append(_row("trl", f"batch {size}, reference cached", answer, pairs=size))
-        best = min(plan.batch_sizes, key=lambda size: _named(rows, f"batch {size}, reference cached")["per pair"])
-        answer = run_peer(plan.python, folder, peer_case(plan, batch_size=best, precompute=False))
-        rows.append(_row("trl", f"batch {best}, reference live", answer, pairs=best))
-    return rows
+    own = [(f"K={k}, {packing}", k, packing) for k in sorted({plan.responses, 2}, reverse=True) for packing in LAYOUTS]
+    sizes = plan.batch_sizes if plan.python else ()
+    peer = [(f"TRL, batch {size}", size, True) for size in sizes]
+    peer += [(f"TRL, batch {size}{LIVE}", size, False) for size in sizes[:1]]
+    answers: dict[str, list[dict[str, Any]]] = {}
+    for _ in track(range(plan.rounds), description="rounds over all cases", console=Console(stderr=True)):
+        for name, responses, packing in own:
+            case = own_case(plan, responses=responses, packing=packing)
+            answers.setdefault(name, []).append(run_own(folder, case))
+        for name, size, cached in peer:
+            assert plan.python  # else there is none
+            case = peer_case(plan, batch_size=size, precompute=cached)
+            answers.setdefault(name, []).append(run_peer(plan.python, folder, case))
+    floors = {
+        name: flops(responses, plan.prompt, plan.response, shared=packing == "shared") / rate
+        for name, responses, packing in own
+    }
+    pairs = {name: size for name, size, _ in peer}
+    return [_row(name, found, floors.get(name), pairs.get(name)) for name, found in answers.items()]
 
 
-def _row(
-    who: str, case: str, answer: Mapping[str, Any], pairs: int | None = None, floor: float | None = None
-) -> dict[str, Any]:
-    seconds = spread(answer["seconds"])
-    per_pair = None if pairs is None else seconds["mean"] / pairs
-    speed = answer["tokens"] / seconds["mean"]
-    rest = {"per pair": per_pair, "tokens/s": speed, "peak GB": answer["peak_bytes"] / 1e9}
-    return {"who": who, "case": case, **seconds, "floor": floor, **rest}
+def _row(case: str, answers: Sequence[Mapping[str, Any]], floor: float | None, pairs: int | None) -> dict[str, Any]:
+    seconds = spread([second for one in answers for second in one["seconds"]])
+    return {
+        "case": case,
+        **seconds,
+        "floor": floor,
+        "per pair": None if pairs is None else seconds["mean"] / pairs,
+        "tokens/s": answers[0]["tokens"] / seconds["mean"],
+        "peak GB": max(one["peak_bytes"] for one in answers) / 1e9,
+    }
 
 
 def _named(rows: Sequence[Mapping[str, Any]], case: str) -> Mapping[str, Any]:
@@ -246,8 +263,8 @@ def ratios(rows: Sequence[Mapping[str, Any]], responses: int) -> dict[str, float
 
     Exploding a set of K responses, half of them better, gives (K / 2)^2 pairs.
     """
-    cached = [row for row in rows if row["who"] == "trl" and row["case"].endswith("cached")]
-    best = min(cached, key=lambda row: row["per pair"])
+    peer = [row for row in rows if row["per pair"] is not None and not row["case"].endswith(LIVE)]
+    best = min(peer, key=lambda row: row["per pair"])
     whole, pair = _named(rows, f"K={responses}, shared"), _named(rows, "K=2, shared")
     return {
         f"TRL on {(responses // 2) ** 2} exploded pairs / set of {responses}": (responses // 2) ** 2
@@ -267,22 +284,7 @@ def sharing(plan: Plan) -> list[dict[str, Any]]:
         for responses in (2, 4, 8, 16, 64):
             with TemporaryDirectory() as place:
                 make_inputs(Path(place), responses, prompt, plan.response, count=1)
-                least = [
-                    min(
-                        run_own(
-                            Path(place),
-                            own_case(
-                                plan,
-                                responses=responses,
-                                packing=packing,
-                                optimizer=False,
-                                at_once=AT_ONCE if packing == "none" else None,
-                                steps=5,
-                            ),
-                        )["seconds"]
-                    )
-                    for packing in ("none", "shared")
-                ]
+                least = [_least(Path(place), plan, responses, packing) for packing in ("none", "shared")]
             counts = [flops(responses, prompt, plan.response, shared=shared) for shared in (False, True)]
             achieved, theory = least[0] / least[1], counts[0] / counts[1]
             rows.append(
@@ -290,3 +292,10 @@ def sharing(plan: Plan) -> list[dict[str, Any]]:
                 | {"achieved": achieved, "theory": theory, "share": achieved / theory}
             )
     return rows
+
+
+def _least(folder: Path, plan: Plan, responses: int, packing: str) -> float:
+    """Least seconds of a forward and a backward pass over a set."""
+    at_once = AT_ONCE if packing == "none" else None
+    case = own_case(plan, responses=responses, packing=packing, optimizer=False, at_once=at_once, steps=5)
+    return float(min(run_own(folder, case)["seconds"]))

@@ -21,7 +21,8 @@ def bench_train(
     responses: Annotated[int, typer.Option(min=2, help="K.")] = 8,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 256,
     response: Annotated[int, typer.Option(min=2, help="Tokens of a response.")] = 64,
-    steps: Annotated[int, typer.Option(min=4, help="Steps per case; the first two are not counted.")] = 12,
+    steps: Annotated[int, typer.Option(min=4, help="Steps per case and round; the first two are not counted.")] = 8,
+    rounds: Annotated[int, typer.Option(min=1, help="Processes per case, taken in turns.")] = 3,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
     grid: Annotated[bool, typer.Option(help="Also K = 2 to 64 at prompts of 64, 256 and 1,024 tokens.")] = False,
 ) -> None:
@@ -34,7 +35,8 @@ def bench_train(
         )
     from raypo.bench import train as benchmark
 
-    benchmark.bench_train(benchmark.Plan(responses, prompt, response, steps, threads, python, grid=grid), out)
+    plan = benchmark.Plan(responses, prompt, response, steps, rounds, threads, python, grid=grid)
+    benchmark.bench_train(plan, out)
 
 
 @bench.command("tune")
