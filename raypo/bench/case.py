@@ -5,7 +5,7 @@
 FOLDER holds the model and sets.json; CASE is JSON: threads, packing, responses, preset, steps, learning_rate, beta,
 optimizer (false: forward and backward alone), at_once (responses of a set per pass, or null for all: what separate rows
 of a large set need to fit into memory), gradients (a path or null). Prints one line of JSON: seconds of each step
-after the first two, tokens of a step, peak_bytes.
+after the first two, tokens of a step, peak_bytes, and library_bytes: what is resident before the model is there.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ def parts_of(one: TrainingSet, at_once: int | None) -> list[TrainingSet]:
 def main(folder: str, case: dict[str, Any]) -> None:
     """Run one case."""
     torch.set_num_threads(case["threads"])
+    libraries = peak_bytes()
     rows = json.loads((Path(folder) / "sets.json").read_text(encoding="utf-8"))
     sets = [ResponseSet(str(i), row["prompt"], row["responses"][: case["responses"]]) for i, row in enumerate(rows)]
     scorer = TokenScorer(load_causal_lm(folder, dtype=torch.float32))
@@ -89,7 +90,7 @@ def main(folder: str, case: dict[str, Any]) -> None:
         seconds.append(time.perf_counter() - began)
         optimizer.zero_grad(set_to_none=True)
     tokens = sum(len(sets[0].prompt_token_ids) + len(ids) for ids in sets[0].response_token_ids)
-    found = {"seconds": seconds[2:], "tokens": tokens, "peak_bytes": peak_bytes()}
+    found = {"seconds": seconds[2:], "tokens": tokens, "peak_bytes": peak_bytes(), "library_bytes": libraries}
     print(json.dumps(found))  # noqa: T201 - read by the caller
 
 

@@ -15,20 +15,27 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
+import torch
 
 from raypo.bench.measure import child, environment, show, spread, write
 from raypo.bench.train import make_inputs
 from raypo.config import RunConfig, build
 from raypo.errors import RunError
+from raypo.sampling.engine import Backend
 
 SEEDS = "bench"
 
 
+def backend() -> Backend:
+    """Where this machine's engines run; asked of torch, for vLLM alone has no Ray to ask."""
+    return "gpu" if torch.cuda.is_available() else "cpu"
+
+
 def engine_environment(threads: int) -> dict[str, str]:
-    """Of an engine's process on the CPU."""
+    """Of an engine's process."""
     from raypo.sampling.engine import environment as of_engine
 
-    return of_engine("cpu", threads=threads, kv_cache_gib=1, tensor_parallel=1)
+    return of_engine(backend(), threads=threads, kv_cache_gib=1, tensor_parallel=1)
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,7 @@ def config_of(folder: Path, plan: SamplePlan) -> RunConfig:
             "prompts": {"path": "none.jsonl", "max_prompt_tokens": plan.prompt},
             "sampling": {"num_responses": plan.responses, "max_response_tokens": plan.response},
             "training": {"threads": plan.threads},
+            "engine": {"backend": backend()},
         }
     )
 

@@ -78,7 +78,7 @@ def bench_train(plan: Plan, out: Path) -> dict[str, Any]:
         found["cases"] = cases(folder, plan, found["products_per_s"])
     for title, names in (
         ("one optimizer step, seconds", ("mean", "std", "min", "max", "floor")),
-        ("one optimizer step", ("per pair", "tokens/s", "peak GB")),
+        ("one optimizer step", ("per pair", "tokens/s", "peak GB", "beyond libraries GB")),
     ):
         show(title, [{name: row[name] for name in ("case", *names)} for row in found["cases"]])
     if plan.python:
@@ -251,6 +251,7 @@ def _row(case: str, answers: Sequence[Mapping[str, Any]], floor: float | None, p
         "per pair": None if pairs is None else seconds["mean"] / pairs,
         "tokens/s": answers[0]["tokens"] / seconds["mean"],
         "peak GB": max(one["peak_bytes"] for one in answers) / 1e9,
+        "beyond libraries GB": max(one["peak_bytes"] - one["library_bytes"] for one in answers) / 1e9,
     }
 
 
@@ -273,6 +274,7 @@ def ratios(rows: Sequence[Mapping[str, Any]], responses: int) -> dict[str, float
         f"TRL on the best-worst pair / set of {responses}": best["per pair"] / whole["mean"],
         "tokens/s at K = 2 / TRL's": pair["tokens/s"] / best["tokens/s"],
         "peak memory at K = 2 / TRL's": pair["peak GB"] / best["peak GB"],
+        "the same, beyond libraries": pair["beyond libraries GB"] / best["beyond libraries GB"],
         f"separate rows / shared, K = {responses}": _named(rows, f"K={responses}, none")["mean"] / whole["mean"],
     }
 

@@ -4,7 +4,8 @@
 
 FOLDER holds the model with its tokenizer and pairs.json; CASE is JSON: threads, batch_size, precompute, steps,
 learning_rate, beta, gradients (a path: write the first batch's gradients there and do not train, or null). Prints one
-line of JSON: seconds of each step after the first two, tokens of a step, peak_bytes.
+line of JSON: seconds of each step after the first two, tokens of a step, peak_bytes, and library_bytes: what is
+resident before the model is there.
 """
 
 from __future__ import annotations
@@ -63,7 +64,13 @@ def first_gradients(trainer: Any, path: str) -> None:
     print(json.dumps({"loss": float(loss.detach())}))  # noqa: T201 - read by the caller
 
 
-def timed_steps(trainer: Any, case: dict[str, Any]) -> None:
+def peak_bytes() -> int:
+    """Largest resident memory so far; not `ru_maxrss`, which a process has from the one that started it."""
+    told = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(told.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def timed_steps(trainer: Any, case: dict[str, Any], libraries: int) -> None:
     """Train, and print the seconds of each optimizer step, data loading and collation included."""
     from transformers import TrainerCallback
 
@@ -78,22 +85,23 @@ def timed_steps(trainer: Any, case: dict[str, Any]) -> None:
     row = trainer.train_dataset[0]
     tokens = 2 * len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"])
     seconds = [after - before for before, after in pairwise(marks[1:])]
-    # not ru_maxrss, which a new process has from the one that started it
-    peak = int(Path("/proc/self/status").read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) * 1024
-    found = {"seconds": seconds, "tokens": tokens * case["batch_size"], "peak_bytes": peak}
+    found = {"seconds": seconds, "tokens": tokens * case["batch_size"], "peak_bytes": peak_bytes()}
+    found["library_bytes"] = libraries
     print(json.dumps(found))  # noqa: T201 - read by the caller
 
 
 def main(folder: str, case: dict[str, Any]) -> None:
     """Run one case."""
     import torch
+    import trl  # noqa: F401 - what follows needs it in memory
 
     torch.set_num_threads(case["threads"])
+    libraries = peak_bytes()
     trainer = trainer_of(Path(folder), case)
     if case["gradients"]:
         first_gradients(trainer, case["gradients"])
     else:
-        timed_steps(trainer, case)
+        timed_steps(trainer, case, libraries)
 
 
 if __name__ == "__main__":
