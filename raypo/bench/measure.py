@@ -11,6 +11,7 @@ import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from rich.console import Console
@@ -82,13 +83,81 @@ def child(command: Sequence[str], extra: Mapping[str, str] | None = None) -> dic
     """
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | dict(extra or {}))
     if done.returncode:
-        raise RunError(
-            f"a case of the benchmark ended with {done.returncode}: {done.stderr.strip()[-2000:]}",
-            "an environment in which it runs",
-            "run it by hand: " + " ".join(command[:4]),
-        )
+        raise _ended(done.returncode, done.stderr, command)
     answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return answer
+
+
+class Conversation:
+    """A case in a process that is asked again and again: a line to it, a line of JSON from it, the first unasked.
+
+    Args:
+        command: of the process.
+        extra: environment variables beside this process's own.
+
+    Raises:
+        RunError: it ended before it answered.
+    """
+
+    def __init__(self, command: Sequence[str], extra: Mapping[str, str]) -> None:
+        self._command = command
+        self._errors = TemporaryFile("w+")  # noqa: SIM115 - closed by __exit__
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env=os.environ | dict(extra),
+        )
+
+    def __enter__(self) -> Conversation:
+        try:
+            self._answer()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        with self._process:
+            self._process.kill()
+        self._errors.close()
+
+    def ask(self) -> dict[str, Any]:
+        """The answer to one more line."""
+        assert self._process.stdin  # a pipe
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def end(self) -> dict[str, Any]:
+        """The last answer; the process ends, after what it started."""
+        assert self._process.stdin  # a pipe
+        self._process.stdin.close()
+        answer = self._answer()
+        assert self._process.stdout  # a pipe
+        self._process.stdout.read()
+        self._process.wait()
+        return answer
+
+    def _answer(self) -> dict[str, Any]:
+        """The next line that is JSON: libraries write to standard output too."""
+        assert self._process.stdout  # a pipe
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                answer: dict[str, Any] = json.loads(line)
+                return answer
+        self._errors.seek(0)
+        raise _ended(self._process.wait(), self._errors.read(), self._command)
+
+
+def _ended(code: int, told: str, command: Sequence[str]) -> RunError:
+    return RunError(
+        f"a case of the benchmark ended with {code}: {told.strip()[-2000:]}",
+        "an environment in which it runs",
+        "run it by hand: " + " ".join(command[:4]),
+    )
 
 
 def show(title: str, rows: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:

@@ -2,13 +2,15 @@
 
 Both sides draw the same responses with the same engine settings: vLLM alone in one call of `LLM.generate` for all
 prompts, in a process of its own; the stage through Ray Data and an engine actor, in calls of
-`sampling.batch_prompts`. A sync is that of the engine which the stage used, weights of the same model.
+`sampling.batch_prompts`. Both are ready before either is timed, and then take turns: a machine whose speed drifts
+treats them alike. A sync is that of the engine which the stage used, weights of the same model.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,14 +18,17 @@ from typing import Any
 
 import pyarrow as pa
 import torch
+from rich.console import Console
+from rich.progress import track
 
-from raypo.bench.measure import child, environment, show, spread, write
+from raypo.bench.measure import Conversation, environment, show, spread, write
 from raypo.bench.train import make_inputs
 from raypo.config import RunConfig, build
 from raypo.errors import RunError
 from raypo.sampling.engine import Backend
 
 SEEDS = "bench"
+NAMES = {"bare": "LLM.generate alone", "stage": "the sampling stage"}
 
 
 def backend() -> Backend:
@@ -47,20 +52,20 @@ class SamplePlan:
         prompt: tokens of each.
         responses: K.
         response: tokens of each response; none ends earlier, so both sides draw the same number.
-        repeats: timed calls of each side, after one that is not.
+        repeats: timed calls of each side, in turns, after one that is not counted.
         threads: OpenMP threads of the engine.
     """
 
-    prompts: int = 64
+    prompts: int = 32
     prompt: int = 64
     responses: int = 8
     response: int = 64
-    repeats: int = 3
+    repeats: int = 6
     threads: int = 2
 
 
 def bench_sample(plan: SamplePlan, out: Path) -> dict[str, Any]:
-    """Run both sides one after the other, print tables, write JSON; returns what was written.
+    """Run both sides in turns, print tables, write JSON; returns what was written.
 
     Raises:
         RunError: a side failed, or the two drew different tokens.
@@ -69,14 +74,12 @@ def bench_sample(plan: SamplePlan, out: Path) -> dict[str, Any]:
     with TemporaryDirectory() as place:
         folder = Path(place)
         found["parameters"] = make_inputs(folder, 2, plan.prompt, 2, count=plan.prompts)
-        bare = run_bare(folder, plan)
-        stage = run_stage(folder, plan)
-    if bare["drawn"] != stage["drawn"]:
+        answers, stage = in_turns(folder, plan)
+    if len({one["drawn"] for side in answers.values() for one in side}) != 1:
         raise RunError("the stage and vLLM alone drew different tokens", "the same responses of the same seeds")
     tokens = plan.prompts * plan.responses * plan.response
     found["cases"] = [
-        {"case": name, **spread([tokens / one for one in side["seconds"]])}
-        for name, side in (("LLM.generate alone", bare), ("the sampling stage", stage))
+        {"case": NAMES[side], **spread([tokens / one["seconds"] for one in given])} for side, given in answers.items()
     ]
     show("response tokens per second", found["cases"])
     found["ratios"] = {
@@ -120,15 +123,24 @@ def prompts_of(folder: Path) -> pa.Table:
     )
 
 
-def run_bare(folder: Path, plan: SamplePlan) -> dict[str, Any]:
-    """vLLM alone, in a process with the environment of an engine."""
-    return child(_command("bare", folder, plan), engine_environment(plan.threads))
+def in_turns(folder: Path, plan: SamplePlan) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
+    """Start both sides, one after the other, and let them sample in turns.
 
-
-def run_stage(folder: Path, plan: SamplePlan) -> dict[str, Any]:
-    """The sampling stage, in a process that starts Ray and an engine actor."""
-    return child(_command("stage", folder, plan))
-
-
-def _command(side: str, folder: Path, plan: SamplePlan) -> list[str]:
-    return [sys.executable, "-m", "raypo.bench.sample_case", side, str(folder), json.dumps(asdict(plan))]
+    Returns:
+        the answers of each side, and what the stage told last.
+    """
+    with ExitStack() as stack:
+        sides = {
+            side: stack.enter_context(
+                Conversation(
+                    [sys.executable, "-m", "raypo.bench.sample_case", side, str(folder), json.dumps(asdict(plan))],
+                    engine_environment(plan.threads) if side == "bare" else {},  # an engine's actor has its own
+                )
+            )
+            for side in NAMES
+        }
+        answers: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+        for number in track(range(plan.repeats), description="in turns", console=Console(stderr=True)):
+            for side in sorted(sides, reverse=bool(number % 2)):
+                answers[side].append(sides[side].ask())
+        return answers, {side: one.end() for side, one in sides.items()}["stage"]

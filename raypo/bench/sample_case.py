@@ -2,8 +2,9 @@
 
     python -m raypo.bench.sample_case bare|stage FOLDER PLAN
 
-FOLDER holds the model and sets.json; PLAN is JSON of `SamplePlan`. Prints one line of JSON: seconds of each timed call,
-`drawn` (a hash of all tokens), and for the stage the seconds of the engine's start and of each sync.
+FOLDER holds the model and sets.json; PLAN is JSON of `SamplePlan`. Prints a line of JSON when it is ready; for each
+line that it reads it samples once and prints seconds and `drawn`, a hash of all tokens. When its input ends it prints
+the last line: for the stage the seconds of the engine's start and of each sync.
 """
 
 from __future__ import annotations
@@ -12,29 +13,41 @@ import hashlib
 import json
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from raypo.bench.sample import SEEDS, SamplePlan, config_of, prompts_of
 from raypo.stages.verbs import request_seed
 
+Ids = list[list[list[int]]]
+"""Tokens of every response, in the order of prompts and slots."""
 
-def drawn(ids: list[list[list[int]]]) -> str:
-    """A hash of responses, in the order of prompts and slots."""
+
+@dataclass(frozen=True)
+class Side:
+    """What is measured.
+
+    Args:
+        sample: draws all responses once.
+        ids: what it drew, out of its answer.
+        finish: what is measured last.
+    """
+
+    sample: Callable[[], Any]
+    ids: Callable[[Any], Ids]
+    finish: Callable[[], dict[str, Any]]
+
+
+def drawn(ids: Ids) -> str:
+    """A hash of all tokens."""
     return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
 
 
-def timed(call: Any, repeats: int) -> tuple[list[float], Any]:
-    """Seconds of each call after one that is not counted, and the last answer."""
-    seconds, answer = [], call()
-    for _ in range(repeats):
-        began = time.perf_counter()
-        answer = call()
-        seconds.append(time.perf_counter() - began)
-    return seconds, answer
-
-
-def bare(folder: Path, plan: SamplePlan) -> dict[str, Any]:
+@contextmanager
+def bare(folder: Path, plan: SamplePlan) -> Iterator[Side]:
     """`LLM.generate` of an engine with the run's settings, without anything of ours in the call."""
     from vllm import SamplingParams
 
@@ -57,12 +70,15 @@ def bare(folder: Path, plan: SamplePlan) -> dict[str, Any]:
         )
         for prompt_id in prompts["prompt_id"].to_pylist()
     ]
-    seconds, answers = timed(lambda: llm.generate(requests, params, use_tqdm=False), plan.repeats)
-    ids = [[list(one.token_ids) for one in answer.outputs] for answer in answers]
-    return {"seconds": seconds, "drawn": drawn(ids)}
+    yield Side(
+        lambda: llm.generate(requests, params, use_tqdm=False),
+        lambda answers: [[list(one.token_ids) for one in answer.outputs] for answer in answers],
+        dict,
+    )
 
 
-def stage(folder: Path, plan: SamplePlan) -> dict[str, Any]:
+@contextmanager
+def stage(folder: Path, plan: SamplePlan) -> Iterator[Side]:
     """The sampling stage with one engine actor on a Ray of its own."""
     import ray
 
@@ -79,7 +95,7 @@ def stage(folder: Path, plan: SamplePlan) -> dict[str, Any]:
         began = time.perf_counter()
         actors.engines.bring_up(str(folder), 0)
         started = time.perf_counter() - began
-        prompts, version = prompts_of(folder), 0
+        prompts = prompts_of(folder)
 
         def sample() -> Any:
             return verbs.sample(
@@ -87,31 +103,45 @@ def stage(folder: Path, plan: SamplePlan) -> dict[str, Any]:
                 actors,
                 config,
                 round_index=0,
-                version=version,
+                version=0,
                 seeds=SEEDS,
                 num_responses=plan.responses,
                 progress=lambda chunk: None,
             )
 
-        seconds, (table, _) = timed(sample, plan.repeats)
-        sender, syncs = HostSender(actors.engines.handles(), put=ray.put), []
-        weights = list(read_weights(folder))
-        for number in range(1, plan.repeats + 1):
-            syncs.append(sender.send(number, iter(weights), sender=True)["seconds"])
-        ids = table.sort_by("prompt_id")  # chunks may end in another order
-        order = {name: i for i, name in enumerate(ids["prompt_id"].to_pylist())}
-        rows = ids["response_token_ids"].to_pylist()
-        found = [rows[order[name]] for name in prompts["prompt_id"].to_pylist()]
-        return {"seconds": seconds, "drawn": drawn(found), "start_seconds": started, "sync_seconds": syncs}
+        def ids(answer: Any) -> Ids:
+            table = answer[0].to_pydict()  # chunks may end in another order
+            rows = dict(zip(table["prompt_id"], table["response_token_ids"], strict=True))
+            return [rows[name] for name in prompts["prompt_id"].to_pylist()]
+
+        def finish() -> dict[str, Any]:
+            sender, weights = HostSender(actors.engines.handles(), put=ray.put), list(read_weights(folder))
+            numbers = range(1, plan.repeats + 1)
+            syncs = [sender.send(number, iter(weights), sender=True)["seconds"] for number in numbers]
+            return {"start_seconds": started, "sync_seconds": syncs}
+
+        yield Side(sample, ids, finish)
     finally:
         actors.shutdown()
         if owned:
             ray.shutdown()
 
 
-def main(side: str, folder: Path, plan: SamplePlan) -> None:
+def main(name: str, folder: Path, plan: SamplePlan) -> None:
     """Run one side."""
-    print(json.dumps({"bare": bare, "stage": stage}[side](folder, plan)))  # noqa: T201 - read by the caller
+
+    def tell(found: dict[str, Any]) -> None:
+        print(json.dumps(found), flush=True)  # noqa: T201 - read by the caller
+
+    with {"bare": bare, "stage": stage}[name](folder, plan) as side:
+        side.sample()  # the first is slower than those that follow, and counts on neither side
+        tell({"ready": name})
+        for _ in sys.stdin:
+            began = time.perf_counter()
+            answer = side.sample()
+            seconds = time.perf_counter() - began
+            tell({"seconds": seconds, "drawn": drawn(side.ids(answer))})
+        tell(side.finish())
 
 
 if __name__ == "__main__":

@@ -55,11 +55,11 @@ def bench_tune(
 @bench.command("sample")
 def bench_sample(
     out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("bench-sample.json"),
-    prompts: Annotated[int, typer.Option(min=1, help="How many.")] = 64,
+    prompts: Annotated[int, typer.Option(min=1, help="How many.")] = 32,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 64,
     responses: Annotated[int, typer.Option(min=1, help="K.")] = 8,
     response: Annotated[int, typer.Option(min=1, help="Tokens of a response.")] = 64,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed calls per side.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed calls per side, in turns.")] = 6,
     threads: Annotated[int, typer.Option(min=1, help="OpenMP threads of the engine.")] = 2,
 ) -> None:
     """Measure the sampling stage against vLLM alone, and a sync of new weights against an engine's start."""
