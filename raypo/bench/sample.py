@@ -13,6 +13,7 @@ import sys
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -84,7 +85,7 @@ def bench_sample(plan: SamplePlan, out: Path) -> dict[str, Any]:
     show("response tokens per second", found["cases"])
     found["ratios"] = {
         "tokens/s of the stage / vLLM alone": found["cases"][1]["mean"] / found["cases"][0]["mean"],
-        "seconds of an engine start / of a sync": stage["start_seconds"] / min(stage["sync_seconds"]),
+        "seconds of an engine start / of a sync": stage["start_seconds"] / fmean(stage["sync_seconds"]),
     }
     found["engine"] = {"start_seconds": stage["start_seconds"], "sync_seconds": spread(stage["sync_seconds"])}
     show("engine, seconds", [{"start": stage["start_seconds"], **found["engine"]["sync_seconds"]}])
