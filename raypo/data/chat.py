@@ -254,8 +254,12 @@ def _answers(
         return encode_responses(tokenizer, text, prefix, responses)
     found = answer_ids(tokenizer, prompt, text, prefix, responses, arguments)
     counts.update(one.how for one in found)
+    # one end for all of a set: a contrast of two would teach which token to end with
+    end = next((one.end for one in found if one.end is not None), None)
     return [
-        encode_responses(tokenizer, text, prefix, [response], one.end)[0] if one.ids is None else one.ids
+        encode_responses(tokenizer, text, prefix, [response], end if one.end is None else one.end)[0]
+        if one.ids is None
+        else one.ids
         for response, one in zip(responses, found, strict=True)
     ]
 

@@ -133,6 +133,7 @@ def _distinct(given: Given, *, labels: bool) -> tuple[list[str], list[float | No
 
 def _raw(row: Row, given: Given, texts: list[str], rewards: list[float | None]) -> dict[str, Any]:
     one = raw_row(row, given.prompt, without=given.used)
-    content = json.dumps([one["prompt_id"], texts])
+    # the same responses judged otherwise are another opinion, not a copy
+    content = json.dumps([one["prompt_id"], texts, rewards])
     set_id = hashlib.sha256(f"set\0{content}".encode()).hexdigest()[:16]
     return one | {"set_id": set_id, "responses": texts, "rewards": rewards}

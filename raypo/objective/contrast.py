@@ -93,7 +93,8 @@ def top_vs_bottom(given: Given, *, top: float, bottom: float) -> Sets:
     """The best `top` against the worst `bottom`, the middle left out: MPO's on-policy recipe is 2 and 2 of 5.
 
     A set of fewer than top + bottom gives each side its share of half of them; responses whose reward equals that of
-    the lowest on top do not stand below.
+    the lowest on top do not stand below. Where that would leave nothing below, they leave the top instead: 2 1 1 1 1 is
+    2 against two of the 1s.
     """
     count = given.mask.sum(1, keepdim=True)
     half = (count // 2).clamp_min(1)
@@ -102,7 +103,14 @@ def top_vs_bottom(given: Given, *, top: float, bottom: float) -> Sets:
     rising = _rank(given.present(torch.inf), descending=False)
     positive = given.mask & (falling < high)
     lowest = torch.where(positive, given.rewards, torch.full_like(given.rewards, torch.inf)).amin(1, keepdim=True)
-    return _one_cut(given, positive, given.mask & (rising < low) & (given.rewards < lowest))
+    worst = given.mask & (rising < low)
+    negative = worst & (given.rewards < lowest)
+    tied = ~negative.any(1, keepdim=True)
+    return _one_cut(
+        given,
+        torch.where(tied, positive & (given.rewards > lowest), positive),
+        torch.where(tied, worst & (given.rewards <= lowest), negative),
+    )
 
 
 def one_vs_rest(given: Given) -> Sets:

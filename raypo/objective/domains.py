@@ -62,6 +62,7 @@ BETA = Domain(0, open_low=True, why="it scales the implicit reward, and a negati
 TEMPERATURE = Domain(0, open_low=True, why="with a negative one the worst response has the largest share")
 LABEL = "beyond it the label says less than nothing"
 SMOOTHED = Domain(0, 1, open_low=True, open_high=True, why="the logarithm of the worse side's share enters")
+THRESHOLD = Domain(0, open_low=True, why="with 0 nothing trains at policy == reference, where every margin is 0")
 ENTERS = Domain(0, open_low=True, why="with 0 the policy would not enter")
 
 FIELDS: dict[str, dict[str, Domain]] = {
@@ -97,8 +98,8 @@ PARAMETERS: dict[str, dict[str, Domain]] = {
     },
     "clipped-logistic": {"bound": POSITIVE},
     "squared": {"target_margin": ANY, "scale": POSITIVE},
-    "hinge": {"threshold": NOT_NEGATIVE},
-    "squared-hinge": {"threshold": NOT_NEGATIVE},
+    "hinge": {"threshold": THRESHOLD},
+    "squared-hinge": {"threshold": THRESHOLD},
     "discopop": {"temperature": TEMPERATURE},
     "alpha-divergence": {"order": Domain(0, 1, open_low=True)},
     "positive": {"penalty": NOT_NEGATIVE},
@@ -134,9 +135,9 @@ HYPERPARAMETERS: dict[str, Domain] = {
     "keep": Domain(1, whole=True),
     "temperature": TEMPERATURE,
     "negative_weight": POSITIVE,
-    "eos_weight": NOT_NEGATIVE,
+    "eos_weight": POSITIVE,
     "eos_budget": Domain(1, whole=True, why="tokens of a response"),
-    "odds_weight": NOT_NEGATIVE,
+    "odds_weight": POSITIVE,
     "desirable_weight": NOT_NEGATIVE,
     "undesirable_weight": NOT_NEGATIVE,
     "tie_eps": NOT_NEGATIVE,

@@ -18,33 +18,35 @@ from torch.nn.functional import softplus
 from raypo.objective.inputs import Inputs
 
 
-def aot(inputs: Inputs, used: Tensor, beta: float) -> Tensor:
+def aot(inputs: Inputs, used: Tensor, beta: float, *, label_smoothing: float) -> Tensor:
     """Paired AOT (arXiv 2406.05882): gaps of best and worst, sorted over the batch for policy and reference apart.
 
-    -log sigma(beta (g_(i) - gref_(i))). With one set it is DPO. Each loss stands at the set whose policy gap has its
-    rank.
+    -log sigma(beta (g_(i) - gref_(i))), smoothed as DPO's labels are (TRL 1.16). With one set it is DPO. Each loss
+    stands at the set whose policy gap has its rank.
     """
     high, low = _ends(inputs)
     policy = _take(inputs.policy, high) - _take(inputs.policy, low)
     reference = _take(inputs.reference, high) - _take(inputs.reference, low)
-    return _sorted_difference(policy, reference, used, beta)
+    return _sorted_difference(policy, reference, used, beta, label_smoothing)
 
 
-def aot_unpaired(inputs: Inputs, used: Tensor, beta: float) -> Tensor:
+def aot_unpaired(inputs: Inputs, used: Tensor, beta: float, *, label_smoothing: float) -> Tensor:
     """Unpaired AOT (arXiv 2406.05882): log-ratios of the best and of the worst, each sorted over the batch.
 
-    -log sigma(beta (s_w(i) - s_l(i))). Each loss stands at the set whose best response has its rank.
+    -log sigma(beta (s_w(i) - s_l(i))), smoothed as DPO's labels are (TRL 1.16). Each loss stands at the set whose best
+    response has its rank.
     """
     high, low = _ends(inputs)
     ratios = inputs.policy - inputs.reference
-    return _sorted_difference(_take(ratios, high), _take(ratios, low), used, beta)
+    return _sorted_difference(_take(ratios, high), _take(ratios, low), used, beta, label_smoothing)
 
 
-def _sorted_difference(first: Tensor, second: Tensor, used: Tensor, beta: float) -> Tensor:
-    """softplus(-beta (sorted first - sorted second)) over the used sets, at the places of `first`."""
+def _sorted_difference(first: Tensor, second: Tensor, used: Tensor, beta: float, smoothing: float) -> Tensor:
+    """-log sigma(beta (sorted first - sorted second)), smoothed, over the used sets, at the places of `first`."""
     places = used.nonzero().squeeze(1)
     ordered, order = first[places].sort()
-    losses = softplus(-beta * (ordered - second[places].sort().values))
+    margins = beta * (ordered - second[places].sort().values)
+    losses = (1 - smoothing) * softplus(-margins) + smoothing * softplus(margins)
     return torch.zeros_like(first).index_put((places[order],), losses)
 
 

@@ -50,6 +50,8 @@ class Objective(Protocol):
     @property
     def anchor(self) -> Literal["zero", "running-mean", "mismatched-pairs"]: ...  # noqa: D102
     @property
+    def confidence(self) -> Literal["none", "bounded", "plain"]: ...  # noqa: D102
+    @property
     def reference(self) -> Literal["frozen", "moving"]: ...  # noqa: D102
 
 
@@ -84,6 +86,13 @@ def check_parts(name: str, parts: Sequence[Any]) -> None:
         asking = [part for part in parts if wants(part)]
         if len(asking) > 1:
             raise ConfigError(f"{name}: {' and '.join(part.name for part in asking)}, {got}", expected)
+    means = [part.name for part in parts if getattr(part, "anchor", "zero") == "running-mean"]
+    if means and parts[0].name not in means:
+        raise ConfigError(
+            f"{name}: {means[0]} after {parts[0].name}",
+            f"{means[0]} first: its anchor is the running mean of the implicit rewards that are reported, those of the "
+            "first part",
+        )
     moving = [part.name for part in parts if part.reference == "moving"]
     still = [part.name for part in parts if part.reference == "frozen" and part.needs_reference]
     if moving and still:
@@ -236,6 +245,48 @@ def _targets(o: Objective) -> Refusal:
     )
 
 
+SOFTMAXES = frozenset({"infonca", "each-vs-rest"})
+"""Contrasts whose comparisons together are a softmax over the set."""
+
+
+def _softmaxes(o: Objective) -> Refusal:
+    c = o.contrast
+    if c.kind not in SOFTMAXES:
+        return None
+    by_role = {
+        "an offset": c.offset,
+        f"pool {c.pool!r}": c.pool != "logsumexp",
+        "deviations": c.deviation != "none",
+        "a home advantage in the prior": getattr(o.prior, "h", 0.0),
+        "a prior that differs by role": getattr(o.prior, "transform", "") == "positive",
+        "a KL that is constant where preferred": getattr(o.prior, "detach_preferred_kl", False),
+        "weights by confidence": o.confidence != "none",
+    }
+    got = next((name for name, found in by_role.items() if found), None)
+    if got is None:
+        return None
+    return f"{got} with contrast {c.kind!r}", (
+        "none: the comparisons are the terms of one softmax over the set, in which a response has one score; otherwise "
+        "their sum is no cross-entropy, and its least value is not at the target"
+    )
+
+
+def _without_effect(o: Objective) -> Refusal:
+    """Numbers that would be read by nothing."""
+    c, prior = o.contrast, o.prior
+    if c.deviation == "none" and (c.power != 1 or c.inside_beta):
+        got = f"power = {c.power}" if c.power != 1 else "inside_beta"
+        return f"{got} without deviations", "deviation 'abs' or 'signed', or neither of them: it would change nothing"
+    if isinstance(prior, TokenPrior) and prior.tail != 1 and prior.weights != "length-desensitized":
+        return f"tail = {prior.tail:g} with weights {prior.weights!r}", (
+            "weights 'length-desensitized', or no tail: it would change nothing"
+        )
+    weights = [value for name, value in c.parameters.items() if name.endswith("_weight")]
+    if weights and not any(weights):
+        return f"contrast {c.kind!r} with all weights 0", "one above 0: no response would train"
+    return None
+
+
 def _reward_offset(o: Objective) -> Refusal:
     if o.contrast.reward_offset == "none" and o.contrast.offset_scale:
         return f"offset_scale = {o.contrast.offset_scale:g} without an offset by the reward gap", (
@@ -289,6 +340,8 @@ REFUSALS: tuple[Callable[[Objective], Refusal], ...] = (
     _anchor_score,
     _masks,
     _targets,
+    _softmaxes,
+    _without_effect,
     _reward_offset,
     _selection,
     _moving,

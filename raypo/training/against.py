@@ -35,10 +35,16 @@ def learned_masks(objective: AnyObjective) -> int:
     return 2 if prior.masks == "independent" else 1
 
 
+def anchored_part(objective: AnyObjective) -> Objective | None:
+    """The part against an anchor whose score moves; there is at most one."""
+    parts = [part for _, part in objective.parts if isinstance(part, Objective)]
+    return next((part for part in parts if part.anchor != "zero"), None)
+
+
 def anchor_kind(objective: AnyObjective) -> str:
     """Where the anchor's score comes from: "zero", "running-mean" or "mismatched-pairs"."""
-    kinds = [part.anchor for _, part in objective.parts if isinstance(part, Objective)]
-    return next((kind for kind in kinds if kind != "zero"), "zero")
+    part = anchored_part(objective)
+    return "zero" if part is None else part.anchor
 
 
 class Against:
@@ -112,7 +118,7 @@ def check_moves(objective: AnyObjective, *, every: int, steps: int) -> None:
 def mismatched_anchor(means: Means, sets: Sequence[TrainingSet], rank: int, world_size: int) -> float:
     """KTO's z over the step: each prompt with the first response of the next set; 0 for a step of one set.
 
-    In score units, the mean over all ranks.
+    In the units of the score that it stands against, the mean over all ranks.
     """
     if len(sets) < 2:
         return 0.0
@@ -134,7 +140,9 @@ def mismatched_anchor(means: Means, sets: Sequence[TrainingSet], rank: int, worl
         dist.all_reduce(totals)
     policy, reference, count = totals.tolist()
     mean = torch.tensor([policy / count]), torch.tensor([reference / count])
-    return float(kto_anchor(*mean, means.objective.beta))
+    against = anchored_part(means.objective)
+    assert against is not None  # nobody else asks
+    return float(kto_anchor(*mean, against.beta))
 
 
 def mismatched(one: TrainingSet, other: TrainingSet) -> TrainingSet:

@@ -94,6 +94,21 @@ def raw_rows(texts: list[str]) -> list[dict[str, Any]]:
     return [{"prompt_id": prompt_id(t), "prompt": t, "conversational": False, "metadata": "{}"} for t in texts]
 
 
+def test_both_sides_of_a_set_end_alike_where_the_template_rewrites_one_of_them() -> None:
+    """The template takes "a" out of an answer, so the end of "ad" cannot be read off it: that of "d", <unk> (8), is."""
+    import pyarrow as pa
+
+    row = {"prompt_id": "p", "prompt": json.dumps(CHAT), "conversational": True, "metadata": "{}", "set_id": "s"}
+    row |= {"responses": ["ad", "d"], "rewards": [1.0, 0.0], "split": "train"}
+    raw = pa.Table.from_pylist([row], schema=pa.schema([*RAW_SETS, ("split", pa.string())]))
+    template = chat("<s>", "<unk>").replace("m['content']", "m['content'] | replace('a', '')")
+    table, _, counts = render_sets(
+        raw, make_tokenizer(chat_template=template), max_prompt_tokens=9, max_response_tokens=9
+    )
+    assert [ids[-1] for ids in table.to_pylist()[0]["response_token_ids"]] == [8, 8]
+    assert (counts["whole"], counts["prefix_failed"]) == (1, 1)
+
+
 @settings(deadline=None)  # other work on the machine must not fail a test
 @given(texts=st.lists(st.text("abcd ", max_size=8), max_size=20))
 def test_rendering_conserves_rows_in_order_and_never_cuts(texts: list[str]) -> None:

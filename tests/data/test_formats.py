@@ -84,6 +84,14 @@ LAYOUTS: list[tuple[str, str, dict[str, Any], Any, list[str], list[float | None]
         [1, 0],
     ),
     (
+        "conversational pair that repeats the last turn of its prompt",
+        "pair",
+        {"prompt": [SYSTEM, USER], "chosen": [USER, FOUR], "rejected": [USER, FIVE]},
+        [SYSTEM, USER],
+        ["4", "5"],
+        [1, 0],
+    ),
+    (
         "conversational pair that holds its prompt",
         "pair",
         {"chosen": [SYSTEM, USER, FOUR], "rejected": [SYSTEM, USER, FIVE]},
@@ -291,7 +299,8 @@ def test_other_columns_and_keys_are_named_by_settings(tmp_path: Path) -> None:
         tmp_path, {"q": "p", "R0": "a", "R1": "b", "score_R0": 1, "score_R1": 2}, numbered_prefix="R", column="q"
     )
     assert (sets[0]["prompt"], sets[0]["rewards"], facts["formats"]) == ("p", [1.0, 2.0], {"columns": 1})
-    sets, _ = read(tmp_path, LAYOUTS[10][2], response_score_key="overall_score")
+    row = next(row for _, layout, row, *_ in LAYOUTS if layout == "ultrafeedback")
+    sets, _ = read(tmp_path, row, response_score_key="overall_score")
     assert sets[0]["rewards"] == [7.5, 10.0]
 
 

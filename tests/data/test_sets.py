@@ -79,14 +79,20 @@ def test_what_is_no_set_is_refused_with_its_place(
     assert told in str(caught.value)
 
 
-def test_a_set_is_named_by_its_prompt_and_its_responses(tmp_path: Path) -> None:
-    """Other rewards are the same set; other responses, or another order of them, are another set to the same prompt."""
-    responses = [["a", "b"], ["a", "b"], ["b", "a"], ["a", "c"]]
-    rows = [{"prompt": "p", "responses": texts, "rewards": [n, 0]} for n, texts in enumerate(responses)]
+def test_a_set_is_named_by_its_prompt_its_responses_and_their_rewards(tmp_path: Path) -> None:
+    """Other responses, another order of them, or another opinion of them are another set to the same prompt."""
+    sets = [
+        (["a", "b"], [1, 0]),
+        (["a", "b"], [1, 0]),
+        (["b", "a"], [1, 0]),
+        (["a", "c"], [1, 0]),
+        (["a", "b"], [0, 1]),
+    ]
+    rows = [{"prompt": "p", "responses": texts, "rewards": rewards} for texts, rewards in sets]
     table, _ = read_sets(config(tmp_path, rows))
     ids = table["set_id"].to_pylist()
     assert ids[0] == ids[1]
-    assert len(set(ids)) == 3
+    assert len(set(ids)) == 4
     assert len(set(table["prompt_id"].to_pylist())) == 1
 
 

@@ -49,6 +49,9 @@ def test_names_and_parameters_are_those_of_the_functions(named: dict[str, Any], 
 
 
 PAIRED = Contrast(kind="anchored", parameters={"chosen_weight": 1, "rejected_weight": 1})
+SHARES: dict[str, Any] = {"kind": "infonca", "parameters": {"temperature": 1.0}}
+POSITIVE = TransformPrior(transform="positive", parameters={"penalty": 1.0})
+NOTHING = {"chosen_weight": 0.0, "rejected_weight": 0.0}
 PHI, PSI_SCORE = Link(kind="phi"), "score"
 
 
@@ -59,6 +62,17 @@ PHI, PSI_SCORE = Link(kind="phi"), "score"
         ({"dispersion": "link"}, "exactly one place"),
         ({"contrast": Contrast(kind="above-mean", keep=2)}, "keep = 2 without a selection"),
         ({"contrast": Contrast(kind="all-pairs", offset_scale=0.5)}, "offset_scale = 0.5 without an offset"),
+        ({"contrast": Contrast(kind="above-mean", power=2)}, "power = 2 without deviations"),
+        ({"contrast": Contrast(kind="one-vs-rest", inside_beta=True)}, "inside_beta without deviations"),
+        ({"prior": TokenPrior(weights="importance", tail=0.5)}, "tail = 0.5 with weights 'importance'"),
+        ({"contrast": Contrast(**SHARES, offset=3.0)}, "an offset with contrast 'infonca'"),
+        ({"contrast": Contrast(**SHARES, pool="logmeanexp")}, "pool 'logmeanexp' with contrast 'infonca'"),
+        ({"contrast": Contrast(**SHARES, deviation="abs"), "alpha": 1.0}, "deviations with contrast 'infonca'"),
+        ({"contrast": Contrast(**SHARES), "prior": LinearPrior(h=20.0)}, "a home advantage in the prior"),
+        ({"contrast": Contrast(**SHARES), "prior": POSITIVE}, "a prior that differs by role"),
+        ({"contrast": Contrast(**SHARES), "confidence": "plain"}, "weights by confidence"),
+        ({"contrast": Contrast(kind="anchored", parameters=NOTHING)}, "all weights 0"),
+        ({"link": Link(kind="hinge", parameters={"threshold": 0.0})}, "every margin is 0"),
         ({"contrast": Contrast(kind="above-mean"), "link": Link(kind="cauchy")}, "made of counting"),
         ({"contrast": Contrast(kind="plackett-luce", deviation="abs"), "alpha": 1.0}, "likelihood of the ranking"),
         (
@@ -212,6 +226,7 @@ MIXED = [
     (("tdpo1", "ld-dpo"), "two parts with token priors"),
     (("tr-dpo", "dpo"), "tr-dpo with a moving reference and dpo with a frozen one"),
     (("w-mpo", "kto"), "no data would train both"),
+    (("dpo", "bco"), "bco first: its anchor is the running mean"),
 ]
 
 

@@ -371,6 +371,36 @@ def test_aot_sorts_over_the_batch_and_leaves_out_ties() -> None:
     assert out.loss.tolist() == [pytest.approx(nls(1.0)), pytest.approx(nls(-1.5)), 0.0]
 
 
+def test_aot_smooths_labels_as_dpo_does() -> None:
+    """One set, gap 2, beta 1, smoothing .1: .9 ln(1 + e^-2) + .1 ln(1 + e^2) = .9 x .126928 + .1 x 2.126928."""
+    made = inputs([[2.0, 0.0]], [[1.0, 0.0]])
+    for name in ("aot", "aot-unpaired", "dpo"):
+        found = loss(name, made, beta=1.0, label_smoothing=0.1).loss.item()
+        assert found == pytest.approx(0.326928, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "members"),
+    [
+        ([2.0, 1.0, 1.0, 1.0, 1.0], ([0], 2)),
+        ([7.0, 0.0, 0.0, 0.0, 0.0], ([0], 2)),
+        ([3.0, 1.0, 1.0, 1.0], ([0], 2)),
+        ([7.0, 7.0, 7.0, 7.0, 0.0], ([0, 1], 1)),
+        ([2.0, 1.0, 1.0, 0.0], ([0, 1], 1)),
+    ],
+)
+def test_a_tie_at_the_cut_leaves_the_side_that_can_spare_it(
+    rewards: list[float], members: tuple[list[int], int]
+) -> None:
+    """At policy == reference the margin is ln(|above| / |below|), and the loss -ln(|above| / (|above| + |below|))."""
+    above, below = len(members[0]), members[1]
+    made = inputs([[-4.0] * len(rewards)], [rewards])
+    made["reference_logps"] = made["policy_logps"].detach()
+    out = loss("mpo-top-bottom", made, alpha=0.0)
+    assert out.used.tolist() == [True]
+    assert out.loss.item() == pytest.approx(-math.log(above / (above + below)))
+
+
 def test_sets_in_which_a_cut_falls_between_equals_never_prefer_one_of_them() -> None:
     """Rewards 5 5 5 1, top 2 bottom 2: one of the fives would stand below; only the 1 does."""
     chosen = objective("mpo-top-bottom", alpha=0.0)

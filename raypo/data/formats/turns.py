@@ -39,8 +39,9 @@ def part_turns(row: Row, prompt: Prompt | None, sides: list[Any]) -> Parted | st
 
     Args:
         row: for messages.
-        prompt: what the row gives as prompt. Messages: a side that repeats them is whole, another one goes on after
-            them. Text: read only where the sides are the final turns alone, as the user's turn. None: they are whole.
+        prompt: what the row gives as prompt. Messages: a side goes on after them, or after those of its last turns that
+            it repeats. Text: read only where the sides are the final turns alone, as the user's turn. None: they are
+            whole.
         sides: one conversation per response.
 
     Returns:
@@ -63,8 +64,11 @@ def part_turns(row: Row, prompt: Prompt | None, sides: list[Any]) -> Parted | st
     before: list[dict[str, Any]] = begins[0]
     if isinstance(prompt, str):
         before = before or [{"role": "user", "content": prompt}]
-    elif prompt is not None and before[: len(prompt)] != _plain(prompt):
-        before = [*prompt, *before]
+    elif prompt is not None:
+        given = _plain(prompt)
+        # sides may repeat the whole prompt, its last turns, or none of it
+        shared = next(n for n in range(len(given), -1, -1) if before[:n] == given[len(given) - n :])
+        before = [*given, *before[shared:]]
     if not before:
         raise DataError(
             f"{row.place}: there is no prompt column, and the responses are an answer alone",

@@ -17,13 +17,17 @@ ROWS: dict[str, Row] = {
         meaning="gaps of best and worst, sorted over the step's sets: a stochastic order, not pairs",
         paper="2406.05882",
         equation="paired AOT; TRL 1.16 aot",
-        make=lambda p: beyond(p, "aot", couples_sets=True),
+        make=lambda p: beyond(p, "aot", couples_sets=True, parameters={"label_smoothing": p["label_smoothing"]}),
+        hyperparameters=("label_smoothing",),
     ),
     "aot-unpaired": Row(
         meaning="log-ratios of best and of worst, each sorted over the step's sets",
         paper="2406.05882",
         equation="unpaired AOT; TRL 1.16 aot_unpaired",
-        make=lambda p: beyond(p, "aot-unpaired", couples_sets=True),
+        make=lambda p: beyond(
+            p, "aot-unpaired", couples_sets=True, parameters={"label_smoothing": p["label_smoothing"]}
+        ),
+        hyperparameters=("label_smoothing",),
     ),
     "pro": Row(
         meaning="each response against all worse ones, with a temperature per pair, and a likelihood term",
