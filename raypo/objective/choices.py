@@ -54,7 +54,8 @@ class LinearPrior:
         """The formula, without the terms that are zero."""
         difference = " - ".join(_times(weight, name) for weight, name in ((self.a, "lp"), (self.b, "lr")) if weight)
         both = self.a and self.b
-        text = (f"({difference})/|y|" if both else f"{difference}/|y|") if self.eta else difference
+        size = "|y|" if self.eta == 1 else f"|y|^{self.eta:g}"
+        text = (f"({difference})/{size}" if both else f"{difference}/{size}") if self.eta else difference
         text += f" + {self.rho:g}|y|" if self.rho else ""
         return text + (f" - {self.h:g}[preferred]" if self.h else "")
 
