@@ -134,7 +134,9 @@ def _file_rows(filesystem: pafs.FileSystem, file: str) -> Iterator[Row]:
             with filesystem.open_input_stream(file) as stream:
                 yield from _jsonl_rows(name, stream)
         else:
-            raise DataError(f"{file}: unknown kind of file", f"a name that ends in {', '.join(_SUFFIXES)}", "convert it")
+            raise DataError(
+                f"{file}: unknown kind of file", f"a name that ends in {', '.join(_SUFFIXES)}", "convert it"
+            )
     except FileNotFoundError as error:
         raise DataError(f"{file}: no such file", "a readable file", "check the path") from error
     except (OSError, pa.ArrowException) as error:
