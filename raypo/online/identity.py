@@ -163,6 +163,16 @@ def record_at(root: str) -> dict[str, Any] | None:
     return known
 
 
+def kind_of(root: str) -> Kind:
+    """Of which kind the run in a folder is.
+
+    Raises:
+        IntegrityError: its record is damaged.
+    """
+    known = record_at(root)
+    return "offline" if known is not None and known["kind"] == "offline" else "online"
+
+
 def changed_fields(before: Any, now: Any) -> dict[str, tuple[Any, Any]]:
     """Fields with another value, by dotted key: before and now."""
     old, new = flatten(before), flatten(now)
