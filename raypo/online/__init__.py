@@ -9,7 +9,8 @@
     offline      the same without sampling: given sets, annotated once and trained on
     run          the driver: checks, actors, one fit, summary and report
     evaluation   policies beside their start on held-out prompts, without training
-    export       a version as a model folder for others, with a card
+    export       a version as a model folder for others
+    card         its model card
 
 The driver creates engines, scorers and the coordinator and hands plain handles to the train function, so training
 imports neither sampling nor this room. The coordinator holds no state that storage does not have.

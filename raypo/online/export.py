@@ -1,31 +1,31 @@
 """`raypo export`: a version of a run as a model folder for others, with a card that says what it is.
 
 What was evaluated is what is exported: the tensors are those of the version's durable folder, which the engines held
-when it was evaluated. A cast to another type is made only when it is asked for, and the card says so.
+when it was evaluated. A cast to another type is made only when it is asked for, and the card says so. Either all is
+written or nothing: a folder that holds a model holds its card too.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
+import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
-import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from transformers import GenerationConfig
 
 from raypo.config import RunConfig
 from raypo.errors import ConfigError, DataError, OutputError
 from raypo.models.export import read_weights, save_tensors
 from raypo.models.load import DTYPES, load_config, load_tokenizer
+from raypo.online.card import card_of, licence_of
 from raypo.online.decisions import best_version
 from raypo.online.evaluation import config_of_run
 from raypo.online.folder import RunFolder
-from raypo.stages import tables
-
-NOT_SAID = "not stated by its folder"
+from raypo.online.identity import Kind, kind_of
+from raypo.training import checkpoint
 
 
 def export(
@@ -36,8 +36,8 @@ def export(
     Args:
         run: folder of the run.
         out: folder to write; must not exist or be empty.
-        version: weight version; None: the best within the KL bound.
-        dtype: "bfloat16" or "float32". Wider than what was evaluated is refused.
+        version: weight version; None: the best within the KL bound, and of an offline run its only one.
+        dtype: "bfloat16" or "float32". Wider than what the run wrote is refused.
         licence: of the model, an identifier such as apache-2.0; None: that of the start, where its folder says it.
 
     Returns:
@@ -50,27 +50,38 @@ def export(
     """
     config = config_of_run(run)
     folder = RunFolder(config)
-    chosen = best_version(folder.history(), config.online.kl_bound) if version is None and folder.history() else version
+    kind = kind_of(folder.root)
+    chosen = chosen_version(config, folder, kind) if version is None else version
     source = trained_folder(folder, chosen)
     if dtype not in DTYPES or (dtype, config.policy.export_dtype) == ("float32", "bfloat16"):
         raise ConfigError(
-            f"--dtype {dtype}; the run evaluated {config.policy.export_dtype}",
-            "bfloat16, or float32 where that was evaluated",
+            f"--dtype {dtype}; the run wrote and evaluated {config.policy.export_dtype}",
+            "bfloat16, or float32 where the run wrote that",
             "leave --dtype out",
         )
-    if out.exists() and any(out.iterdir()):
-        raise OutputError(f"{out} is not empty", "a new folder", "choose another --out")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        taken = "not empty" if out.is_dir() else "a file"
+        raise OutputError(f"{out} is {taken}", "a new folder", "choose another --out")
     start_licence = licence_of(config.policy.path)
+    card = card_of(config, folder, kind, chosen, dtype, licence or start_licence, start_licence)
     try:
-        write_model(config, source, out, DTYPES[dtype])
-        card = card_of(config, folder, int(chosen or 0), dtype, licence or start_licence, start_licence)
-        (out / "README.md").write_text(card, encoding="utf-8")
+        write_whole(config, source, out, DTYPES[dtype], card)
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error}", "a writable folder", "choose another --out") from error
     return f"version {chosen} of {config.name} in {dtype}: {out}"
 
 
-def trained_folder(folder: RunFolder, version: int | None) -> Path:
+def chosen_version(config: RunConfig, folder: RunFolder, kind: Kind) -> int:
+    """The best version within the KL bound; the only one of an offline run, and the newest where none is evaluated."""
+    if kind == "offline":
+        return 1
+    history = folder.history()
+    if any(one.version for one in history):
+        return best_version(history, config.online.kl_bound)
+    return max(checkpoint.complete_versions(folder.root), default=0)
+
+
+def trained_folder(folder: RunFolder, version: int) -> Path:
     """The durable folder of a trained version.
 
     Raises:
@@ -83,9 +94,28 @@ def trained_folder(folder: RunFolder, version: int | None) -> Path:
             f"version {version} of {folder.root} is not there to export"
             + ("; version 0 is the model that the run began with" if version == 0 else ""),
             f"one of: {', '.join(kept) or 'none is kept'}",
-            "give --version",
+            "give --version" if kept else "let the run make a version",
         )
     return place
+
+
+def write_whole(config: RunConfig, source: Path, out: Path, dtype: torch.dtype, card: str) -> None:
+    """Write model and card inside `out`, and move them into place when all are there, config.json last of all.
+
+    Raises:
+        OSError: a file cannot be written; nothing that looks like a model is left.
+    """
+    part, made = out / ".part", not out.exists()
+    try:
+        write_model(config, source, part, dtype)
+        (part / "README.md").write_text(card, encoding="utf-8")
+        for path in sorted(part.iterdir(), key=lambda one: one.name == "config.json"):
+            os.replace(path, out / path.name)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        if made:
+            with suppress(OSError):  # it is not empty: all went well
+                out.rmdir()
 
 
 def write_model(config: RunConfig, source: Path, out: Path, dtype: torch.dtype) -> None:
@@ -112,110 +142,3 @@ def generation_of(config: RunConfig, source: Path, model: Any) -> GenerationConf
     found.temperature, found.top_p = config.sampling.temperature, config.sampling.top_p
     found.max_new_tokens = config.sampling.max_response_tokens
     return found
-
-
-def licence_of(path: str) -> str:
-    """The licence that a model folder states: in its card's front matter, or as a LICENSE file."""
-    folder = Path(path)
-    card = folder / "README.md"
-    if card.is_file():
-        parts = card.read_text(encoding="utf-8", errors="replace").split("---")
-        try:
-            matter = yaml.safe_load(parts[1]) if len(parts) > 2 and not parts[0].strip() else None
-        except yaml.YAMLError:
-            matter = None
-        if isinstance(matter, dict) and isinstance(matter.get("license"), str):
-            return str(matter["license"])
-    for name in ("LICENSE", "LICENSE.txt", "LICENSE.md"):
-        if (folder / name).is_file():
-            return f"see {name} of that folder"
-    return NOT_SAID
-
-
-def card_of(config: RunConfig, folder: RunFolder, version: int, dtype: str, licence: str, start_licence: str) -> str:
-    """The model card, as Markdown with front matter that model hubs read."""
-    evaluations = {one["version"]: one["evaluation"] for one in folder.evaluations()}
-    first, last = evaluations[0], evaluations[version]
-    prompts = tables.manifest_of(folder.path("prompts"))
-    facts = prompts.facts if prompts else {"train": "unknown", "heldout": "unknown"}
-    known_licence = licence if " " not in licence else "other"
-    matter = {
-        "license": known_licence,
-        "base_model": public_name(config.policy.path),
-        "pipeline_tag": "text-generation",
-        "library_name": "transformers",
-        "tags": ["raypo", "preference-optimization", config.objective.preset],
-    }
-    environment = Environment(
-        loader=PackageLoader("raypo.online", "."),
-        autoescape=False,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    gain = last["reward_gain"]
-    return environment.get_template("card.md.j2").render(
-        front_matter=yaml.safe_dump(matter, sort_keys=False),
-        name=config.name,
-        headline=f"Held-out reward {shown(first['reward'])} -> {shown(last['reward'])}; gain per prompt {shown(gain)}, "
-        f"p = {last['reward_gain_p']:.2g}.",
-        start=public_name(config.policy.path),
-        num_responses=config.sampling.num_responses,
-        raypo_version=importlib.metadata.version("raypo"),
-        preset=config.objective.preset,
-        hyperparameters=", ".join(f"{key} {value}" for key, value in config.objective.hyperparameters.items()),
-        rounds=version,
-        seed=config.seed,
-        version=version,
-        dtype=dtype,
-        cast=dtype != config.policy.export_dtype,
-        evaluated_dtype=config.policy.export_dtype,
-        prompts=last["reward"]["n"],
-        confidence=f"{config.evaluation.confidence:.0%}",
-        results=results_of(first, last),
-        warnings=last["warnings"],
-        train=facts["train"],
-        heldout=facts["heldout"],
-        data=public_name(config.prompts.path),
-        temperature=config.sampling.temperature,
-        top_p=config.sampling.top_p,
-        max_tokens=config.sampling.max_response_tokens,
-        rewards=[
-            (one.name, one.type, public_name(getattr(one, "path", getattr(one, "url", ""))), one.weight or "0, watched")
-            for one in config.rewards
-        ],
-        licence=licence,
-        start_licence=start_licence,
-    )
-
-
-def results_of(first: dict[str, Any], last: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Rows of the table of results: what, at the start, now."""
-    rows = [("reward", shown(first["reward"]), shown(last["reward"]))]
-    rows += [
-        (f"reward `{name}`, by itself", shown(first["reward_by_source"][name]), shown(value))
-        for name, value in last["reward_by_source"].items()
-    ]
-    rows += [
-        ("win rate against the start, by the reward", "0.5", shown(last["reward_win_rate"])),
-        ("KL to the start, nats per response", "0", shown(last["kl_per_response"])),
-        ("tokens per response", shown(first["length"]), shown(last["length"])),
-        ("distinct-2", f"{first['distinct_2']:.3f}", f"{last['distinct_2']:.3f}"),
-    ]
-    if "reward_win_rate_controlled" in last:  # a run of before it was measured has none
-        rows.insert(-3, ("the same at equal length", "0.5", shown(last["reward_win_rate_controlled"])))
-    return rows
-
-
-def shown(interval: dict[str, float]) -> str:
-    """`0.412 [0.380, 0.441]`."""
-    return f"{interval['mean']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
-
-
-def public_name(path: str) -> str:
-    """A hub name or dotted path as it is; an address without user, port and query; of a path the last part only."""
-    if "://" in path:
-        parts = urlsplit(path)
-        return f"{parts.scheme}://{parts.hostname}{parts.path}"
-    if ":" in path and "/" not in path:
-        return path
-    return Path(path).name if Path(path).exists() or path.startswith((".", "/", "~")) else path

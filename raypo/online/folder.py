@@ -1,6 +1,6 @@
 """The layout of a run's folder, and what can be read back from it.
 
-run.json                          config, its hash, versions, pins: what a resumed run must share
+run.json                          kind, config, its hash, versions, pins: what a resumed run must share
 prompts/                          records.PROMPTS
 rounds/round-0000/sampled|scored|annotated/
 rounds/round-0000/inputs.json     ties, skew and agreement of the round's rewards, histogram of its dispersion
@@ -8,6 +8,8 @@ evaluations/version-0000/         held-out rows, records.SCORED, with the evalua
 checkpoints/version-0001/         state/ for resume, model/ as a Hugging Face folder
 metrics.jsonl  tensorboard/       one line per optimizer step
 stop.json  summary.json  report.html
+
+An offline run has one version, and train/ and heldout/ with annotated/ and inputs.json in place of rounds/.
 """
 
 from __future__ import annotations
@@ -18,12 +20,16 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from raypo.config import RunConfig
+from raypo.errors import IntegrityError
 from raypo.online.decisions import Measured
 from raypo.stages import tables
 from raypo.stages.mirror import mirrored
+from raypo.training import checkpoint
 
 Rest = ParamSpec("Rest")
 Answer = TypeVar("Answer")
+
+STAGES = ("sampled", "scored", "annotated")
 
 
 class RunFolder:
@@ -84,23 +90,61 @@ class RunFolder:
         ]
 
     def stage_facts(self) -> list[dict[str, dict[str, Any]]]:
-        """Per round with a sampled table: facts of each committed stage by name."""
+        """Per round with a sampled table: facts of each committed stage by name.
+
+        Raises:
+            IntegrityError: a round is finished and one of its tables is gone.
+        """
         rounds: list[dict[str, dict[str, Any]]] = []
-        while tables.manifest_of(self.stage(len(rounds), "sampled")) is not None:
-            stages = {}
-            for stage in ("sampled", "scored", "annotated"):
-                manifest = tables.manifest_of(self.stage(len(rounds), stage))
-                if manifest is not None:
-                    stages[stage] = manifest.facts
-            rounds.append(stages)
-        return rounds
+        finished = self._finished_rounds()
+        while True:
+            found = {stage: tables.manifest_of(self.stage(len(rounds), stage)) for stage in STAGES}
+            if len(rounds) < finished:
+                self._refuse_lost(len(rounds), [stage for stage, manifest in found.items() if manifest is None])
+            if found["sampled"] is None:
+                return rounds
+            rounds.append({stage: manifest.facts for stage, manifest in found.items() if manifest is not None})
 
     def trained(self) -> list[dict[str, Any]]:
-        """What each finished training round said of itself: seconds, sync, changed fraction."""
+        """What each finished training round said of itself: seconds, sync, changed fraction.
+
+        The newest finished round may not have said it yet: its checkpoint comes first.
+
+        Raises:
+            IntegrityError: what an older round said is gone.
+        """
         found: list[dict[str, Any]] = []
+        finished = self._finished_rounds()
         while (facts := tables.read_json(self.stage(len(found), "trained.json"))) is not None:
             found.append(facts)
+        if len(found) + 1 < finished:
+            self._refuse_lost(len(found), ["trained.json"])
         return found
+
+    def _finished_rounds(self) -> int:
+        """Rounds whose weights are durable: the newest version."""
+        return max(checkpoint.complete_versions(self.root), default=0)
+
+    def _refuse_lost(self, round_index: int, lost: list[str]) -> None:
+        """Refuse a finished round that lacks something: figures over the rest would be called those of the run."""
+        if lost:
+            raise IntegrityError(
+                f"round {round_index} of {self.root} is finished, and its {', '.join(lost)} "
+                f"{'is' if len(lost) == 1 else 'are'} gone",
+                "what every finished round left: the run's figures are over all of them",
+                f"restore {self.path('rounds', f'round-{round_index:04d}')}",
+            )
+
+    def summary(self) -> tuple[dict[str, Any] | None, str | None]:
+        """What a finished run said of itself, if it can be read; and in one sentence why not, where it is damaged."""
+        place = self.path("summary.json")
+        try:
+            known = tables.read_json(place)
+        except IntegrityError as error:
+            return None, error.got
+        if known is not None and not isinstance(known, dict):
+            return None, f"{place} is no JSON object"
+        return known, None
 
 
 def keeps_a_mirror(

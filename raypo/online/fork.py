@@ -20,7 +20,7 @@ from typing import Any
 from raypo.config import RunConfig, build
 from raypo.errors import ConfigError, OutputError
 from raypo.online.folder import RunFolder
-from raypo.online.identity import changed_fields, open_folder, record_at, told
+from raypo.online.identity import RUN, changed_fields, open_folder, record_at, told
 from raypo.stages import cluster, tables
 from raypo.training import checkpoint
 from raypo.training.against import anchor_kind, learned_masks
@@ -39,7 +39,8 @@ def fork(config: RunConfig, name: str) -> RunConfig:
         name: of the new run, in the same `output`.
 
     Raises:
-        ConfigError: there is no older run, a field changed that may not, or the new run exists with another config.
+        ConfigError: there is no older run, it is offline, a field changed that may not, or the new run exists with
+            another config.
         IntegrityError: no checkpoint of the older run is whole.
         OutputError: the new folder cannot be written.
     """
@@ -52,6 +53,12 @@ def fork(config: RunConfig, name: str) -> RunConfig:
             "name= of a run that was started, and another name for its fork",
             "give the older run's name in the config, and the new one's to --fork",
         )
+    if known["kind"] != RUN.kind:
+        raise ConfigError(
+            f"--fork {name} of run {config.name!r}, which is {known['kind']}",
+            "an online run: another kind has no rounds to go on with",
+            f"start a new run with policy.path={source.model(1)}",
+        )
     if tables.read_json(target.path("run.json")) is not None:
         return new
     found = checkpoint.resumable(source.root)
@@ -60,7 +67,7 @@ def fork(config: RunConfig, name: str) -> RunConfig:
     part = RunFolder(new.model_copy(update={"name": f"{name}.{uuid.uuid4().hex[:8]}.tmp"}))
     try:
         take_over(Path(source.root), Path(part.root), version)
-        open_folder(part, new)
+        open_folder(part, new, RUN)
         os.rename(part.root, target.root)  # whole or not at all
     except OSError as error:
         shutil.rmtree(part.root, ignore_errors=True)

@@ -1,8 +1,9 @@
-"""Which run a folder holds: its config, and the pins on which a repetition of its bits depends.
+"""Which run a folder holds: its kind, its config, and the pins on which a repetition of its bits depends.
 
-`run.json` keeps both. The same name with another config is refused, since a folder that two configs wrote is the
-result of neither; `raypo.online.fork` makes a new run of it instead. Other pins are refused until somebody asks for
-them, and then both are kept: the run goes on, and no longer claims to be bit for bit the one that was never stopped.
+`run.json` keeps all three. The same name with another config or of another kind is refused, since a folder that two of
+them wrote is the result of neither; `raypo.online.fork` makes a new online run of it instead. Other pins are refused
+until somebody asks for them, and then both are kept: the run goes on, and no longer claims to be bit for bit the one
+that was never stopped.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import hashlib
 import json
 import os
 import platform
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Literal
 
 from raypo.config import RunConfig
 from raypo.errors import ConfigError, IntegrityError, OutputError
@@ -31,6 +33,33 @@ PINNED_FIELDS = {
 MADE = ("prompts", "metrics.jsonl", "train", "heldout", "rounds", "evaluations", "checkpoints")
 """What a run leaves in its folder, and belongs to it alone."""
 REMEDY = "restore it, take another name=, or remove the folder"
+
+Kind = Literal["online", "offline"]
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A command that makes runs, and what its user can do when the folder holds a run that it cannot go on with.
+
+    Args:
+        command: as it is typed.
+        kind: of the runs that it makes.
+        other: remedy where the config or the kind is another.
+        accepts_pins: whether it has --accept-pins.
+        forks: whether it has --fork.
+    """
+
+    command: str
+    kind: Kind
+    other: str = "choose another name=, or remove the folder"
+    accepts_pins: bool = True
+    forks: bool = False
+
+
+RUN = Verb("raypo run", "online", forks=True)
+TRAIN = Verb("raypo train", "offline")
+QUICKSTART = Verb("raypo quickstart", "online", "choose another --out, or remove the folder", accepts_pins=False)
+COMMANDS: dict[Kind, str] = {verb.kind: verb.command for verb in (RUN, TRAIN)}
 
 
 def versions() -> dict[str, str]:
@@ -66,12 +95,13 @@ def exact(config: RunConfig) -> bool:
     return types == {"float32"} and config.training.threads == 1 and config.training.gpus_per_worker == 0
 
 
-def same_config(folder: RunFolder, config: RunConfig, *, accept_pins: bool = False) -> bool:
-    """Whether the folder holds a run of exactly this config.
+def same_config(folder: RunFolder, config: RunConfig, verb: Verb, *, accept_pins: bool = False) -> bool:
+    """Whether the folder holds a run of exactly this config, of the verb's kind.
 
     Args:
         folder: of the run.
         config: of the run.
+        verb: that asks.
         accept_pins: fields that are pins may differ.
 
     Raises:
@@ -80,23 +110,30 @@ def same_config(folder: RunFolder, config: RunConfig, *, accept_pins: bool = Fal
     """
     known = record_at(folder.root)
     if known is not None:
-        _refuse_changes(known, config, accept_pins=accept_pins)
+        _refuse_changes(known, config, verb, accept_pins=accept_pins)
     elif left := [name for name in MADE if os.path.exists(folder.path(name))]:
         raise IntegrityError(f"{folder.root} has {', '.join(left)} and no run.json", "the record of their run", REMEDY)
     return known is not None
 
 
-def _refuse_changes(known: dict[str, Any], config: RunConfig, *, accept_pins: bool) -> None:
-    """Refuse a config that is not the record's; see `same_config`."""
+def _refuse_changes(known: dict[str, Any], config: RunConfig, verb: Verb, *, accept_pins: bool) -> None:
+    """Refuse a kind or a config that is not the record's; see `same_config`."""
+    if known["kind"] != verb.kind:
+        raise ConfigError(
+            f"run {config.name!r} is {known['kind']}: {COMMANDS[known['kind']]} made it",
+            f"for {verb.command}, a run of its own or a name that is free",
+            verb.other,
+        )
     changed = changed_fields(known["config"], json.loads(config.model_dump_json()))
     if accept_pins:
         changed = {key: values for key, values in changed.items() if key not in PINNED_FIELDS.values()}
     if changed:
-        pinned = " (these alone: --accept-pins)" if changed.keys() <= set(PINNED_FIELDS.values()) else ""
+        forked = "add --fork NAME for a new run that goes on from here, " if verb.forks else ""
+        pinned = verb.accepts_pins and changed.keys() <= set(PINNED_FIELDS.values())
         raise ConfigError(
             f"run {config.name!r} exists with another config; changed: {told(changed)}",
             "the config that the run was started with",
-            f"add --fork NAME for a new run that goes on from here, choose another name=, or remove the folder{pinned}",
+            f"{forked}{verb.other}{' (these alone: --accept-pins)' if pinned else ''}",
         )
 
 
@@ -112,13 +149,28 @@ def record_at(root: str) -> dict[str, Any] | None:
         raise IntegrityError(error.got, error.expected, REMEDY) from error
     if known is None:
         return None
-    parts = {"config": dict, "pins": dict, "earlier_pins": list}
-    known = {"pins": {}, "earlier_pins": []} | known if isinstance(known, dict) else {}
-    if not all(isinstance(known.get(name), kind) for name, kind in parts.items()):
+    parts = {"kind": str, "config": dict, "pins": dict, "earlier_pins": list}
+    # a record without a kind is of the kind that its folder shows
+    shown = "offline" if os.path.isdir(tables.join(root, "train")) else "online"
+    known = {"kind": shown, "pins": {}, "earlier_pins": []} | known if isinstance(known, dict) else {}
+    whole = all(isinstance(known.get(name), kind) for name, kind in parts.items())
+    if not whole or known["kind"] not in COMMANDS:
         raise IntegrityError(
-            f"{root}/run.json is no record of a run", "an object with the run's config, pins and earlier_pins", REMEDY
+            f"{root}/run.json is no record of a run",
+            f"an object with the run's config, pins, earlier_pins and kind ({' or '.join(COMMANDS)})",
+            REMEDY,
         )
     return known
+
+
+def kind_of(root: str) -> Kind:
+    """Of which kind the run in a folder is.
+
+    Raises:
+        IntegrityError: its record is damaged.
+    """
+    known = record_at(root)
+    return "offline" if known is not None and known["kind"] == "offline" else "online"
 
 
 def changed_fields(before: Any, now: Any) -> dict[str, tuple[Any, Any]]:
@@ -142,22 +194,23 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.rstrip("."): tree}
 
 
-def open_folder(folder: RunFolder, config: RunConfig, *, accept_pins: bool = False) -> None:
+def open_folder(folder: RunFolder, config: RunConfig, verb: Verb, *, accept_pins: bool = False) -> None:
     """Make the run's folder and write what the run is; the same run keeps what it has.
 
     Args:
         folder: of the run.
         config: of the run.
+        verb: that makes it.
         accept_pins: continue although pins changed; the older ones are kept beside the new.
 
     Raises:
-        ConfigError: the folder holds a run of another config, or one with other pins that nobody accepted.
+        ConfigError: the folder holds a run of another config or kind, or one with other pins that nobody accepted.
         OutputError: the folder cannot be written.
     """
     earlier: list[dict[str, Any]] = []
     now = pins(config)
     if (known := record_at(folder.root)) is not None:
-        _refuse_changes(known, config, accept_pins=accept_pins)
+        _refuse_changes(known, config, verb, accept_pins=accept_pins)
         earlier = known["earlier_pins"]
         changed = changed_fields(known["pins"], now)
         if not changed:
@@ -166,11 +219,14 @@ def open_folder(folder: RunFolder, config: RunConfig, *, accept_pins: bool = Fal
             raise ConfigError(
                 f"run {config.name!r} was started with other pins: {told(changed)}",
                 "the same, so that the resumed run is the uninterrupted one",
-                "restore them, or add --accept-pins: no row is lost or repeated, and nothing bitwise is claimed",
+                "restore them, or add --accept-pins: no row is lost or repeated, and nothing bitwise is claimed"
+                if verb.accepts_pins
+                else f"restore them, or {verb.other}",
             )
         earlier = [*earlier, known["pins"]]
     dumped = json.loads(config.model_dump_json())
     record = {
+        "kind": verb.kind,
         "config": dumped,
         "config_hash": hashlib.sha256(json.dumps(dumped, sort_keys=True).encode()).hexdigest(),
         "versions": versions(),

@@ -24,11 +24,11 @@ from raypo.errors import RewardError
 from raypo.evaluation.statistics import Floats, Interval, mean_interval
 from raypo.models.load import load_tokenizer
 from raypo.online.folder import RunFolder, keeps_a_mirror
-from raypo.online.identity import open_folder, same_config
+from raypo.online.identity import TRAIN, open_folder
 from raypo.online.metrics import Metrics
 from raypo.online.progress import Terminal, console_of_choice
 from raypo.online.record import inputs_of
-from raypo.online.run import check_sources, fit_workers
+from raypo.online.run import check_sources, finished, fit_workers
 from raypo.scoring.rewards import score_given
 from raypo.stages import cluster, tables, verbs
 from raypo.stages.actors import Actors, create_scorers, get
@@ -93,10 +93,8 @@ def train_offline(config: RunConfig, console: Console | None = None, *, accept_p
     console, folder = console or console_of_choice(), RunFolder(config)
     check_sources(config, policy_exists=True)
     began = time.monotonic()
-    if (done := tables.read_json(folder.path("summary.json"))) is not None and same_config(folder, config):
-        console.print(f"run {config.name} is finished: {folder.path('summary.json')}", highlight=False, soft_wrap=True)
-        return dict(done)
-    same_config(folder, config, accept_pins=accept_pins)
+    if (done := finished(folder, config, console, TRAIN, accept_pins=accept_pins)) is not None:
+        return done
     policy = config.policy
     tokenizer = load_tokenizer(policy.path, policy.revision, policy.chat_template)
     longest, lone = config.sampling.max_response_tokens, cluster.objective_of(config).needs_labels
@@ -107,7 +105,7 @@ def train_offline(config: RunConfig, console: Console | None = None, *, accept_p
         highlight=False,
     )
     # not before its sets are known to be good: a name is taken by what can run
-    open_folder(folder, config, accept_pins=accept_pins)
+    open_folder(folder, config, TRAIN, accept_pins=accept_pins)
     owned = cluster.start(config, search_path=cluster.search_path())
     try:
         cluster.check_resources(config, engines=False)

@@ -30,7 +30,7 @@ from raypo.errors import RaypoError, RunError
 from raypo.models.load import check_folder, load_tokenizer
 from raypo.online.coordinator import Coordinator
 from raypo.online.folder import RunFolder, keeps_a_mirror
-from raypo.online.identity import open_folder, same_config
+from raypo.online.identity import RUN, Verb, open_folder, same_config
 from raypo.online.pace import Pace
 from raypo.online.progress import Terminal, console_of_choice
 from raypo.online.source import Tables
@@ -53,6 +53,7 @@ def run(
     console: Console | None = None,
     pace: Pace | None = None,
     accept_pins: bool = False,
+    verb: Verb = RUN,
 ) -> dict[str, Any]:
     """Align a policy: rounds of sample, score, annotate, train, sync, evaluate. Returns the summary.
 
@@ -63,6 +64,7 @@ def run(
         console: where progress goes; standard output by default, as JSON where the environment asks for it.
         pace: read while the run goes on. None: it goes on to its end.
         accept_pins: continue a run whose versions, world size, threads or types were others.
+        verb: the command that asked for it.
 
     Raises:
         UserError: the input cannot be run; nothing was started.
@@ -72,14 +74,12 @@ def run(
     folder = RunFolder(config)
     check(config, policy_exists=policy_timeout_s == 0.0)
     began = time.time()
-    if (done := tables.read_json(folder.path("summary.json"))) is not None and same_config(folder, config):
-        console.print(f"run {config.name} is finished: {folder.path('summary.json')}", highlight=False, soft_wrap=True)
+    if (done := finished(folder, config, console, verb, accept_pins=accept_pins)) is not None:
         return done
-    same_config(folder, config, accept_pins=accept_pins)
     console.print(f"run {config.name}, seed {config.seed}: {folder.root}", highlight=False, soft_wrap=True)
     read = read_prompts(folder, config)
     # not before the prompts are known to be good: a name is taken by what can run
-    open_folder(folder, config, accept_pins=accept_pins)
+    open_folder(folder, config, verb, accept_pins=accept_pins)
     commit_prompts(folder, read, console)
     owned = cluster.start(config, search_path=cluster.search_path())
     try:
@@ -98,6 +98,26 @@ def run(
     for text in lines(summary, report):
         console.print(text, highlight=False, soft_wrap=True, markup=False)
     return summary
+
+
+def finished(
+    folder: RunFolder, config: RunConfig, console: Console, verb: Verb, *, accept_pins: bool
+) -> dict[str, Any] | None:
+    """The summary of a run that has ended, which is told; None where there is something to do.
+
+    Raises:
+        ConfigError: the folder holds another run.
+        IntegrityError: its record is damaged, or gone.
+    """
+    if not same_config(folder, config, verb, accept_pins=accept_pins):
+        return None
+    done, damage = folder.summary()
+    place = folder.path("summary.json")
+    if damage is not None:
+        console.print(f"{damage}; it is made again", highlight=False, soft_wrap=True, markup=False)
+    if done is not None:
+        console.print(f"run {config.name} is finished: {place}", highlight=False, soft_wrap=True)
+    return done
 
 
 def check(config: RunConfig, *, policy_exists: bool) -> None:

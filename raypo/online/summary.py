@@ -6,6 +6,7 @@ Everything is read back from the run's folder, so `raypo report` makes the same 
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,8 @@ def rewrite_report(path: str | Path) -> str:
     """Write a run's summary and report again, from its folder; returns the report's path.
 
     Raises:
-        DataError: the folder holds no run, or no evaluated version.
+        DataError: the folder holds no run, an offline one, or no evaluated version.
+        IntegrityError: tables of a finished round are gone.
     """
     place = Path(path).absolute()
     known = record_at(str(place))
@@ -187,9 +189,16 @@ def rewrite_report(path: str | Path) -> str:
         raise DataError(f"{path} has no run.json with a config", "the folder of a run", "give output/name of the run")
     config = build(known["config"] | {"output": str(place.parent), "name": place.name})
     folder = RunFolder(config)
+    if known["kind"] == "offline":
+        done = os.path.exists(folder.path("summary.json"))
+        raise DataError(
+            f"{path} is a run of raypo train, which writes no page",
+            "the folder of a run of raypo run, or of a study",
+            f"read {place / 'summary.json'}" if done else "let it run on: its figures are then in its summary.json",
+        )
     if not folder.evaluations():
         raise DataError(f"{path} has no evaluated version yet", "a run whose start was evaluated", "let it run on")
-    older = tables.read_json(folder.path("summary.json")) or {}
+    older = folder.summary()[0] or {}  # a damaged one is written again from the tables
     made = summarize(config, folder)
     seconds = older.get("seconds", {}) | made["seconds"]  # of what is not a stage, only the older knows
     return write(config, folder, older | made | {"seconds": seconds})

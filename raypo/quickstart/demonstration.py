@@ -45,12 +45,14 @@ def quickstart(out: Path, seed: int = 0, console: Console | None = None) -> dict
         the run's summary, with `seconds.pretrain` and `dispersion`.
 
     Raises:
+        ConfigError: the folder holds the run of another seed.
         OutputError: the folder cannot be written.
         RunError: pretraining or the run failed.
     """
     console = console or Console()
     _say(console, "raypo quickstart: a tiny Llama learns a synthetic language, then what a panel of readers likes")
     config = make_config(out, seed)
+    refuse_another(config)
     try:
         write_prompts(out / "language", seed)
         pretraining = Pretraining(out, seed, console)
@@ -58,16 +60,31 @@ def quickstart(out: Path, seed: int = 0, console: Console | None = None) -> dict
         raise OutputError(f"cannot write to {out}: {error}", "a writable folder", "choose another --out") from error
     with pretraining:
         with console.status("starting"):
+            from raypo.online.identity import QUICKSTART
             from raypo.online.run import run  # imports torch and ray: some seconds in which the model already trains
 
             pretraining.wait_for_tokenizer()
         summary = run(
             config,
+            verb=QUICKSTART,
             policy_timeout_s=PRETRAINING_TIMEOUT_S if pretraining.running else 0.0,
             policy_failure=pretraining.failure,
             console=console,
         )
     return finish(config, summary, pretraining.seconds, console)
+
+
+def refuse_another(config: RunConfig) -> None:
+    """Refuse a folder with the run of another seed, before that run's prompts are written over.
+
+    Raises:
+        ConfigError: it holds one.
+    """
+    if (Path(config.output) / config.name / "run.json").exists():
+        from raypo.online.folder import RunFolder
+        from raypo.online.identity import QUICKSTART, same_config
+
+        same_config(RunFolder(config), config, QUICKSTART)
 
 
 def finish(config: RunConfig, summary: dict[str, Any], pretrain_seconds: float, console: Console) -> dict[str, Any]:

@@ -26,7 +26,8 @@ class HttpReward:
     """Asks a server: POST {"prompts", "responses", "metadata"} answers {"rewards": one number or null per response}.
 
     A request that gets no answer after all attempts leaves its responses without a value, and is logged with the cause.
-    A wrong answer ends the run: trying again would not change it.
+    An answer that cannot be read (no JSON, a broken encoding) may be a proxy's: it costs an attempt, and the last such
+    ends the run. A wrong answer in JSON ends it at once: trying again would not change it.
 
     Args:
         source: address, batch size, concurrency, timeout, attempts, name of the variable that holds the bearer token.
@@ -73,6 +74,12 @@ class HttpReward:
             return self._give_up(count, f"status {error.response.status_code}")
         except httpx.TransportError as error:
             return self._give_up(count, f"{type(error).__name__}: {error}")
+        except (httpx.HTTPError, Unreadable) as error:
+            raise RewardError(
+                f"reward {self._source.name!r}: {self._source.url} {told(error)}",
+                '{"rewards": [...]} in JSON, in one of ' + str(self._source.attempts) + " attempts",
+                "check the url and the server's log",
+            ) from error
         return self._rewards(answer, count)
 
     def _give_up(self, count: int, cause: str) -> Values:
@@ -85,14 +92,8 @@ class HttpReward:
         )
         return [None] * count
 
-    def _rewards(self, answer: httpx.Response, count: int) -> Values:
+    def _rewards(self, body: Any, count: int) -> Values:
         who = f"reward {self._source.name!r}: {self._source.url}"
-        try:
-            body = answer.json()
-        except ValueError as error:
-            raise RewardError(
-                f"{who} answered no JSON: {answer.text[:200]!r}", '{"rewards": [...]}', "check the url"
-            ) from error
         if not isinstance(body, dict) or not isinstance(body.get("rewards"), list):
             raise RewardError(
                 f"{who} answered {str(body)[:200]}", '{"rewards": [...]}, one number per response', "mend the server"
@@ -106,7 +107,11 @@ def check_url(url: str, who: str) -> None:
     Raises:
         RewardError: naming who has it.
     """
-    if not url.startswith(("http://", "https://")):
+    try:
+        parts = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise RewardError(f"{who}: url {url!r}: {error}", "http://... or https://...", "mend the url") from error
+    if parts.scheme not in ("http", "https") or not parts.host:
         raise RewardError(f"{who}: url {url!r}", "http://... or https://...", "mend the url")
 
 
@@ -128,12 +133,33 @@ def headers(token_env: str | None, who: str) -> dict[str, str]:
     return found
 
 
-def post(client: httpx.Client, url: str, body: Any, *, attempts: int) -> httpx.Response:
-    """POST a JSON body; a server that may answer later is asked again, with exponential backoff.
+class Unreadable(Exception):
+    """An answer of status 2xx that is no JSON.
+
+    Args:
+        text: of the answer.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+def told(error: httpx.HTTPError | Unreadable) -> str:
+    """What a server did, after its name."""
+    if isinstance(error, Unreadable):
+        return f"answered no JSON: {error.text[:200]!r}"
+    return f"gave an answer that cannot be read: {type(error).__name__}: {error}"
+
+
+def post(client: httpx.Client, url: str, body: Any, *, attempts: int) -> Any:
+    """POST a JSON body and read the answer's; a server that may answer later is asked again, with exponential backoff.
 
     Raises:
         httpx.HTTPStatusError: no 2xx in the last attempt, or at once one that trying again would not change.
         httpx.TransportError: no answer in the last attempt.
+        httpx.HTTPError: an answer in a broken encoding in the last attempt.
+        Unreadable: an answer that is no JSON in the last attempt.
     """
     retrying = Retrying(
         stop=stop_after_attempt(attempts),
@@ -141,10 +167,17 @@ def post(client: httpx.Client, url: str, body: Any, *, attempts: int) -> httpx.R
         retry=retry_if_exception(_may_pass),
         reraise=True,
     )
-    return retrying(lambda: client.post(url, content=json.dumps(body)).raise_for_status())
+    return retrying(lambda: _read(client.post(url, content=json.dumps(body)).raise_for_status()))
+
+
+def _read(answer: httpx.Response) -> Any:
+    try:
+        return answer.json()
+    except ValueError as error:
+        raise Unreadable(answer.text) from error
 
 
 def _may_pass(error: BaseException) -> bool:
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code in TRY_AGAIN
-    return isinstance(error, httpx.TransportError)
+    return isinstance(error, (httpx.TransportError, httpx.DecodingError, Unreadable))

@@ -23,7 +23,7 @@ import httpx
 
 from raypo.config import JudgeConfig
 from raypo.errors import RewardError
-from raypo.scoring.http import TRY_AGAIN, check_url, headers, post
+from raypo.scoring.http import TRY_AGAIN, Unreadable, check_url, headers, post, told
 
 logger = logging.getLogger(__name__)
 
@@ -156,23 +156,28 @@ class Judge:
             cause = f"status {error.response.status_code}"
         except httpx.TransportError as error:
             cause = f"{type(error).__name__}: {error}"
+        except (httpx.HTTPError, Unreadable) as error:
+            raise self._wrong(told(error)) from error
         else:
             return self._content(answer)
         logger.warning("%s: no answer after %d attempts: %s", self._who, self._config.attempts, cause)
         return None
 
-    def _content(self, answer: httpx.Response) -> str:
+    def _content(self, answer: Any) -> str:
         try:
-            content = answer.json()["choices"][0]["message"]["content"]
-        except (ValueError, KeyError, IndexError, TypeError):
+            content = answer["choices"][0]["message"]["content"]
+        except (KeyError, IndexError, TypeError):
             content = None
         if not isinstance(content, str):
-            raise RewardError(
-                f"{self._who}: {self._config.url} answered {answer.text[:200]!r}",
-                '{"choices": [{"message": {"content": "..."}}]}',
-                "give the address of a chat completions endpoint",
-            )
+            raise self._wrong(f"answered {str(answer)[:200]}")
         return content
+
+    def _wrong(self, what: str) -> RewardError:
+        return RewardError(
+            f"{self._who}: {self._config.url} {what}",
+            '{"choices": [{"message": {"content": "..."}}]}',
+            "give the address of a chat completions endpoint",
+        )
 
     def _kept(self, key: str) -> str | None:
         with self._lock, closing(sqlite3.connect(self._cache)) as store:

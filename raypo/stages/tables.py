@@ -261,7 +261,7 @@ def read_json(uri: str) -> Any | None:
         raise IntegrityError(
             f"{uri} is not JSON: {error}",
             "a whole file: raypo writes each at once",
-            "remove the folder it is in",
+            "restore this file, or remove it and run the same command again",
         ) from error
 
 

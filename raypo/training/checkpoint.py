@@ -247,7 +247,7 @@ def resumable(run_dir: str | Path) -> Checkpoint | None:
         IntegrityError: the newest whole version is so old that its resume state was dropped.
     """
     while True:
-        versions = _versions(run_dir)
+        versions = complete_versions(run_dir)
         if not versions:
             return None
         place = folder_of(run_dir, versions[-1])
@@ -290,11 +290,11 @@ def drop_inside(run_dir: str | Path, version: int, *, keep: int | None = None) -
 
 def newest(run_dir: str | Path) -> Checkpoint | None:
     """The newest complete checkpoint; None when there is none. Folders without a manifest are passed over."""
-    versions = _versions(run_dir)
+    versions = complete_versions(run_dir)
     return read(run_dir, versions[-1]) if versions else None
 
 
-def _versions(run_dir: str | Path) -> list[int]:
+def complete_versions(run_dir: str | Path) -> list[int]:
     """Versions that have a manifest, ascending."""
     names = [path.parent.name for path in (Path(run_dir) / "checkpoints").glob(f"version-*/{MANIFEST}")]
     return sorted(int(name.removeprefix("version-")) for name in names if ".step-" not in name)

@@ -72,13 +72,19 @@ class TrainingSet:
         )
 
 
-def training_sets(table: pa.Table, objective: AnyObjective) -> list[TrainingSet]:
+def training_sets(table: pa.Table, objective: AnyObjective, *, first_round: bool = True) -> list[TrainingSet]:
     """The rows of a table of records.ANNOTATED that train, by prompt id and round; unusable responses are left out.
 
     An objective with its own `tie_eps` may use fewer sets than the table marks as trainable.
 
+    Args:
+        table: of records.ANNOTATED.
+        objective: that trains on them.
+        first_round: whether the rows decide if the rewards are ordinal. Those of a later round cannot: scores may all
+            be 0 or 1 there by chance.
+
     Raises:
-        DataError: the objective needs scalar rewards, and all are ordinal; or token log-probs or
+        DataError: the objective needs scalar rewards, and all of the first round are ordinal; or token log-probs or
             weights, and none are there.
     """
     rows = sorted(table.to_pylist(), key=lambda row: (row["prompt_id"], row["round"]))
@@ -97,12 +103,12 @@ def training_sets(table: pa.Table, objective: AnyObjective) -> list[TrainingSet]
             "a table that was annotated with annotation.importance",
             "annotate again: raypo train or raypo run with this objective and another name",
         )
-    given = columns(found, torch.float64, "cpu")
+    from_the_best = [one if objective.needs_labels else _from_the_best(one) for one in found]
+    given = columns(found if first_round else from_the_best, torch.float64, "cpu")
     zeros = torch.zeros_like(given["rewards"])
     terms = {name: zeros[..., None] if name == "embeddings" else zeros for name in objective.terms}
     used = set_loss(objective, policy_logps=zeros, terms=terms, **given).used
-    kept = [one for one, trains in zip(found, used.tolist(), strict=True) if trains]
-    return kept if objective.needs_labels else [_from_the_best(one) for one in kept]
+    return [one for one, trains in zip(from_the_best, used.tolist(), strict=True) if trains]
 
 
 def _from_row(row: dict[str, Any]) -> TrainingSet:
@@ -133,8 +139,8 @@ def _importance(gaps: list[list[float]], rewards: list[float]) -> list[list[floa
 def _from_the_best(one: TrainingSet) -> TrainingSet:
     """Rewards counted down from the set's best: only differences matter.
 
-    A micro-batch whose scores happen to be 0 and 1 is then not taken for labels; whether all are labels was asked of
-    the whole round.
+    A micro-batch whose scores happen to be 0 and 1 is then not taken for labels; whether all are labels is asked of the
+    whole first round.
     """
     best = max(one.rewards)
     return replace(one, rewards=[value - best for value in one.rewards])

@@ -134,7 +134,8 @@ class Learner:
             ConfigError: fewer steps than the parts that it is to be cut into.
         """
         table = pa.concat_tables([pq.read_table(path) for path in task.tables])
-        sets, training = training_sets(table, self._objective), self._config.training
+        sets = training_sets(table, self._objective, first_round=task.round == 0)
+        training = self._config.training
         if not sets:
             raise RunError(f"round {task.round} has no trainable set", "at least one", "see its annotated table")
         starts = range(0, len(sets), training.sets_per_step)

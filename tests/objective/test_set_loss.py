@@ -203,6 +203,13 @@ def test_metrics_are_unscaled_by_psi() -> None:
     assert metrics["rewards/accuracies"].item() == 1.0
 
 
+def test_a_preset_names_the_hyperparameters_that_it_needs_and_no_optional_one() -> None:
+    """tie_eps may be left out."""
+    with pytest.raises(ConfigError, match="needs label_smoothing") as caught:
+        preset("dpo", beta=0.1)
+    assert caught.value.expected == "all of beta, label_smoothing"
+
+
 def test_ordinal_rewards_train_mpo_and_are_refused_by_w_mpo() -> None:
     given = inputs([[-4.0, -6.0, -5.0]], [[1.0, 0.0, 0.0]])
     assert set_loss(objective("mpo"), **given).used.tolist() == [True]

@@ -17,7 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from raypo.config import build
 from raypo.errors import ConfigError, DataError, OutputError
-from raypo.online.export import export, licence_of, public_name
+from raypo.online import export as exporting
+from raypo.online.card import licence_of, public_name
+from raypo.online.export import export
 from raypo.online.folder import RunFolder
 from raypo.records import PROMPTS, SCORED
 from raypo.stages import tables
@@ -148,7 +150,78 @@ def test_what_cannot_be_exported_is_refused(run: Path, tmp_path: Path) -> None:
     (tmp_path / "full" / "x").write_text("")
     with pytest.raises(OutputError, match="not empty"):
         export(run, tmp_path / "full")
+    with pytest.raises(OutputError, match="is a file"):
+        export(run, tmp_path / "full" / "x")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_version_that_is_not_evaluated_is_exported_with_a_card_that_says_so(run: Path, tmp_path: Path) -> None:
+    """The run died between the newest checkpoint and its evaluation; with no evaluation at all the newest is meant."""
+    made = shutil.copytree(run, tmp_path / "done")
+    shutil.rmtree(made / "evaluations" / "version-0002")
+    assert export(made, tmp_path / "best").startswith("version 1 ")
+    export(made, tmp_path / "out", version=2)
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "\nNot evaluated: the run has no figures of this version.\n" in text
+    assert "This version is not evaluated" in text
+    assert "and cast after that" not in text.replace("it was cast after that", "")
+    assert "0.750 [" not in text
+    shutil.rmtree(made / "evaluations")
+    (made / "checkpoints" / "version-0001" / "manifest.json").write_text("{}")
+    assert export(made, tmp_path / "newest").startswith("version 1 ")
+
+
+def offline(run: Path, place: Path) -> Path:
+    """The folder of a finished offline run, made of the online one's parts."""
+    made = shutil.copytree(run, place / "done", ignore=shutil.ignore_patterns("evaluations", "prompts", "version-0002"))
+    known = json.loads((made / "run.json").read_text())
+    known["config"] |= {"rewards": []}
+    tables.write_json(str(made / "run.json"), known | {"kind": "offline"})
+    tables.commit(str(made / "train" / "annotated"), SCORED.empty_table(), "scored", {"sets": 20, "trainable": 18})
+    return made
+
+
+def test_an_offline_run_exports_its_one_version_with_what_it_measured(run: Path, tmp_path: Path) -> None:
+    """Ranking accuracy and data, and no figure of rewards or KL; without a summary there is no figure at all."""
+    made = offline(run, tmp_path)
+    assert export(made, tmp_path / "early").startswith("version 1 of done in bfloat16")
+    assert "\nNot evaluated: " in (tmp_path / "early" / "README.md").read_text()
+    tables.write_json(str(made / "summary.json"), {"heldout_accuracy": figure(0.75)})
+    export(made, tmp_path / "out", dtype="float32")
+    text = " ".join(ModelCard.load(tmp_path / "out" / "README.md").text.split())
+    for said in (
+        "Held-out pairs of responses ranked as the rewards rank them: 0.750 [0.625, 0.875]",
+        "over sets of given responses",
+        "offline, seed 0",
+        "On 12 held-out prompts",
+        "18 of 20 training sets of responses from `prompts.jsonl` could train. Responses were given",
+        "They came with the responses",
+        "byte for byte",
+    ):
+        assert said in text, said
+    assert "KL" not in text
+    assert "online rounds" not in text
+    assert load_file(tmp_path / "out" / "model.safetensors")
+
+
+def test_an_export_that_fails_leaves_nothing_that_is_in_the_way(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full when the weights are there: the same command works later, also into a folder that exists."""
+    (tmp_path / "there").mkdir()
+    with monkeypatch.context() as broken:
+        broken.setattr(exporting, "generation_of", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+        for out in (tmp_path / "out", tmp_path / "there"):
+            with pytest.raises(OutputError, match="no space left"):
+                export(run, out)
+        broken.setattr(exporting, "card_of", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            export(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "there").iterdir())
+    export(run, tmp_path / "there")
+    assert {"README.md", "config.json", "model.safetensors"} <= {path.name for path in (tmp_path / "there").iterdir()}
+    assert not (tmp_path / "there" / ".part").exists()
 
 
 def test_float32_cannot_be_made_of_what_was_evaluated_in_bfloat16(run: Path, tmp_path: Path) -> None:

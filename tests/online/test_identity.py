@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from tiny import prompt_table as prompts
 from tiny import run_config
 
@@ -17,6 +20,8 @@ from raypo.online import identity
 from raypo.online.committed import commit, find
 from raypo.online.folder import RunFolder
 from raypo.online.fork import fork
+from raypo.online.identity import QUICKSTART, RUN, TRAIN
+from raypo.online.run import finished
 from raypo.stages import tables
 from raypo.training import checkpoint
 from raypo.training.checkpoint import Checkpoint, folder_of
@@ -26,7 +31,7 @@ from raypo.training.checkpoint import Checkpoint, folder_of
 def opened(tiny_model: Path, tmp_path: Path) -> RunConfig:
     """A run that was started: its folder has a run.json."""
     config = run_config(tiny_model, tmp_path)
-    identity.open_folder(RunFolder(config), config)
+    identity.open_folder(RunFolder(config), config, RUN)
     return config
 
 
@@ -45,11 +50,11 @@ def test_a_damaged_record_is_told_and_never_taken_for_a_new_run(opened: RunConfi
     folder = RunFolder(opened)
     Path(folder.path("run.json")).write_text(text)
     with pytest.raises(IntegrityError, match=r"run\.json"):
-        identity.same_config(folder, opened)
+        identity.same_config(folder, opened, RUN)
     Path(folder.path("run.json")).unlink()
     Path(folder.path("checkpoints")).mkdir()
     with pytest.raises(IntegrityError, match=r"has checkpoints and no run\.json"):
-        identity.same_config(folder, opened)
+        identity.same_config(folder, opened, RUN)
 
 
 def test_pins_are_versions_world_size_threads_types_and_the_processor(opened: RunConfig) -> None:
@@ -77,29 +82,109 @@ def test_another_version_is_refused_by_name_until_it_is_accepted(
     before = identity.versions()
     monkeypatch.setattr(identity, "versions", lambda: before | {"ray": "2.61.0"})
     with pytest.raises(ConfigError, match=r"ray \('2\.\d+\.\d+' -> '2\.61\.0'\)") as caught:
-        identity.open_folder(RunFolder(opened), opened)
+        identity.open_folder(RunFolder(opened), opened, RUN)
     assert "--accept-pins" in str(caught.value)
     assert record(opened)["pins"]["ray"] == before["ray"]
-    identity.open_folder(RunFolder(opened), opened, accept_pins=True)
+    identity.open_folder(RunFolder(opened), opened, RUN, accept_pins=True)
     assert record(opened)["pins"]["ray"] == "2.61.0"
     assert [one["ray"] for one in record(opened)["earlier_pins"]] == [before["ray"]]
-    identity.open_folder(RunFolder(opened), opened)
+    identity.open_folder(RunFolder(opened), opened, RUN)
 
 
 def test_another_world_size_is_a_changed_config_that_accepted_pins_allow(opened: RunConfig) -> None:
     one = changed(opened, "training", workers=1)
     with pytest.raises(ConfigError, match=r"training\.workers \(2 -> 1\)") as caught:
-        identity.open_folder(RunFolder(one), one)
+        identity.open_folder(RunFolder(one), one, RUN)
     assert "--accept-pins" in str(caught.value)
-    identity.open_folder(RunFolder(one), one, accept_pins=True)
+    identity.open_folder(RunFolder(one), one, RUN, accept_pins=True)
     assert record(one)["config"]["training"]["workers"] == 1
 
 
 def test_accepted_pins_allow_no_other_change(opened: RunConfig) -> None:
     other = changed(opened, "training", learning_rate=3e-3)
     with pytest.raises(ConfigError, match=r"training\.learning_rate \(0\.01 -> 0\.003\)") as caught:
-        identity.open_folder(RunFolder(other), other, accept_pins=True)
+        identity.open_folder(RunFolder(other), other, RUN, accept_pins=True)
     assert "--fork NAME" in str(caught.value)
+
+
+def test_accepted_pins_are_not_asked_for_again_and_a_verb_advises_only_what_it_has(opened: RunConfig) -> None:
+    """A finished run is met by the pins that were accepted; quickstart has --out and --seed alone."""
+    one, quiet = changed(opened, "training", workers=1), Console(file=io.StringIO())
+    folder = RunFolder(opened)
+    tables.write_json(folder.path("summary.json"), {"name": "run"})
+    assert finished(folder, one, quiet, RUN, accept_pins=True) == {"name": "run"}
+    told = {}
+    for verb in (RUN, replace(TRAIN, kind="online"), QUICKSTART):
+        with pytest.raises(ConfigError) as caught:
+            finished(folder, one, quiet, verb, accept_pins=False)
+        told[verb.command] = caught.value.remedy
+    assert told == {
+        "raypo run": "add --fork NAME for a new run that goes on from here, choose another name=, or remove the folder "
+        "(these alone: --accept-pins)",
+        "raypo train": "choose another name=, or remove the folder (these alone: --accept-pins)",
+        "raypo quickstart": "choose another --out, or remove the folder",
+    }
+
+
+def test_other_pins_are_refused_without_an_option_that_the_verb_lacks(
+    opened: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = identity.versions()
+    monkeypatch.setattr(identity, "versions", lambda: before | {"ray": "2.61.0"})
+    with pytest.raises(ConfigError) as caught:
+        identity.open_folder(RunFolder(opened), opened, QUICKSTART)
+    assert caught.value.remedy == "restore them, or choose another --out, or remove the folder"
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_damaged_summary_is_told_and_made_again(opened: RunConfig, text: str) -> None:
+    """It never ends a run, nor counts as the end of one."""
+    folder, said = RunFolder(opened), io.StringIO()
+    Path(folder.path("summary.json")).write_text(text)
+    assert finished(folder, opened, Console(file=said, width=500), RUN, accept_pins=False) is None
+    assert len(said.getvalue().splitlines()) == 1
+    assert "summary.json is no" in said.getvalue()
+    assert "made again" in said.getvalue()
+
+
+# ---- kinds
+
+
+def test_a_run_of_another_kind_is_refused_by_both_verbs(opened: RunConfig) -> None:
+    folder = RunFolder(opened)
+    assert record(opened)["kind"] == "online"
+    with pytest.raises(ConfigError, match="is online: raypo run made it") as caught:
+        identity.same_config(folder, opened, TRAIN)
+    assert "another name=" in caught.value.remedy
+    assert "--fork" not in str(caught.value)
+    Path(folder.path("run.json")).unlink()
+    identity.open_folder(folder, opened, TRAIN)
+    assert identity.same_config(folder, opened, TRAIN)
+    with pytest.raises(ConfigError, match="is offline: raypo train made it") as caught:
+        identity.open_folder(folder, opened, RUN)
+    assert "--fork" not in str(caught.value)
+
+
+def test_a_record_without_a_kind_is_of_the_kind_that_its_folder_shows(opened: RunConfig) -> None:
+    """An unknown kind is damage."""
+    folder, known = RunFolder(opened), record(opened)
+    tables.write_json(folder.path("run.json"), {key: value for key, value in known.items() if key != "kind"})
+    assert identity.same_config(folder, opened, RUN)
+    Path(folder.path("train")).mkdir()
+    assert identity.same_config(folder, opened, TRAIN)
+    tables.write_json(folder.path("run.json"), known | {"kind": ["online"]})
+    with pytest.raises(IntegrityError, match="no record of a run"):
+        identity.same_config(folder, opened, RUN)
+
+
+def test_a_fork_of_an_offline_run_is_refused(advanced: RunConfig) -> None:
+    """Its checkpoint is no round of an online run; the remedy names the model to start anew from."""
+    folder = RunFolder(advanced)
+    tables.write_json(folder.path("run.json"), record(advanced) | {"kind": "offline"})
+    with pytest.raises(ConfigError, match="which is offline") as caught:
+        fork(advanced, "onward")
+    assert f"policy.path={folder.model(1)}" in caught.value.remedy
+    assert not Path(folder.root).with_name("onward").exists()
 
 
 # ---- what is committed
@@ -156,7 +241,7 @@ def test_a_fork_takes_over_what_is_finished_and_nothing_under_way(advanced: RunC
     assert not list((Path(folder.root) / "checkpoints").glob("*.step-*"))
     Path(folder.path("metrics.jsonl")).write_text("")
     assert len(Path(old.path("metrics.jsonl")).read_text().splitlines()) == 2
-    assert identity.same_config(folder, new)
+    assert identity.same_config(folder, new, RUN)
     assert fork(changed(advanced, "training", learning_rate=3e-3), "slower") == new
     assert sorted(path.name for path in Path(advanced.output).iterdir() if path.is_dir()) == ["run", "slower"]
 

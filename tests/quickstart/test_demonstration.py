@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from raypo.errors import OutputError, RunError
+from raypo.errors import ConfigError, OutputError, RunError
 from raypo.objective import preset
+from raypo.online.folder import RunFolder
+from raypo.online.identity import QUICKSTART, open_folder
 from raypo.quickstart import demonstration, language
 
 
@@ -48,6 +50,16 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_starts(tmp_path
     (tmp_path / "taken").write_text("")
     with pytest.raises(OutputError, match="cannot write to"):
         demonstration.quickstart(tmp_path / "taken", 0, Console(file=io.StringIO()))
+
+
+def test_the_folder_of_another_seed_is_refused_before_its_prompts_are_written_over(tmp_path: Path) -> None:
+    """The remedy is one that quickstart has."""
+    config = demonstration.make_config(tmp_path, seed=0)
+    open_folder(RunFolder(config), config, QUICKSTART)
+    with pytest.raises(ConfigError, match=r"seed \(0 -> 1\)") as caught:
+        demonstration.quickstart(tmp_path, 1, Console(file=io.StringIO()))
+    assert caught.value.remedy == "choose another --out, or remove the folder"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
 def test_a_pretraining_that_dies_is_told_with_its_last_words(tmp_path: Path) -> None:

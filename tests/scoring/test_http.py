@@ -8,9 +8,10 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -19,7 +20,16 @@ from raypo.errors import RewardError
 from raypo.scoring import http
 from raypo.scoring.http import HttpReward
 
-Answer = tuple[int, str]
+
+class Answered(NamedTuple):
+    """Status, body and headers of an answer."""
+
+    status: int
+    text: str
+    headers: Mapping[str, str] = MappingProxyType({})
+
+
+Answer = Answered | tuple[int, str]
 
 
 class Server:
@@ -61,8 +71,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Server, str]]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, text = behind.handle(body, self.headers["Authorization"])
+            status, text, extra = Answered(*behind.handle(body, self.headers["Authorization"]))
             self.send_response(status)
+            for name, value in extra.items():
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(text.encode())))
             self.end_headers()
             with contextlib.suppress(BrokenPipeError):  # the client did not wait
@@ -149,7 +161,6 @@ def test_no_server_at_all_is_marked(server: tuple[Server, str], caplog: pytest.L
 @pytest.mark.parametrize(
     ("status", "text", "told"),
     [
-        (200, "<html>hello</html>", "answered no JSON: '<html>hello</html>'"),
         (200, '{"scores": [1]}', "answered {'scores': [1]}"),
         (200, "[1, 2]", "answered [1, 2]"),
         (200, '{"rewards": [1]}', "gave 1 values for 2 responses"),
@@ -168,6 +179,28 @@ def test_a_wrong_answer_is_an_error_that_names_it_and_is_not_tried_again(
     with pytest.raises(RewardError, match=re.escape(told)):
         ask(client(url), ["a", "b"])
     assert len(behind.requests) == 1
+
+
+BROKEN = {
+    "no JSON": (Answered(200, "<html>hello</html>"), "answered no JSON: '<html>hello</html>'"),
+    "broken gzip": (Answered(200, "no gzip", {"Content-Encoding": "gzip"}), "cannot be read: DecodingError"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_body_that_cannot_be_read_costs_an_attempt_and_the_last_one_is_an_error(
+    case: str, server: tuple[Server, str]
+) -> None:
+    """A proxy may have given it: twice and then an answer, and then for good."""
+    behind, url = server
+    wrong, told = BROKEN[case]
+    behind.answer = lambda number, body: lengths(body) if number == 3 else wrong
+    assert ask(client(url), ["a", "bb"]) == [1.0, 2.0]
+    behind.answer = lambda number, body: wrong
+    with pytest.raises(RewardError, match=re.escape(told)) as caught:
+        ask(client(url), ["a", "b"])
+    assert len(behind.requests) == 6
+    assert caught.value.remedy
 
 
 def test_null_and_nan_from_a_server_mean_not_scored(server: tuple[Server, str]) -> None:
@@ -191,10 +224,13 @@ def test_the_token_is_sent_and_never_told(
 
 
 def test_what_cannot_work_is_refused_before_the_first_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No scheme; a token that is not there."""
+    """No scheme, no host, no address at all; a token that is not there."""
     monkeypatch.delenv("JUDGE_TOKEN", raising=False)
     with pytest.raises(RewardError, match="url 'localhost:80'"):
         client("localhost:80")
+    for url in ("http://", "http://[::1/score", "http://host:port/"):
+        with pytest.raises(RewardError, match=re.escape(f"url {url!r}")):
+            client(url)
     with pytest.raises(RewardError, match="variable JUDGE_TOKEN is not set"):
         client("http://localhost", token_env="JUDGE_TOKEN")
 

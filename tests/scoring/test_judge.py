@@ -151,7 +151,6 @@ def test_what_a_response_says_is_never_a_field(server: tuple[Server, str], tmp_p
     [
         (404, "no such model", "answered 404"),
         (200, '{"choices": []}', "answered"),
-        (200, "<html>", "answered '<html>'"),
     ],
 )
 def test_a_wrong_answer_is_an_error_and_not_tried_again(
@@ -162,6 +161,18 @@ def test_a_wrong_answer_is_an_error_and_not_tried_again(
     with pytest.raises(RewardError, match=told):
         judge(url, tmp_path, concurrency=1)(PAIRS[:1])
     assert len(behind.requests) <= 2  # one per order, none twice
+
+
+def test_an_answer_that_is_no_json_is_asked_for_again_and_then_an_error(
+    server: tuple[Server, str], tmp_path: Path
+) -> None:
+    """Two attempts for each order."""
+    behind, url = server
+    behind.answer = lambda number, text: (200, "<html>" if number < 2 else completion("[[C]]"))
+    assert judge(url, tmp_path / "once", concurrency=1)(PAIRS[:1])[0].preference == 0.5
+    behind.answer = lambda number, text: (200, "<html>")
+    with pytest.raises(RewardError, match="answered no JSON: '<html>'"):
+        judge(url, tmp_path / "always", concurrency=1)(PAIRS[:1])
 
 
 def test_a_template_of_ones_own(server: tuple[Server, str], tmp_path: Path) -> None:

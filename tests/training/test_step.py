@@ -192,6 +192,7 @@ def test_an_objective_that_needs_scalars_refuses_a_round_of_labels() -> None:
     table = pa.Table.from_pylist([row("a", [0.0, 1.0]), row("b", [1.0, 0.0])])
     with pytest.raises(DataError, match="every reward is 0 or 1"):
         read_sets(table, w_mpo())
+    assert [one.rewards for one in read_sets(table, w_mpo(), first_round=False)] == [[-1.0, 0.0], [0.0, -1.0]]
 
 
 def test_scores_that_look_like_labels_train_in_a_micro_batch_of_their_own() -> None:

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file
 from tiny import DyingSync, StoredTables, run_config, run_ranks, w_mpo
 
-from raypo.errors import ModelError
-from raypo.training import checkpoint, refused
+from raypo.errors import ModelError, RunError
+from raypo.training import checkpoint, refused, worker
 from raypo.training.checkpoint import folder_of
+from raypo.training.rounds import RoundTask
 from raypo.training.tracking import read_metrics
-from raypo.training.worker import train
+from raypo.training.worker import Learner, train
 
 
 def meet_a_users_error(rank: int, world_size: int, place: str) -> None:
@@ -35,6 +36,23 @@ def test_a_users_error_in_the_workers_ends_them_and_is_left_for_the_driver(tmp_p
     assert isinstance(error, ModelError)
     assert "no-model" in error.got
     assert refused.taken(str(tmp_path)) is None
+
+
+def test_only_the_first_round_decides_whether_rewards_are_ordinal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later one may hold nothing but scores of 0 and 1 by chance."""
+    asked: list[bool] = []
+    monkeypatch.setattr(worker, "training_sets", lambda *_, first_round: asked.append(first_round) or [])
+    learner = object.__new__(Learner)  # what its models would be is not asked
+    learner._config, learner._objective = run_config("unused", tmp_path), w_mpo()
+    source = StoredTables(tmp_path, 2)
+    for version in (0, 1):
+        task = source.next(version)
+        assert isinstance(task, RoundTask)
+        with pytest.raises(RunError, match="no trainable set"):
+            learner.round(task)
+    assert asked == [True, False]
 
 
 @pytest.mark.chaos

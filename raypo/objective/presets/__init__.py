@@ -75,7 +75,8 @@ def preset(name: str, **given: float) -> AnyObjective:
         )
     missing = [key for key in names if key not in given and key not in OPTIONAL]
     if missing:
-        raise ConfigError(f"preset {name!r} needs {', '.join(missing)}", f"all of {', '.join(names)}")
+        needed = [key for key in names if key not in OPTIONAL]
+        raise ConfigError(f"preset {name!r} needs {', '.join(missing)}", f"all of {', '.join(needed)}")
     for key, value in given.items():  # before the row divides by one
         if value not in HYPERPARAMETERS[key]:
             raise ConfigError(f"preset {name!r}: {key} = {value!r}", str(HYPERPARAMETERS[key]))
