@@ -10,7 +10,7 @@ import pytest
 from raypo.bench.sample import SamplePlan, bench_sample
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_the_stage_and_vllm_alone_draw_the_same_and_are_told_beside_each_other(tmp_path: Path) -> None:
     """6 prompts of 2 responses of 5 tokens, one timed call; vLLM alone and the stage each in a process of its own."""
     plan = SamplePlan(prompts=6, prompt=8, responses=2, response=5, repeats=1, threads=1)
