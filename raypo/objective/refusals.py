@@ -181,10 +181,18 @@ def _pools(o: Objective) -> Refusal:
 
 def _chain(o: Objective) -> Refusal:
     c = o.contrast
-    if c.kind != "plackett-luce" or (c.deviation == "none" and c.pool == "logsumexp" and not c.offset):
+    if c.kind != "plackett-luce":
         return None
-    return "deviations, an offset or another pool in the Plackett-Luce chain", (
-        "none of them: the chain is a likelihood of the ranking, and weights that depend on the comparison undo it"
+    if c.deviation != "none" or c.pool != "logsumexp" or c.offset:
+        got = "deviations, an offset or another pool"
+    elif o.confidence != "none":
+        got = "weights by confidence"
+    else:
+        got = next(iter(_role_dependent(o)), "")
+    if not got:
+        return None
+    return f"{got} in the Plackett-Luce chain", (
+        "none of them: the chain is a likelihood of the ranking, and what depends on the comparison undoes it"
     )
 
 
@@ -249,6 +257,17 @@ SOFTMAXES = frozenset({"infonca", "each-vs-rest"})
 """Contrasts whose comparisons together are a softmax over the set."""
 
 
+def _role_dependent(o: Objective) -> list[str]:
+    """What makes a response's score depend on whether it is preferred."""
+    found = {
+        "a home advantage in the prior": getattr(o.prior, "h", 0.0),
+        "a prior that differs by role": getattr(o.prior, "transform", "") == "positive",
+        "a KL that is constant where preferred": getattr(o.prior, "detach_preferred_kl", False),
+        "token weights that differ by role": getattr(o.prior, "weights", "") == "importance",
+    }
+    return [text for text, depends in found.items() if depends]
+
+
 def _softmaxes(o: Objective) -> Refusal:
     c = o.contrast
     if c.kind not in SOFTMAXES:
@@ -257,11 +276,11 @@ def _softmaxes(o: Objective) -> Refusal:
         "an offset": c.offset,
         f"pool {c.pool!r}": c.pool != "logsumexp",
         "deviations": c.deviation != "none",
-        "a home advantage in the prior": getattr(o.prior, "h", 0.0),
-        "a prior that differs by role": getattr(o.prior, "transform", "") == "positive",
-        "a KL that is constant where preferred": getattr(o.prior, "detach_preferred_kl", False),
         "weights by confidence": o.confidence != "none",
+        f"link {o.link.kind!r}": c.kind == "infonca" and o.link.kind != "logistic",
+        "label smoothing": c.kind == "infonca" and o.link.parameters.get("label_smoothing", 0.0),
     }
+    by_role |= dict.fromkeys(_role_dependent(o), True)
     got = next((name for name, found in by_role.items() if found), None)
     if got is None:
         return None

@@ -96,7 +96,10 @@ def online_figures(folder: RunFolder, version: int) -> dict[str, Any] | None:
 def offline_figures(folder: RunFolder) -> dict[str, Any] | None:
     """As `online_figures`, of an offline run: how well it ranks; None where the run has not measured that."""
     accuracy = (folder.summary()[0] or {}).get("heldout_accuracy")
-    if accuracy is None or math.isnan(accuracy["mean"]):
+    names = ("mean", "low", "high", "n")
+    if not isinstance(accuracy, dict) or not all(isinstance(accuracy.get(name), int | float) for name in names):
+        return None
+    if math.isnan(accuracy["mean"]):
         return None
     told = shown(accuracy)
     return {

@@ -21,7 +21,7 @@ from raypo.config import RunConfig, build
 from raypo.errors import ConfigError, OutputError
 from raypo.online.folder import RunFolder
 from raypo.online.identity import RUN, changed_fields, open_folder, record_at, told
-from raypo.stages import cluster, tables
+from raypo.stages import cluster, tables, verbs
 from raypo.training import checkpoint
 from raypo.training.against import anchor_kind, learned_masks
 
@@ -41,6 +41,7 @@ def fork(config: RunConfig, name: str) -> RunConfig:
     Raises:
         ConfigError: there is no older run, it is offline, a field changed that may not, or the new run exists with
             another config.
+        DataError: the objective needs scalar rewards, and those of the older run are labels.
         IntegrityError: no checkpoint of the older run is whole.
         OutputError: the new folder cannot be written.
     """
@@ -63,7 +64,9 @@ def fork(config: RunConfig, name: str) -> RunConfig:
         return new
     found = checkpoint.resumable(source.root)
     version = found.version if found else 0
-    refuse(build(known["config"]), new, version, model=source.model(version))
+    old = build(known["config"])
+    refuse(old, new, version, model=source.model(version))
+    refuse_ordinal(old, new, source)
     part = RunFolder(new.model_copy(update={"name": f"{name}.{uuid.uuid4().hex[:8]}.tmp"}))
     try:
         take_over(Path(source.root), Path(part.root), version)
@@ -123,6 +126,21 @@ def refuse(old: RunConfig, new: RunConfig, version: int, *, model: str) -> None:
                 "a change that its checkpoint can follow",
                 f"start a new run with policy.path={model}",
             )
+
+
+def refuse_ordinal(old: RunConfig, new: RunConfig, source: RunFolder) -> None:
+    """Refuse an objective that weighs by the size of rewards where those of the older run are labels.
+
+    The first round of a run decides that, and the new run has no first round of its own.
+
+    Raises:
+        DataError: every reward of the older run's first round is 0 or 1.
+    """
+    after = cluster.objective_of(new)
+    if not after.needs_scalar_rewards or cluster.objective_of(old).needs_scalar_rewards:
+        return
+    if (first := tables.read(source.stage(0, "annotated"))) is not None:
+        verbs.refuse_labels(after.name, first[0]["rewards"].to_pylist(), first[0]["usable"].to_pylist())
 
 
 def take_over(source: Path, target: Path, version: int) -> None:

@@ -173,7 +173,7 @@ def post(client: httpx.Client, url: str, body: Any, *, attempts: int) -> Any:
 def _read(answer: httpx.Response) -> Any:
     try:
         return answer.json()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Unreadable(answer.text) from error
 
 

@@ -27,6 +27,7 @@ def turn(role: str, content: str) -> dict[str, str]:
 
 SYSTEM, USER = turn("system", "Be brief."), turn("user", "2+2?")
 FOUR, FIVE = turn("assistant", "4"), turn("assistant", "5")
+SPACED = turn("user", "2+2? ")
 
 
 def read(folder: Path, *rows: dict[str, Any], **changes: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -87,6 +88,22 @@ LAYOUTS: list[tuple[str, str, dict[str, Any], Any, list[str], list[float | None]
         "conversational pair that repeats the last turn of its prompt",
         "pair",
         {"prompt": [SYSTEM, USER], "chosen": [USER, FOUR], "rejected": [USER, FIVE]},
+        [SYSTEM, USER],
+        ["4", "5"],
+        [1, 0],
+    ),
+    (
+        "conversational pair that begins before its prompt, spaced otherwise",
+        "pair",
+        {"prompt": [USER], "chosen": [SYSTEM, SPACED, FOUR], "rejected": [SYSTEM, SPACED, FIVE]},
+        [SYSTEM, SPACED],
+        ["4", "5"],
+        [1, 0],
+    ),
+    (
+        "a question as text beside conversations with a system prompt alone",
+        "pair",
+        {"prompt": USER["content"], "chosen": [SYSTEM, FOUR], "rejected": [SYSTEM, FIVE]},
         [SYSTEM, USER],
         ["4", "5"],
         [1, 0],

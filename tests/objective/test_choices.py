@@ -51,6 +51,8 @@ def test_names_and_parameters_are_those_of_the_functions(named: dict[str, Any], 
 PAIRED = Contrast(kind="anchored", parameters={"chosen_weight": 1, "rejected_weight": 1})
 SHARES: dict[str, Any] = {"kind": "infonca", "parameters": {"temperature": 1.0}}
 POSITIVE = TransformPrior(transform="positive", parameters={"penalty": 1.0})
+SMOOTHED = Link(kind="logistic", parameters={"label_smoothing": 0.1})
+CHAIN = Contrast(kind="plackett-luce")
 NOTHING = {"chosen_weight": 0.0, "rejected_weight": 0.0}
 PHI, PSI_SCORE = Link(kind="phi"), "score"
 
@@ -71,6 +73,13 @@ PHI, PSI_SCORE = Link(kind="phi"), "score"
         ({"contrast": Contrast(**SHARES), "prior": LinearPrior(h=20.0)}, "a home advantage in the prior"),
         ({"contrast": Contrast(**SHARES), "prior": POSITIVE}, "a prior that differs by role"),
         ({"contrast": Contrast(**SHARES), "confidence": "plain"}, "weights by confidence"),
+        (
+            {"contrast": Contrast(**SHARES), "prior": TokenPrior(weights="importance")},
+            "token weights that differ by role",
+        ),
+        ({"contrast": Contrast(**SHARES), "link": SMOOTHED}, "label smoothing with contrast 'infonca'"),
+        ({"contrast": CHAIN, "prior": LinearPrior(h=0.1)}, "a home advantage in the prior in the Plackett-Luce chain"),
+        ({"contrast": CHAIN, "confidence": "bounded"}, "weights by confidence in the Plackett-Luce chain"),
         ({"contrast": Contrast(kind="anchored", parameters=NOTHING)}, "all weights 0"),
         ({"link": Link(kind="hinge", parameters={"threshold": 0.0})}, "every margin is 0"),
         ({"contrast": Contrast(kind="above-mean"), "link": Link(kind="cauchy")}, "made of counting"),

@@ -63,12 +63,14 @@ def part_turns(row: Row, prompt: Prompt | None, sides: list[Any]) -> Parted | st
         return PROMPTS_DIFFER
     before: list[dict[str, Any]] = begins[0]
     if isinstance(prompt, str):
-        before = before or [{"role": "user", "content": prompt}]
+        asked = any(message.get("role") == "user" for message in before)
+        before = before if asked else [*before, {"role": "user", "content": prompt}]
     elif prompt is not None:
         given = _plain(prompt)
         # sides may repeat the whole prompt, its last turns, or none of it
-        shared = next(n for n in range(len(given), -1, -1) if before[:n] == given[len(given) - n :])
-        before = [*given, *before[shared:]]
+        shared = next(n for n in range(len(given), -1, -1) if _said(before[:n]) == _said(given[len(given) - n :]))
+        whole = not shared and _said(given) == _said(before[len(before) - len(given) :])
+        before = before if whole else [*given, *before[shared:]]
     if not before:
         raise DataError(
             f"{row.place}: there is no prompt column, and the responses are an answer alone",
@@ -76,6 +78,13 @@ def part_turns(row: Row, prompt: Prompt | None, sides: list[Any]) -> Parted | st
             "add the prompt, or name its column (prompts.column)",
         )
     return check_messages(before, f"{row.place}: what comes before the last message"), texts
+
+
+def _said(messages: list[dict[str, Any]]) -> list[tuple[Any, Any]]:
+    """Who said what: other keys, and space around a text, are no other turn."""
+    texts = [message.get("content") for message in messages]
+    spoken = [text.strip() if isinstance(text, str) else text for text in texts]
+    return [(message.get("role"), text) for message, text in zip(messages, spoken, strict=True)]
 
 
 def _plain(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
