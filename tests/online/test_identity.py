@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 from rich.console import Console
@@ -15,11 +16,11 @@ from tiny import prompt_table as prompts
 from tiny import run_config
 
 from raypo.config import RunConfig
-from raypo.errors import ConfigError, IntegrityError
+from raypo.errors import ConfigError, DataError, IntegrityError
 from raypo.online import identity
 from raypo.online.committed import commit, find
 from raypo.online.folder import RunFolder
-from raypo.online.fork import fork
+from raypo.online.fork import fork, refuse_ordinal
 from raypo.online.identity import QUICKSTART, RUN, TRAIN
 from raypo.online.run import finished
 from raypo.stages import tables
@@ -261,6 +262,21 @@ def test_a_fork_that_its_checkpoint_cannot_follow_is_refused(advanced: RunConfig
         fork(changed(advanced, "objective", preset="tr-dpo"), "moving")
     with pytest.raises(ConfigError, match="averaged reference"):
         fork(changed(advanced, "online", reference="ema"), "averaged")
+
+
+def test_a_fork_to_an_objective_of_sizes_asks_whether_the_rewards_are_labels(
+    advanced: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The older run's mpo took labels; w-mpo weighs by the size of rewards, and its first round was the older run's."""
+    ordinal = advanced.model_copy(update={"objective": advanced.objective.model_copy(update={"preset": "mpo"})})
+    table = pa.table({"rewards": [[1.0, 0.0], [0.0, 1.0]], "usable": [[True, True], [True, True]]})
+    monkeypatch.setattr(tables, "read", lambda place: (table, None))
+    source = RunFolder(ordinal)
+    assert refuse_ordinal(ordinal, ordinal, source) is None
+    with pytest.raises(DataError, match=r"labels|scalar"):
+        refuse_ordinal(ordinal, advanced, source)
+    table = pa.table({"rewards": [[1.0, 0.5]], "usable": [[True, True]]})
+    assert refuse_ordinal(ordinal, advanced, source) is None
 
 
 def test_a_fork_of_nothing_or_of_itself_is_refused(opened: RunConfig) -> None:
