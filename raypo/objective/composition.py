@@ -16,7 +16,8 @@ from typing import ClassVar, Literal
 from raypo.errors import ConfigError
 from raypo.objective.choices import NEEDS, Contrast, Dispersion, Link, Needs, Prior, TokenPrior
 from raypo.objective.domains import POSITIVE
-from raypo.objective.refusals import check, check_parts
+from raypo.objective.refusals import check
+from raypo.objective.sums import check_parts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -174,7 +174,13 @@ def flip(path: Path) -> None:
 
 # ---- a cluster that outlives the driver
 
-RAYS_OWN = ("_AutoscalingCoordinatorActor", "_StatsActor", "PlacementGroupCleaner", "DatasetManager")
+RAYS_OWN = (
+    "_AutoscalingCoordinatorActor",
+    "_UsageCollectionActor",
+    "_StatsActor",
+    "PlacementGroupCleaner",
+    "DatasetManager",
+)
 """Actors that Ray keeps for itself; the cleaner stops when it can."""
 
 
