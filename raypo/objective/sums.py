@@ -1,4 +1,4 @@
-"""Weighted sums of objectives that mean nothing, each refused with the reason: a run has one of what parts may ask for."""
+"""Weighted sums of objectives that mean nothing, each refused with the reason: a run has one of what parts ask."""
 
 from __future__ import annotations
 
