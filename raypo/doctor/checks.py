@@ -19,7 +19,7 @@ from raypo.doctor import surroundings
 from raypo.doctor.findings import Finding, ok, warn
 from raypo.doctor.memory import BYTES, check_lengths, model_shape, size
 from raypo.errors import ConfigError, ModelError, OutputError
-from raypo.models.load import check_folder, load_config, load_tokenizer
+from raypo.models.load import check_folder, check_importance, load_config, load_tokenizer
 from raypo.scoring.function import import_function
 from raypo.scoring.http import check_url, headers
 from raypo.scoring.judge import read_template
@@ -94,9 +94,7 @@ def policy(config: RunConfig) -> Finding:
     """
     given = config.policy
     check_folder(given.path)
-    if (models := config.annotation.importance) is not None:
-        check_folder(models.positive, "annotation.importance.positive")
-        check_folder(models.negative, "annotation.importance.negative")
+    check_importance(config.annotation)
     read = load_config(given.path, given.revision).get_text_config()
     tokenizer = load_tokenizer(given.path, given.revision, given.chat_template)
     positions, vocabulary = getattr(read, "max_position_embeddings", None), read.vocab_size

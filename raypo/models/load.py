@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from raypo.config import PolicyConfig
+from raypo.config import AnnotationConfig, PolicyConfig
 from raypo.errors import ModelError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -65,6 +65,17 @@ def check_folder(path: str, key: str = "policy.path") -> None:
             raise ModelError(
                 f"{file} cannot be read: {error}", "a whole safetensors file", "copy the model again"
             ) from error
+
+
+def check_importance(config: AnnotationConfig) -> None:
+    """Refuse local folders of the importance models, where there are any, that cannot be safetensors models.
+
+    Raises:
+        ModelError: see `check_folder`; it names the field.
+    """
+    if (models := config.importance) is not None:
+        check_folder(models.positive, "annotation.importance.positive")
+        check_folder(models.negative, "annotation.importance.negative")
 
 
 def _looks_local(path: str) -> bool:

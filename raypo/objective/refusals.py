@@ -233,7 +233,7 @@ def _softmaxes(o: Objective) -> Refusal:
 
 
 def _without_effect(o: Objective) -> Refusal:
-    """Numbers that would be read by nothing."""
+    """Numbers that would be read by nothing, or leave nothing to train."""
     c, prior = o.contrast, o.prior
     if c.deviation == "none" and (c.power != 1 or c.inside_beta):
         got = f"power = {c.power}" if c.power != 1 else "inside_beta"

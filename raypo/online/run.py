@@ -27,7 +27,7 @@ from rich.console import Console
 from raypo.config import FunctionReward, ModelReward, RunConfig, refuse_online
 from raypo.data.chat import load_prompts
 from raypo.errors import RaypoError, RunError
-from raypo.models.load import check_folder, load_tokenizer
+from raypo.models.load import check_folder, check_importance, load_tokenizer
 from raypo.online.coordinator import Coordinator
 from raypo.online.folder import RunFolder, keeps_a_mirror
 from raypo.online.identity import RUN, Verb, open_folder, same_config
@@ -142,9 +142,7 @@ def check_sources(config: RunConfig, *, policy_exists: bool) -> None:
     cluster.objective_of(config)
     if policy_exists:
         check_folder(config.policy.path)
-    if (models := config.annotation.importance) is not None:
-        check_folder(models.positive, "annotation.importance.positive")
-        check_folder(models.negative, "annotation.importance.negative")
+    check_importance(config.annotation)
     for source in config.rewards:
         if isinstance(source, FunctionReward):
             import_function(source.path)

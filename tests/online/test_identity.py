@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 import torch
 from rich.console import Console
+from tiny import annotated, run_config
 from tiny import prompt_table as prompts
-from tiny import run_config
 
 from raypo.config import RunConfig
 from raypo.errors import ConfigError, DataError, IntegrityError
@@ -264,19 +264,20 @@ def test_a_fork_that_its_checkpoint_cannot_follow_is_refused(advanced: RunConfig
         fork(changed(advanced, "online", reference="ema"), "averaged")
 
 
-def test_a_fork_to_an_objective_of_sizes_asks_whether_the_rewards_are_labels(
-    advanced: RunConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_fork_to_an_objective_of_sizes_asks_whether_the_rewards_are_labels(opened: RunConfig, labels: bool) -> None:
     """The older run's mpo took labels; w-mpo weighs by the size of rewards, and its first round was the older run's."""
-    ordinal = advanced.model_copy(update={"objective": advanced.objective.model_copy(update={"preset": "mpo"})})
-    table = pa.table({"rewards": [[1.0, 0.0], [0.0, 1.0]], "usable": [[True, True], [True, True]]})
-    monkeypatch.setattr(tables, "read", lambda place: (table, None))
-    source = RunFolder(ordinal)
-    assert refuse_ordinal(ordinal, ordinal, source) is None
-    with pytest.raises(DataError, match=r"labels|scalar"):
-        refuse_ordinal(ordinal, advanced, source)
-    table = pa.table({"rewards": [[1.0, 0.5]], "usable": [[True, True]]})
-    assert refuse_ordinal(ordinal, advanced, source) is None
+    ordinal = opened.model_copy(update={"objective": opened.objective.model_copy(update={"preset": "mpo"})})
+    source, table = RunFolder(ordinal), annotated(3, responses=2, round_index=0)
+    given = pa.array([[1.0, 0.0 if labels else 0.5]] * 3, table.schema.field("rewards").type)
+    table = table.set_column(table.column_names.index("rewards"), "rewards", given)
+    tables.commit(source.stage(0, "annotated"), table, "annotated")
+    refuse_ordinal(ordinal, ordinal, source)
+    if not labels:
+        refuse_ordinal(ordinal, opened, source)
+        return
+    with pytest.raises(DataError, match="every reward is 0 or 1"):
+        refuse_ordinal(ordinal, opened, source)
 
 
 def test_a_fork_of_nothing_or_of_itself_is_refused(opened: RunConfig) -> None:

@@ -40,8 +40,8 @@ def part_turns(row: Row, prompt: Prompt | None, sides: list[Any]) -> Parted | st
     Args:
         row: for messages.
         prompt: what the row gives as prompt. Messages: a side goes on after them, or after those of its last turns that
-            it repeats. Text: read only where the sides are the final turns alone, as the user's turn. None: they are
-            whole.
+            it repeats; one that holds them at its end is whole. Text: the user's turn, read only where no user speaks
+            before the sides' final turns. None: they are whole.
         sides: one conversation per response.
 
     Returns:
