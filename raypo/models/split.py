@@ -29,8 +29,8 @@ BUCKET = 16
 LONG = 32
 """From so many tokens on, a call of the kernel costs less than gathering a segment's rows and padding them.
 
-Measured for 16 segments of unlike length on two cores, forward and backward: 5.7 against 5.0 ms at 24 tokens, 6.9 against
-8.0 ms at 40.
+Measured for 16 segments of unlike length on two cores, forward and backward: 5.7 against 5.0 ms at 24 tokens, 6.9
+against 8.0 ms at 40.
 """
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
