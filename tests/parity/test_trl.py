@@ -7,8 +7,7 @@ each alone and, where a batch is the mean over its pairs, all together, the loss
 derivative by each token's log-prob, or each logit, in float64, against `set_loss` at the same numbers. Whole steps
 are in `test_trl_steps`. Where the two differ on purpose, a row of `DIFFERENT` says why and what makes them equal.
 
-TRL 1.16 has no BCO trainer: `bco-pair` is what the two share, `bco` needs a running mean. Its label smoothing of AOT
-has no counterpart here.
+TRL 1.16 has no BCO trainer: `bco-pair` is what the two share, `bco` needs a running mean.
 """
 
 from __future__ import annotations
@@ -69,8 +68,10 @@ DPO = [
     Case({"loss_type": "bco_pair"}, "bco-pair"),
     Case({"loss_type": "sppo_hard"}, "sppo-hard"),
     # numbers at which policy and reference rank the pairs' gaps differently: else paired AOT is DPO
-    Case({"loss_type": "aot"}, "aot", policy={"seed": 3}),
-    Case({"loss_type": "aot_unpaired"}, "aot-unpaired"),
+    Case({"loss_type": "aot"}, "aot", {"label_smoothing": 0.0}, policy={"seed": 3}),
+    Case({"loss_type": "aot", "label_smoothing": 0.2}, "aot", {"label_smoothing": 0.2}, policy={"seed": 3}),
+    Case({"loss_type": "aot_unpaired"}, "aot-unpaired", {"label_smoothing": 0.0}),
+    Case({"loss_type": "aot_unpaired", "label_smoothing": 0.2}, "aot-unpaired", {"label_smoothing": 0.2}),
     Case({"loss_type": "apo_zero"}, "apo-zero"),
     Case({"loss_type": "apo_down"}, "apo-down"),
     Case({"loss_type": "discopop"}, "discopop", {"tau": 0.05}),

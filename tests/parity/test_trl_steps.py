@@ -94,7 +94,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
         ({"loss_type": "sigmoid"}, "dpo", {"label_smoothing": 0.0}),
         ({"loss_type": "ipo"}, "ipo-mean", {}),
         ({"loss_type": "sigmoid_norm"}, "ln-dpo", {}),
-        ({"loss_type": "aot_unpaired"}, "aot-unpaired", {}),
+        ({"loss_type": "aot_unpaired"}, "aot-unpaired", {"label_smoothing": 0.0}),
         ({"ld_alpha": 0.5}, "ld-dpo", {"tail": 0.5}),
         ({"use_weighting": True}, "wpo", {}),
     ],
