@@ -166,6 +166,11 @@ def test_defaults_fill_the_hyperparameters_that_the_preset_takes() -> None:
         ({"objective": {"preset": "w-mop"}}, "did you mean 'w-mpo'"),
         ({"objective": {"preset": "dpo", "alpha": 1.0}}, "no hyperparameter 'alpha'"),
         ({"objective": {"preset": "mallows-phi"}, "dispersion": {"estimator": "none"}}, "psi would be 1"),
+        ({"objective": {"preset": "tdpo1"}, "online": {"reference": "previous"}}, "measured against two policies"),
+        (
+            {"objective": {"preset": "kto"}, "online": {"reference": "ema"}, "scoring": {"reward_scale": "none"}},
+            "two po",
+        ),
     ],
 )
 def test_an_objective_without_a_meaning_is_refused(tree: dict[str, object], told: str) -> None:

@@ -125,13 +125,19 @@ def policy_config(path: Path | str, **changes: Any) -> PolicyConfig:
 
 
 def run_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
-    """Run `function(rank, world_size, *args)` in gloo processes; returns what each rank returned."""
+    """Run `function(rank, world_size, *args)` in gloo processes; returns what each rank returned.
+
+    They are forked from a server that has imported what they need and done nothing else: no rank imports torch again.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with mp.get_context("spawn").Manager() as manager:
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["raypo.training.worker"])
+    with context.Manager() as manager:
         answers = manager.dict()
-        mp.spawn(_rank, args=(world_size, port, function, args, answers), nprocs=world_size)
+        ranks = (world_size, port, function, args, answers)
+        mp.start_processes(_rank, args=ranks, nprocs=world_size, start_method="forkserver")
         return [answers[rank] for rank in range(world_size)]
 
 

@@ -67,7 +67,8 @@ def lambda_pairs(given: Given) -> Pairs:
     """All pairs with LambdaLoss weights of the current ranking; LiPO-lambda (arXiv 2402.01878).
 
     w = |G_i - G_j| |1/D(rank_i) - 1/D(rank_j)|, G = 2^r - 1, D(rank) = log2(1 + rank), ranks by current scores. Not
-    normalised: the size of the weights is the method's. Rewards should be of order 1 (LiPO's are in [0, 1]); they
+    normalised: the size of the weights is the method's. The gain is LambdaLoss's (printed copies of LiPO have
+    "2r - 1", an exponent that was lost). Rewards should be of order 1 (LiPO's are in [0, 1]); they
     count from the set's lowest, which scales all of a set's weights by one factor, and above 60 as 60: 2^60 is finite.
     """
     winner, loser, valid = _ordered_pairs(given)
@@ -92,13 +93,13 @@ def above_mean(given: Given) -> Sets:
 def top_vs_bottom(given: Given, *, top: float, bottom: float) -> Sets:
     """The best `top` against the worst `bottom`, the middle left out: MPO's on-policy recipe is 2 and 2 of 5.
 
-    A set of fewer than top + bottom gives each side its share of half of them; responses whose reward equals that of
+    A set of fewer than top + bottom gives each side at most half of them; responses whose reward equals that of
     the lowest on top do not stand below. Where that would leave nothing below, they leave the top instead: 2 1 1 1 1 is
     2 against two of the 1s.
     """
     count = given.mask.sum(1, keepdim=True)
-    half = (count // 2).clamp_min(1)
-    high, low = half.clamp_max(int(top)), half.clamp_max(int(bottom))
+    half, enough = (count // 2).clamp_min(1), count >= int(top) + int(bottom)
+    high, low = (torch.where(enough, int(side), half.clamp_max(int(side))) for side in (top, bottom))
     falling = _rank(given.present(-torch.inf), descending=True)
     rising = _rank(given.present(torch.inf), descending=False)
     positive = given.mask & (falling < high)
@@ -121,7 +122,11 @@ def one_vs_rest(given: Given) -> Sets:
 
 
 def infonca(given: Given, *, temperature: float) -> Sets:
-    """Each response against all others, weight softmax(r / T): InfoNCA (arXiv 2402.05369). At the start: ln K."""
+    """Each response against all others, weight softmax(r / T): InfoNCA (arXiv 2402.05369). At the start: ln K.
+
+    The paper's alpha is 1 / T. The authors' code (cbb9248) adds 0.01 to the first of the best rewards, which at its
+    T = 1e-4 gives one of equals nearly all of the weight; here equals share it, as in the paper.
+    """
     share = _softmax(given, temperature)
     return _each(given, share, None)
 

@@ -60,6 +60,7 @@ NOT_NEGATIVE = Domain(0)
 SHARE = Domain(0, 1)
 BETA = Domain(0, open_low=True, why="it scales the implicit reward, and a negative one prefers the worse")
 TEMPERATURE = Domain(0, open_low=True, why="with a negative one the worst response has the largest share")
+MODULATED = Domain(0, 1, open_low=True, why="above 1 its exponential part grows without bound for wrong pairs")
 LABEL = "beyond it the label says less than nothing"
 SMOOTHED = Domain(0, 1, open_low=True, open_high=True, why="the logarithm of the worse side's share enters")
 THRESHOLD = Domain(0, open_low=True, why="with 0 nothing trains at policy == reference, where every margin is 0")
@@ -100,7 +101,7 @@ PARAMETERS: dict[str, dict[str, Domain]] = {
     "squared": {"target_margin": ANY, "scale": POSITIVE},
     "hinge": {"threshold": THRESHOLD},
     "squared-hinge": {"threshold": THRESHOLD},
-    "discopop": {"temperature": TEMPERATURE},
+    "discopop": {"temperature": MODULATED},
     "alpha-divergence": {"order": Domain(0, 1, open_low=True)},
     "positive": {"penalty": NOT_NEGATIVE},
     "alpha": {"order": ANY},
@@ -117,7 +118,7 @@ HYPERPARAMETERS: dict[str, Domain] = {
     "smoothing": Domain(
         0, 1, open_low=True, open_high=True, why="EXO's target is eps of the worse side, and its logarithm enters"
     ),
-    "tau": POSITIVE,
+    "tau": MODULATED,
     "offset_scale": NOT_NEGATIVE,
     "mixing": SHARE,
     "nll": NOT_NEGATIVE,

@@ -67,7 +67,11 @@ def cauchy(z: Tensor, psi: Tensor | None, target: Tensor | None) -> Tensor:
 
 
 def exo(z: Tensor, psi: Tensor | None, target: Tensor | None, *, label_smoothing: float) -> Tensor:
-    """KL(sigma(z) || 1 - eps), eps in (0, 1). EXO, arXiv 2402.00856, pairwise."""
+    """KL(sigma(z) || 1 - eps), eps in (0, 1). EXO, arXiv 2402.00856, pairwise.
+
+    eps = 1e-3 is TRL's; the authors' code (a8ab360) writes -10 for log eps and 0 for log(1 - eps), which is eps = e^-10
+    to within 5e-5.
+    """
     up, down = logsigmoid(z), logsigmoid(-z)
     return up.exp() * (up - math.log1p(-label_smoothing)) + down.exp() * (down - math.log(label_smoothing))
 

@@ -186,6 +186,15 @@ def _masks(o: Objective) -> Refusal:
     return None
 
 
+def _importance(o: Objective) -> Refusal:
+    if getattr(o.prior, "weights", "") != "importance" or o.contrast.kind == "best-vs-worst":
+        return None
+    return f"token weights by importance with contrast {o.contrast.kind!r}", (
+        "contrast 'best-vs-worst': a response has one weight per token, which says that it is preferred or that it is "
+        "not, and only the best and the worst are one of the two in every comparison (TIS-DPO, arXiv 2410.04350)"
+    )
+
+
 def _targets(o: Objective) -> Refusal:
     if (o.link.kind == "soft-exo") == (o.contrast.kind == "each-vs-rest"):
         return None
@@ -302,6 +311,7 @@ REFUSALS: tuple[Callable[[Objective], Refusal], ...] = (
     _masks,
     _targets,
     _softmaxes,
+    _importance,
     _without_effect,
     _reward_offset,
     _selection,

@@ -115,6 +115,10 @@ def refuse(old: RunConfig, new: RunConfig, version: int, *, model: str) -> None:
                 or (after.weighs_by_importance and old.annotation.importance != new.annotation.importance)
             )
         ),
+        "its finished rounds are annotated against other references than the initial policy, and online.data = "
+        "accumulate would mix them in one loss": (
+            new.online.data == "accumulate" and old.online.reference != "initial"
+        ),
         "it has no averaged reference, and online.reference = ema needs one": (
             new.online.reference == "ema" and old.online.reference != "ema"
         ),

@@ -82,8 +82,8 @@ def check_trainer(objective: AnyObjective, config: RunConfig) -> None:
     """Refuse what the objective needs and a run does not make.
 
     Raises:
-        ConfigError: token weights without the models that give them; scaled labels; a moving reference of a policy
-            with adapters.
+        ConfigError: token weights without the models that give them; scaled labels; a live reference beside annotated
+            ones of another policy; a moving reference of a policy with adapters.
     """
     if objective.weighs_by_importance and config.annotation.importance is None:
         raise ConfigError(
@@ -98,6 +98,13 @@ def check_trainer(objective: AnyObjective, config: RunConfig) -> None:
             f"objective.preset = {objective.name} with scoring.reward_scale = {config.scoring.reward_scale}",
             "reward_scale 'none': this objective reads rewards as labels, 1 or 0, and a scale moves them",
             "set scoring.reward_scale=none, and rewards that are 1 or 0",
+        )
+    if objective.needs.startswith("reference-") and config.online.reference != "initial":
+        raise ConfigError(
+            f"objective.preset = {objective.name} with online.reference = {config.online.reference}",
+            "online.reference 'initial': the trainer's own live reference starts from policy.path and rounds do not "
+            "renew it, so that one loss would be measured against two policies",
+            "set online.reference=initial, or take a preset whose reference is annotated (`raypo presets`: needs)",
         )
     if objective.reference == "moving" and config.policy.adapter != "none":
         raise ConfigError(

@@ -149,6 +149,37 @@ def test_torn_outputs_are_made_again(whole: Path, place: Path) -> None:
     assert list((run / "rounds/round-0001/scored").glob(f"{tables.TORN}-*"))
 
 
+def test_a_run_goes_on_with_fewer_ranks_when_it_is_asked_to(whole: Path, place: Path) -> None:
+    """Killed inside round 1 with 2 ranks, continued by 1: refused by name, then every row and step once.
+
+    Sums over one rank round otherwise than over two, so what comes after the kill is close and not bitwise.
+    """
+    assert endured_until(place, "ranks", "checkpoints/version-0001.step-000002/manifest.json") == -signal.SIGKILL
+    one_rank = [*command("ranks"), "training.workers=1"]
+    refused = ended(place, one_rank)
+    assert refused.returncode == 2
+    assert "training.workers (2 -> 1)" in " ".join(refused.stdout.split()), refused.stdout + refused.stderr
+    done = ended(place, [*one_rank, "--accept-pins"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = place / "runs" / "ranks"
+    found = chaos.compare(whole, run)
+    counts = ("tables", "rows_lost", "rows_repeated", "steps_lost", "steps_repeated")
+    assert [found[name] for name in counts] == [10, 0, 0, 0, 0]
+    before = {f"rounds/round-0000/{stage}" for stage in ("sampled", "scored", "annotated")}
+    assert not before & set(found["differ"])
+    losses = [[line["loss"] for line in read_metrics(one / "metrics.jsonl")][:4] for one in (whole, run)]
+    assert losses[0][:2] == losses[1][:2]
+    assert losses[0][2:] == pytest.approx(losses[1][2:], rel=1e-3)
+    record = json.loads((run / "run.json").read_text())
+    assert [record["earlier_pins"][0]["world_size"], record["pins"]["world_size"]] == [2, 1]
+
+
+def ended(place: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """A command, to its end."""
+    given = os.environ | environment(place)
+    return subprocess.run(arguments, cwd=place, env=given, capture_output=True, text=True, timeout=SECONDS, check=False)
+
+
 def endured_until(place: Path, name: str, sign: str) -> int:
     """A run that is killed when a sign is there, and not started again; returns the exit code."""
     given = os.environ | environment(place)

@@ -124,6 +124,8 @@ PHI, PSI_SCORE = Link(kind="phi"), "score"
         ({"contrast": Contrast(kind="top-vs-bottom", parameters={"top": 0, "bottom": 2})}, "at least 1"),
         ({"link": Link(kind="squared", parameters={"target_margin": 0.5, "scale": 0})}, "scale = 0"),
         ({"link": Link(kind="discopop", parameters={"temperature": -1})}, "temperature = -1"),
+        ({"link": Link(kind="discopop", parameters={"temperature": 1.5})}, "grows without bound"),
+        ({"contrast": Contrast(kind="above-mean"), "prior": TokenPrior(weights="importance")}, "only the best and the"),
         ({"link": Link(kind="clipped-logistic", parameters={"bound": -1})}, "bound = -1"),
         ({"link": Link(kind="exo", parameters={"label_smoothing": 0})}, "its logarithm enters"),
         ({"prior": LinearPrior(a=0)}, "the policy would not enter"),

@@ -176,6 +176,9 @@ def test_lipo_weighs_a_pair_by_its_gains_and_discounts(lowest: float) -> None:
         ("all-pairs", {}, 0.6735166746172147),
         ("chosen-by-rejected", {}, 0.4904146265058631),  # 4 > 0, 4 > 1, 3 > 0, 3 > 1: (2 ln 2 + 2 ln(4/3))/4
         ("mpo-top-bottom", {"top": 1.0, "bottom": 1.0, "alpha": 3.0}, LN_2),  # 4 > 0 alone
+        ("mpo-top-bottom", {"top": 1.0, "bottom": 3.0, "alpha": 0.0}, 1.791759469228055),  # 4 over 0, 3, 1: ln(6/1)
+        ("mpo-top-bottom", {"top": 3.0, "bottom": 1.0, "alpha": 0.0}, 0.1823215567939546),  # 4, 3, 1 over 0: ln(6/5)
+        ("mpo-top-bottom", {"top": 1.0, "bottom": 9.0, "alpha": 0.0}, 1.0986122886681098),  # too few: 4 over 0, 1: ln 3
         # cuts after ceil(4/3) = 2 and ceil(8/3) = 3: {4 3} over {1 0}: ln(6/4); {4 3 1} over {0}: ln(6/5); halved
         ("mpo-levels", {"levels": 3.0}, 0.2938933324510595),
         ("ampo-bottom", {"keep": 2.0}, 1.0986122886681098),  # 4 over the two worst, 0 and 1: ln 3

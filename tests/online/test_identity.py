@@ -20,7 +20,7 @@ from raypo.errors import ConfigError, DataError, IntegrityError
 from raypo.online import identity
 from raypo.online.committed import commit, find
 from raypo.online.folder import RunFolder
-from raypo.online.fork import fork, refuse_ordinal
+from raypo.online.fork import fork, refuse, refuse_ordinal
 from raypo.online.identity import QUICKSTART, RUN, TRAIN
 from raypo.online.run import finished
 from raypo.stages import tables
@@ -262,6 +262,13 @@ def test_a_fork_that_its_checkpoint_cannot_follow_is_refused(advanced: RunConfig
         fork(changed(advanced, "objective", preset="tr-dpo"), "moving")
     with pytest.raises(ConfigError, match="averaged reference"):
         fork(changed(advanced, "online", reference="ema"), "averaged")
+    with pytest.raises(ConfigError, match="mix them in one loss"):
+        refuse(
+            changed(advanced, "online", reference="previous"),
+            changed(advanced, "online", data="accumulate"),
+            1,
+            model="m",
+        )
 
 
 @pytest.mark.parametrize("labels", [True, False])

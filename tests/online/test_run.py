@@ -33,6 +33,9 @@ def brevity(prompts, responses, metadata):
 def same(prompts, responses, metadata):
     return [1.0] * len(responses)
 
+def nan(prompts, responses, metadata):
+    return [float("nan")] * len(responses)
+
 def broken(prompts, responses, metadata):
     raise KeyError("no such thing")
 '''
@@ -164,13 +167,13 @@ def test_the_command_line_tells_a_failure_in_one_message(place: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-LATE = {"same": "online.min_trainable_fraction"}
+LATE = {"same": "online.min_trainable_fraction", "nan": "could not be scored", "broken": "could not be scored"}
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("function", ["same"])
+@pytest.mark.parametrize("function", list(LATE))
 def test_a_reward_from_which_nothing_can_be_learned_ends_the_run(function: str, place: Path) -> None:
-    """All rewards equal everywhere: exit code 2, and no weight version is made."""
+    """All rewards equal, none a number, or a function that raises: exit code 2, and no weight version is made."""
     done = raypo(place, "run", "run.yaml", f"name=late-{function}", f"rewards.0.path=run_rewards:{function}")
     assert done.returncode == 2, done.stdout + done.stderr
     assert LATE[function] in done.stderr
