@@ -22,7 +22,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.linear_model import LogisticRegression
 
 from raypo.evaluation.statistics import Floats, Interval, expanded, mean_interval
 
@@ -85,6 +84,8 @@ def logistic(features: NDArray[np.float64] | sparse.csr_array, preference: Float
         preference: [N], in [0, 1].
         weight: [N], of each comparison.
     """
+    from sklearn.linear_model import LogisticRegression  # seconds to import; a round's first evaluation has no duel
+
     stack = sparse.vstack if sparse.issparse(features) else np.concatenate
     twice = stack([features, features])
     wins = np.repeat([1, 0], len(preference))

@@ -40,7 +40,7 @@ from raypo.sampling.sync import HostSender, NcclSender
 from raypo.scoring.function import import_function
 from raypo.stages import cluster, tables
 from raypo.stages.actors import Actors, create, unwrap
-from raypo.training import checkpoint, refused, worker
+from raypo.training import checkpoint, entry, refused
 from raypo.training.rounds import SyncSender, TableSource
 
 
@@ -239,7 +239,7 @@ def fit_workers(config: RunConfig, folder: RunFolder, source: TableSource, sync:
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(config.training.start_timeout_s)
     gpu = config.training.gpus_per_worker > 0
     trainer = TorchTrainer(
-        worker.train,
+        entry.train,
         train_loop_config={
             "config": config,
             "objective": cluster.objective_of(config),

@@ -84,7 +84,7 @@ def test_the_peers_tokenizer_reads_the_same_ids(tmp_path: Path) -> None:
         assert tokenizer(pair["prompt"] + pair[name])["input_ids"] == one["prompt"] + response
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_layouts_agree_in_processes_of_their_own(tmp_path: Path) -> None:
     """A small set through the real children."""
     train.make_inputs(tmp_path, 3, 12, 5, count=1)

@@ -26,7 +26,7 @@ import pytest
 import yaml
 from hf_folders import make_place
 
-pytestmark = [pytest.mark.slow, pytest.mark.chaos]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 REWARDS = '''
 """The reward of the test."""

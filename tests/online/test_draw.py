@@ -67,7 +67,7 @@ def test_the_doctor_samples_sixteen_responses_and_scores_them(ray_cluster: None,
     assert ray.available_resources().get("CPU") == 8
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_samples_are_kept_part_by_part_and_train_as_they_are(
     ray_cluster: None, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

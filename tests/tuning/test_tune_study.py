@@ -97,8 +97,8 @@ def nothing_is_left() -> bool:
     return not held and ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.chaos)])
+@pytest.mark.chaos
+@pytest.mark.parametrize("workers", [1, 2])
 def test_asha_stops_a_slow_trial_before_its_next_step_and_frees_what_it_held(
     place: Path, ray_cluster: None, workers: int
 ) -> None:
@@ -115,7 +115,7 @@ def test_asha_stops_a_slow_trial_before_its_next_step_and_frees_what_it_held(
     assert "<script" not in Path(given["output"], given["name"], "study.html").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_the_reference_reads_the_sets_once_and_a_trial_that_cannot_train_fails_alone(
     place: Path, ray_cluster: None
 ) -> None:
@@ -141,7 +141,6 @@ def test_no_more_trials_at_once_than_the_cluster_holds(place: Path, ray_cluster:
         concurrency(study, {"CPU": 7.0})
 
 
-@pytest.mark.slow
 @pytest.mark.chaos
 def test_an_online_trial_that_is_stopped_ends_its_run(place: Path, ray_cluster: None) -> None:
     """A round is a rung; the run that goes on makes two versions, the other one."""
@@ -163,7 +162,6 @@ def raypo(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-@pytest.mark.slow
 @pytest.mark.chaos
 @pytest.mark.timeout(1500)
 def test_a_killed_study_goes_on_and_its_winner_can_be_trained_again(place: Path) -> None:
