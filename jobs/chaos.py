@@ -17,6 +17,7 @@ from rich.console import Console
 
 from raypo import config
 from raypo.bench import chaos
+from raypo.cli.arguments import local_path
 
 
 def main(arguments: list[str]) -> int:
@@ -27,7 +28,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="of the plan of kills")
     parser.add_argument("--hours", type=float, default=12.0, help="longest time for each of the three runs")
-    parser.add_argument("--out", type=Path, default=Path("chaos.json"))
+    parser.add_argument("--out", type=local_path, default=Path("chaos.json"))
     given = parser.parse_args(arguments)
     settings = config.load(given.config, given.overrides)
     console = Console()

@@ -11,12 +11,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 from command_line import Command, call
 
 from raypo import __version__, cli
 from raypo.config import load
 from raypo.objective.presets import TABLE
+from raypo.quickstart import demonstration
 
 RUN = {
     "policy": {"path": "nowhere"},
@@ -38,6 +40,51 @@ def raypo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
 
 def test_the_version_is_the_packages(raypo: Command) -> None:
     assert raypo("--version") == (0, f"raypo {__version__}\n", "")
+
+
+def commands_with_out() -> set[str]:
+    """Those of the whole command line."""
+    found, groups = set(), [("", typer.main.get_command(cli.app))]
+    while groups:
+        before, group = groups.pop()
+        for name, one in getattr(group, "commands", {}).items():
+            groups.append((f"{before}{name} ", one))
+            found |= {f"{before}{name}" for option in one.params if "--out" in option.opts}
+    return found
+
+
+OUT = [
+    "sample run.yaml",
+    "evaluate run.yaml",
+    "export runs/mine",
+    "quickstart",
+    "study dispersion",
+    "bench train",
+    "bench tune study.yaml",
+    "bench sample",
+    "bench online run.yaml",
+]
+
+
+@pytest.mark.parametrize("command", OUT)
+def test_an_address_is_no_place_for_out(command: str, raypo: Command, tmp_path: Path) -> None:
+    """A Path would make a local folder of it; before anything else is read, and without the password in it."""
+    code, _, told = raypo(*command.split(), "--out", "s3://me:secret@bucket/x")
+    assert code == 2
+    assert "raypo: --out s3://***@bucket/x\n  expected: a local folder" in told
+    assert "`mirror:`" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
+
+
+def test_no_command_with_out_is_left_out() -> None:
+    assert {" ".join(one.split()[: 1 + one.startswith("bench")]) for one in OUT} == commands_with_out()
+
+
+def test_out_is_a_path_also_by_default(raypo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Path] = []
+    monkeypatch.setattr(demonstration, "quickstart", lambda out, seed: found.append(out))
+    assert [raypo("quickstart", *given)[0] for given in ([], ["--out", "a/b"])] == [0, 0]
+    assert found == [Path("quickstart-run"), Path("a/b")]
 
 
 def test_every_preset_is_listed_with_its_hyperparameters(raypo: Command) -> None:

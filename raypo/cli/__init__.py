@@ -20,7 +20,16 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from raypo import __version__, config
-from raypo.cli.arguments import AcceptPins, ConfigFile, Overrides, StudyFile, StudyOverrides, find_modules, load
+from raypo.cli.arguments import (
+    AcceptPins,
+    ConfigFile,
+    Overrides,
+    StudyFile,
+    StudyOverrides,
+    find_modules,
+    load,
+    out_option,
+)
 from raypo.cli.bench import bench
 from raypo.errors import ConfigError, RaypoError
 
@@ -85,7 +94,7 @@ def train(path: ConfigFile, overrides: Overrides = None, accept_pins: AcceptPins
 def sample(
     path: ConfigFile,
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option(help="Folder for tables and sets.jsonl.")] = Path("samples"),
+    out: Annotated[Path, out_option("Folder for tables and sets.jsonl.")] = Path("samples"),
     policy: Annotated[
         str | None, typer.Option(help="Model folder, such as a run's version. None: policy.path.")
     ] = None,
@@ -117,7 +126,7 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="METHOD[:POINT]=FOLDER", help="A policy; given again, another seed of it."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for tables and figures.")] = None,
+    out: Annotated[Path | None, out_option("Folder for tables and figures.")] = None,
 ) -> None:
     """Compare policies with their start on held-out prompts: the best and last of a run, or any folders."""
     is_run = path.is_dir()
@@ -136,7 +145,7 @@ def evaluate(
 @app.command()
 def export(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
-    out: Annotated[Path, typer.Option(help="Folder to write: it must not exist, or be empty.")],
+    out: Annotated[Path, out_option("Folder to write: it must not exist, or be empty.")],
     version: Annotated[int | None, typer.Option(help="Weight version. None: the best within the KL bound.")] = None,
     dtype: Annotated[str, typer.Option(help="bfloat16, or float32 where the run evaluated in float32.")] = "bfloat16",
     licence: Annotated[str | None, typer.Option(help="Licence of the model, for its card. None: the start's.")] = None,
@@ -210,7 +219,7 @@ def presets(
 
 @app.command()
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Folder for the model, the data and the run.")] = Path("quickstart-run"),
+    out: Annotated[Path, out_option("Folder for the model, the data and the run.")] = Path("quickstart-run"),
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
 ) -> None:
     """Make a tiny model of a synthetic language and align it: the whole loop on a laptop, in minutes."""
@@ -226,7 +235,7 @@ def study(
     quick: Annotated[bool, typer.Option("--quick", help="Minutes on two cores, with wider intervals.")] = False,
     most: Annotated[int | None, typer.Option(min=2, help="No size above this: a look at it in seconds.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder for its files. None: study-NAME.")] = None,
+    out: Annotated[Path | None, out_option("Folder for its files. None: study-NAME.")] = None,
 ) -> None:
     """Test a claim of the papers: a table with intervals and power, figures, and what was found."""
     from raypo.studies.catalogue import CATALOGUE

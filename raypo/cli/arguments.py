@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from raypo import config
+from raypo.config.addresses import masked
+from raypo.errors import ConfigError
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a run.")]
 Overrides = Annotated[
@@ -19,6 +21,30 @@ StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="YAML file of a
 StudyOverrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. trials=16 base.policy.path=MODEL")
 ]
+
+
+def local_path(text: str | Path) -> Path:
+    """The value of --out, read before a Path is made of it: that would make a folder `s3:/...` of an address.
+
+    Raises:
+        ConfigError: it is an address.
+    """
+    if "://" in str(text):
+        raise ConfigError(
+            f"--out {masked(str(text))}",
+            "a local folder or file: what goes to an object store is a run's folder, by `mirror:` in its config",
+            "give a path on this machine, and copy from there what is to lie elsewhere",
+        )
+    return Path(text)
+
+
+def out_option(told: str) -> Any:
+    """The option --out, a local path.
+
+    Args:
+        told: its line of help.
+    """
+    return typer.Option(parser=local_path, metavar="<path>", help=told)
 
 
 def find_modules(path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from raypo.cli.arguments import ConfigFile, Overrides, StudyFile, StudyOverrides, load
+from raypo.cli.arguments import ConfigFile, Overrides, StudyFile, StudyOverrides, load, out_option
 from raypo.errors import ConfigError
 
 bench = typer.Typer(help="Measure, print a table and write JSON.", no_args_is_help=True)
@@ -15,7 +15,7 @@ bench = typer.Typer(help="Measure, print a table and write JSON.", no_args_is_he
 
 @bench.command("train")
 def bench_train(
-    out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("bench-train.json"),
+    out: Annotated[Path, out_option("Where the JSON goes.")] = Path("bench-train.json"),
     against: Annotated[str | None, typer.Option(help="A peer to run beside: trl.")] = None,
     python: Annotated[str | None, typer.Option(help="Interpreter of an environment that has the peer.")] = None,
     responses: Annotated[int, typer.Option(min=2, help="K.")] = 8,
@@ -43,7 +43,7 @@ def bench_train(
 def bench_tune(
     path: StudyFile,
     overrides: StudyOverrides = None,
-    out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("bench-tune.json"),
+    out: Annotated[Path, out_option("Where the JSON goes.")] = Path("bench-tune.json"),
     separate: Annotated[int | None, typer.Option(min=1, help="Separate runs to time. None: one a trial.")] = None,
 ) -> None:
     """Measure an offline study against as many separate runs of `raypo train` and `raypo evaluate`."""
@@ -54,7 +54,7 @@ def bench_tune(
 
 @bench.command("sample")
 def bench_sample(
-    out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("bench-sample.json"),
+    out: Annotated[Path, out_option("Where the JSON goes.")] = Path("bench-sample.json"),
     prompts: Annotated[int, typer.Option(min=1, help="How many.")] = 32,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 64,
     responses: Annotated[int, typer.Option(min=1, help="K.")] = 8,
@@ -72,7 +72,7 @@ def bench_sample(
 def bench_online(
     path: ConfigFile,
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("bench-online.json"),
+    out: Annotated[Path, out_option("Where the JSON goes.")] = Path("bench-online.json"),
 ) -> None:
     """Run a config aside, and say where the time of a round goes and what the loop itself takes."""
     loaded = load(path, overrides)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from raypo.config import RunConfig
+from raypo.config import RewardSource, RunConfig
 from raypo.online.folder import RunFolder
 from raypo.online.identity import Kind
 from raypo.stages import tables
@@ -73,6 +74,7 @@ def card_of(
             (one.name, one.type, public_name(getattr(one, "path", getattr(one, "url", ""))), one.weight or "0, watched")
             for one in config.rewards
         ],
+        aim=aim_of(config.rewards),
         licence=licence,
         start_licence=start_licence,
     )
@@ -111,17 +113,36 @@ def offline_figures(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def data_of(config: RunConfig, folder: RunFolder, kind: Kind) -> str:
-    """What the version was trained on, in one sentence."""
-    source = f"`{public_name(config.prompts.path)}`"
+    """What the version was trained on and what was held out, with the source of each."""
+    given = config.prompts
+    source = f"`{public_name(given.path)}`"
+    apart = None if given.heldout_path is None else f"`{public_name(given.heldout_path)}`"
+    if apart == source:  # files of one name in two folders
+        apart = f"another {source}"
     if kind == "online":
         prompts = tables.manifest_of(folder.path("prompts"))
         facts = prompts.facts if prompts else {"train": "unknown", "heldout": "unknown"}
-        return f"{facts['train']} training and {facts['heldout']} held-out prompts from {source}."
+        if apart is None:
+            return f"{facts['train']} training and {facts['heldout']} held-out prompts from {source}."
+        return f"{facts['train']} training prompts from {source} and {facts['heldout']} held-out prompts from {apart}."
+    held = "" if apart is None else f" Held-out sets are from {apart}."
     annotated = tables.manifest_of(folder.path("train", "annotated"))
     if annotated is None:
-        return f"Sets of responses from {source}."
+        return f"Sets of responses from {source}.{held}"
     facts = annotated.facts
-    return f"{facts['trainable']} of {facts['sets']} training sets of responses from {source} could train."
+    return f"{facts['trainable']} of {facts['sets']} training sets of responses from {source} could train.{held}"
+
+
+def aim_of(rewards: Sequence[RewardSource]) -> str:
+    """What the model was trained to score high on, what low, and what was watched alone, by name."""
+    high, low, watched = (
+        [f"`{one.name}`" for one in rewards if (one.weight > 0) - (one.weight < 0) == sign] for sign in (1, -1, 0)
+    )
+    sides = [f"{side} on {', '.join(names)}" for side, names in (("high", high), ("low", low)) if names]
+    told = f"The model was trained to score {' and '.join(sides)}, and on nothing else: no more was aimed at."
+    if watched:
+        told += f" Watched and not trained on: {', '.join(watched)}."
+    return told
 
 
 def licence_of(path: str) -> str:

@@ -31,11 +31,12 @@ from raypo.models.load import check_folder, load_config, load_tokenizer
 from raypo.online.comparison_tables import shown
 from raypo.online.decisions import best_version
 from raypo.online.folder import RunFolder
-from raypo.online.identity import changed_fields, record_at
+from raypo.online.identity import changed_fields, kind_of, record_at
 from raypo.online.run import check_sources, engine_setup
 from raypo.scoring.judge import Judge, Pair
 from raypo.stages import cluster, heldout, tables
 from raypo.stages.actors import Actors, create
+from raypo.training import checkpoint
 
 SHAPE = ("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 """What two policies must share: one engine holds them in turn, and their token ids are compared."""
@@ -81,14 +82,17 @@ def policies_of(given: Sequence[str]) -> list[Policy]:
 
 
 def policies_of_run(config: RunConfig) -> list[Policy]:
-    """The best and the last version of a run, of those that are kept.
+    """The best and the last version of a run, of those that are kept; of an offline run its only one.
 
     Raises:
         DataError: no trained version is there.
     """
     folder = RunFolder(config)
     history = folder.history()
-    versions = {history[-1].version, best_version(history, config.online.kl_bound)} - {0} if history else set()
+    if kind_of(folder.root) == "offline":
+        versions = set(checkpoint.complete_versions(folder.root))
+    else:
+        versions = {history[-1].version, best_version(history, config.online.kl_bound)} - {0} if history else set()
     kept = [version for version in sorted(versions) if Path(folder.model(version)).is_dir()]
     if not kept:
         raise DataError(f"{folder.root} has no trained version", "a run that trained", "let it run on")
@@ -157,7 +161,11 @@ def check(config: RunConfig, everyone: Sequence[Policy]) -> None:
         ConfigError: there is no reward that has a weight.
     """
     if not any(source.weight for source in config.rewards):
-        raise ConfigError("no reward source with a weight", "one, to compare policies by", "add it to rewards:")
+        raise ConfigError(
+            "no reward source with a weight",
+            "one, to compare policies by",
+            "add it to rewards: in a YAML file; beside that, a run's model is given by --policy METHOD=FOLDER",
+        )
     check_sources(config, policy_exists=True)
     shapes = {}
     for one in everyone:

@@ -381,6 +381,34 @@ def test_conversations_that_part_before_their_last_message_are_dropped_and_count
     assert facts["dropped"] == {"too_few_responses": 0, "prompts_differ": 2}
 
 
+@pytest.mark.parametrize(
+    ("prompt", "before"),
+    [
+        ([SYSTEM, USER], [turn("system", "Be long."), USER]),
+        ([SYSTEM, USER], [turn("system", "Be long.")]),
+        ([SYSTEM, USER], [SYSTEM]),
+        ([SYSTEM], [turn("system", "Be long."), USER]),
+        ([SYSTEM, *HH_TURNS], [SYSTEM, HH_TURNS[0]]),
+        (HH_TURNS, HH_TURNS[:1]),
+        ([SYSTEM, *HH_TURNS], HH_TURNS[:1]),
+    ],
+    ids=["another system", "another, alone", "system alone", "no question", "first turns", "first turn", "middle"],
+)
+def test_sides_that_begin_another_conversation_than_their_prompt_are_dropped_and_counted(
+    prompt: list[dict[str, str]], before: list[dict[str, str]], tmp_path: Path
+) -> None:
+    """Joined, they would ask a question twice, or put a second system prompt after it."""
+    good = {"prompt": [SYSTEM, USER], "chosen": [FOUR], "rejected": [FIVE]}
+    sets, facts = read(tmp_path, good, {"prompt": prompt, "chosen": [*before, FOUR], "rejected": [*before, FIVE]})
+    assert [one["prompt"] for one in sets] == [[SYSTEM, USER]]
+    assert facts["dropped"] == {"too_few_responses": 0, "prompts_differ": 1}
+    lone = [{"prompt": prompt, "completion": [*before, FOUR], "label": True}]
+    lone += [{"prompt": [USER], "completion": [one], "label": one is FOUR} for one in (FOUR, FIVE)]
+    sets, facts = read(tmp_path, *lone)
+    assert [one["prompt"] for one in sets] == [[USER]]
+    assert facts["dropped"]["prompts_differ"] == 1
+
+
 def test_texts_without_a_common_beginning_and_responses_that_lost_their_text_are_counted(tmp_path: Path) -> None:
     """The JSON of PandaLM's test set has `true` for some responses "True"."""
     panda = {"prompt": "p", "response1": True, "response2": "No.", "annotators": [1]}

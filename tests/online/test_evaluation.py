@@ -19,8 +19,10 @@ from hf_folders import make_model
 from safetensors.torch import load_file, save_file
 
 from raypo.config import load
-from raypo.errors import ConfigError, ModelError, RewardError
-from raypo.online.evaluation import Policy, evaluate_policies, policies_of
+from raypo.errors import ConfigError, DataError, ModelError, RewardError
+from raypo.online.evaluation import Policy, config_of_run, evaluate_policies, policies_of, policies_of_run
+from raypo.online.folder import RunFolder
+from raypo.stages import tables
 
 REWARDS = """
 def ones(prompts, responses, metadata):
@@ -145,6 +147,20 @@ def test_a_policy_given_again_is_another_seed() -> None:
         Policy("b-v1.2", "b", "w", "v1"),
         Policy("b-v2", "b", "w", "v2"),
     ]
+
+
+def test_an_offline_run_has_the_one_version_that_it_trained(place: Path, tmp_path: Path) -> None:
+    """It evaluates no version while it trains; a checkpoint without its manifest is not one yet."""
+    made = load(place / "run.yaml", ["name=given", f"output={tmp_path}"])
+    folder = RunFolder(made)
+    record = {"kind": "offline", "config": json.loads(made.model_dump_json()), "pins": {}, "earlier_pins": []}
+    tables.write_json(folder.path("run.json"), record)
+    config = config_of_run(Path(folder.root))
+    Path(folder.model(1)).mkdir(parents=True)
+    with pytest.raises(DataError, match="no trained version"):
+        policies_of_run(config)
+    tables.write_json(str(Path(folder.checkpoint(1)) / "manifest.json"), {})
+    assert policies_of_run(config) == [Policy("given-v1", "given", folder.model(1), "v1")]
 
 
 @pytest.mark.parametrize("text", ["a", "=x", "a=", "start=x", "a b=x", "../a=x", "a:=x"])

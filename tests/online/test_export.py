@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from raypo.config import build
 from raypo.errors import ConfigError, DataError, OutputError
 from raypo.online import export as exporting
-from raypo.online.card import licence_of, public_name
+from raypo.online.card import aim_of, data_of, licence_of, public_name
+from raypo.online.evaluation import config_of_run
 from raypo.online.export import export
 from raypo.online.folder import RunFolder
 from raypo.records import PROMPTS, SCORED
@@ -124,6 +125,7 @@ def test_the_card_names_data_rewards_licences_and_results(run: Path, tmp_path: P
     for said in (
         "| reward | 0.250 [0.125, 0.375] | 0.750 [0.625, 0.875] |",
         "30 training and 12 held-out prompts from `prompts.jsonl`",
+        "score high on `ones`, and on nothing else: no more was aimed at. Watched and not trained on: `brevity`.",
         "| ones | function | `judges:ones` | 1.0 |",
         "| brevity | http | `http://host/score` | 0, watched |",
         "`w-mpo` (beta 0.2)",
@@ -134,6 +136,38 @@ def test_the_card_names_data_rewards_licences_and_results(run: Path, tmp_path: P
         assert said in text, said
     assert "secret" not in text
     assert str(run.parent) not in text
+
+
+def test_the_card_tells_rewards_by_the_sign_of_their_weight(run: Path) -> None:
+    """Of weight 1 high, of -0.5 low, of 0 neither; without one of a kind there is no word of it."""
+    one = config_of_run(run).rewards[0]
+    high, low, *watched = (
+        one.model_copy(update={"name": name, "weight": weight})
+        for name, weight in (("a", 1.0), ("b", -0.5), ("c", 0.0), ("d", 0.0))
+    )
+    end = "and on nothing else: no more was aimed at."
+    assert aim_of([high]) == f"The model was trained to score high on `a`, {end}"
+    assert aim_of([low]) == f"The model was trained to score low on `b`, {end}"
+    assert aim_of([high, low, *watched]) == (
+        f"The model was trained to score high on `a` and low on `b`, {end} Watched and not trained on: `c`, `d`."
+    )
+
+
+def test_the_card_names_the_file_of_held_out_prompts(run: Path, tmp_path: Path) -> None:
+    """A file of its own, which may have the name of the other; online, and offline before and after its table."""
+    known = config_of_run(run)
+    apart, same = (
+        known.model_copy(update={"prompts": known.prompts.model_copy(update={"heldout_path": path})})
+        for path in ("./test/other.jsonl", "./test/prompts.jsonl")
+    )
+    told = "30 training prompts from `prompts.jsonl` and 12 held-out prompts from"
+    assert data_of(apart, RunFolder(known), "online") == f"{told} `other.jsonl`."
+    assert data_of(same, RunFolder(known), "online") == f"{told} another `prompts.jsonl`."
+    held = "Held-out sets are from `other.jsonl`."
+    assert data_of(apart, RunFolder(known), "offline") == f"Sets of responses from `prompts.jsonl`. {held}"
+    made = RunFolder(config_of_run(offline(run, tmp_path)))
+    trained = "18 of 20 training sets of responses from `prompts.jsonl` could train."
+    assert data_of(apart, made, "offline") == f"{trained} {held}"
 
 
 def test_what_cannot_be_exported_is_refused(run: Path, tmp_path: Path) -> None:

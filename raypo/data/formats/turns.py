@@ -45,7 +45,8 @@ def part_turns(row: Row, prompt: Prompt | None, sides: list[Any]) -> Parted | st
         sides: one conversation per response.
 
     Returns:
-        messages and one text per side; or "prompts_differ" where the sides differ before their final turn.
+        messages and one text per side; or "prompts_differ" where the sides differ before their final turn, or begin a
+        conversation that is not the prompt's.
 
     Raises:
         DataError: a side is no conversation that ends with the assistant's turn, or there is no prompt at all.
@@ -70,6 +71,8 @@ def part_turns(row: Row, prompt: Prompt | None, sides: list[Any]) -> Parted | st
         # sides may repeat the whole prompt, its last turns, or none of it
         shared = next(n for n in range(len(given), -1, -1) if _said(before[:n]) == _said(given[len(given) - n :]))
         whole = not shared and _said(given) == _said(before[len(before) - len(given) :])
+        if not shared and not whole and _begins_anew(before, given):
+            return PROMPTS_DIFFER
         before = before if whole else [*given, *before[shared:]]
     if not before:
         raise DataError(
@@ -85,6 +88,14 @@ def _said(messages: list[dict[str, Any]]) -> list[tuple[Any, Any]]:
     texts = [message.get("content") for message in messages]
     spoken = [text.strip() if isinstance(text, str) else text for text in texts]
     return [(message.get("role"), text) for message, text in zip(messages, spoken, strict=True)]
+
+
+def _begins_anew(messages: list[dict[str, Any]], given: list[dict[str, Any]]) -> bool:
+    """Whether messages cannot go on after given ones: a system prompt is first, or a question that was asked there."""
+    if not (said := _said(messages[:1])):
+        return False
+    role = said[0][0]
+    return role in ("system", "developer") or (role == "user" and said[0] in _said(given))
 
 
 def _plain(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
