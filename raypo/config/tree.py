@@ -141,8 +141,8 @@ class DispersionConfig(Section):
     estimator: Literal["reference_entropy", "likelihood", "reward_spread", "none"] = "reference_entropy"
     """`reference_entropy` is the published one (arXiv 2405.14953); two others use the K responses. `none`: psi = 1."""
     scale: Annotated[float, Field(gt=0)] | Literal["fit"] = "fit"
-    """c of psi = -c ln d. `fit`: mean psi is 1 over the trainable sets of the first round, then frozen. 0.29 is MallowsPO's
-    published one (`raypo.dispersion.PUBLISHED_SCALE`), a fit on Llama3-8B-Instruct with UltraFeedback."""
+    """c of psi = -c ln d. `fit`: mean psi is 1 over the trainable sets of the first round, then frozen. 0.29 is
+    MallowsPO's published one (`raypo.dispersion.PUBLISHED_SCALE`), a fit on Llama3-8B-Instruct with UltraFeedback."""
     shuffle: bool = False
     """Control: give each prompt another prompt's psi, by a seeded permutation within the round."""
 
