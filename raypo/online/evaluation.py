@@ -33,6 +33,7 @@ from raypo.online.decisions import best_version
 from raypo.online.folder import RunFolder
 from raypo.online.identity import changed_fields, kind_of, record_at
 from raypo.online.run import check_sources, engine_setup
+from raypo.records import PROMPTS, conform
 from raypo.scoring.judge import Judge, Pair
 from raypo.stages import cluster, heldout, tables
 from raypo.stages.actors import Actors, create
@@ -220,11 +221,28 @@ def prepare(config: RunConfig, out: Path) -> pa.Table:
     """
     place = str(out / "prompts")
     if (found := tables.read(place)) is None:
-        tokenizer = load_tokenizer(config.policy.path, config.policy.revision, config.policy.chat_template)
-        table, facts = load_prompts(config.prompts, tokenizer)
+        table, facts = prompts_of_sets(config), {}
+        if table is None:
+            tokenizer = load_tokenizer(config.policy.path, config.policy.revision, config.policy.chat_template)
+            table, facts = load_prompts(config.prompts, tokenizer)
         tables.commit(place, table, "prompts", facts)
         return heldout.heldout_prompts(table, config)
     return heldout.heldout_prompts(found[0], config)
+
+
+def prompts_of_sets(config: RunConfig) -> pa.Table | None:
+    """Prompts of the sets that an offline run held out, each once, as records.PROMPTS; None for any other run.
+
+    Its file cannot be read again as prompts: a layout may complete a prompt from its sides, and what was held out goes
+    by the completed one.
+    """
+    folder = RunFolder(config)
+    if kind_of(folder.root) != "offline" or (found := tables.read(folder.path("heldout", "annotated"))) is None:
+        return None
+    rows = found[0].append_column("row", pa.array(range(found[0].num_rows)))
+    first = rows.group_by("prompt").aggregate([("row", "min")])["row_min"].combine_chunks().sort()
+    held = pa.array(["heldout"] * len(first))
+    return conform(rows.take(first).append_column("split", held), PROMPTS, what="the held-out sets")
 
 
 def draw_all(

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from raypo import config
 from raypo.config import RewardSource, RunConfig, Section
+from raypo.config.addresses import masked
 from raypo.config.section import Positive
 from raypo.errors import ConfigError
 
@@ -112,6 +113,12 @@ def build(tree: Mapping[str, Any]) -> StudyConfig:
             f"algorithm {study.algorithm} with trials {study.trials}",
             "trials, the number of points to try; a grid has as many as it has and takes none",
             "give trials, or remove it",
+        )
+    if "://" in study.output:
+        raise ConfigError(
+            f"output = {masked(study.output)}",
+            "a folder: trials keep checkpoints, which cannot lie in an object store",
+            "name a folder that every node sees",
         )
     return study
 

@@ -12,16 +12,26 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 import yaml
 from hf_folders import make_model
 from safetensors.torch import load_file, save_file
+from tiny import annotated
 
 from raypo.config import load
 from raypo.errors import ConfigError, DataError, ModelError, RewardError
-from raypo.online.evaluation import Policy, config_of_run, evaluate_policies, policies_of, policies_of_run
+from raypo.online.evaluation import (
+    Policy,
+    config_of_run,
+    evaluate_policies,
+    policies_of,
+    policies_of_run,
+    prepare,
+)
 from raypo.online.folder import RunFolder
+from raypo.records import PROMPTS
 from raypo.stages import tables
 
 REWARDS = """
@@ -161,6 +171,15 @@ def test_an_offline_run_has_the_one_version_that_it_trained(place: Path, tmp_pat
         policies_of_run(config)
     tables.write_json(str(Path(folder.checkpoint(1)) / "manifest.json"), {})
     assert policies_of_run(config) == [Policy("given-v1", "given", folder.model(1), "v1")]
+
+    sets = annotated(5, responses=2, round_index=0)
+    texts = pa.array(["b", "b", "a", "c", "a"])
+    place_of_sets = folder.path("heldout", "annotated")
+    tables.commit(place_of_sets, sets.set_column(sets.column_names.index("prompt"), "prompt", texts), "annotated")
+    found = prepare(config, tmp_path / "out")
+    assert sorted(found["prompt"].to_pylist()) == ["a", "b", "c"]
+    assert found.schema.names == PROMPTS.names
+    assert prepare(config, tmp_path / "out").equals(found)
 
 
 @pytest.mark.parametrize("text", ["a", "=x", "a=", "start=x", "a b=x", "../a=x", "a:=x"])

@@ -26,6 +26,13 @@ def study(**changes: Any) -> StudyConfig:
     return build(given | changes)
 
 
+def test_a_study_in_an_object_store_is_refused() -> None:
+    """Its checkpoints would stay in a local folder s3:/...; a password in the address is not told."""
+    with pytest.raises(ConfigError, match="a folder") as caught:
+        study(output="s3://user:secret@bucket/studies")
+    assert "secret" not in str(caught.value)
+
+
 def test_a_point_becomes_a_config_whose_name_is_the_points() -> None:
     """The same values in another order are the same trial; another value is another."""
     one = study(space={"objective.beta": [0.1, 0.5], "training.learning_rate": {"low": 1e-6, "high": 1e-3}})
