@@ -18,6 +18,7 @@ from rich.console import Console
 from raypo import config
 from raypo.bench import chaos
 from raypo.cli.arguments import local_path
+from raypo.errors import RaypoError
 
 
 def main(arguments: list[str]) -> int:
@@ -68,4 +69,8 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except RaypoError as error:
+        print(f"raypo: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

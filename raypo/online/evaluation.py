@@ -221,8 +221,8 @@ def prepare(config: RunConfig, out: Path) -> pa.Table:
     """
     place = str(out / "prompts")
     if (found := tables.read(place)) is None:
-        table, facts = prompts_of_sets(config), {}
-        if table is None:
+        facts: dict[str, Any] = {}
+        if (table := prompts_of_sets(config)) is None:
             tokenizer = load_tokenizer(config.policy.path, config.policy.revision, config.policy.chat_template)
             table, facts = load_prompts(config.prompts, tokenizer)
         tables.commit(place, table, "prompts", facts)
