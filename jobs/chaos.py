@@ -72,5 +72,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
     except RaypoError as error:
-        print(f"raypo: {error}", file=sys.stderr)
+        Console(stderr=True).print(f"raypo: {error}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
