@@ -4,7 +4,8 @@
 
 FOLDER holds the model and sets.json; CASE is JSON: threads, packing, responses, preset, steps, learning_rate, beta,
 optimizer (false: forward and backward alone), at_once (responses of a set per pass, or null for all: what separate rows
-of a large set need to fit into memory), gradients (a path or null). Prints one line of JSON: seconds of each step
+of a large set need to fit into memory), budget (tokens of a micro-batch; null: one pass, so that layouts are compared
+alone), gradients (a path or null). Prints one line of JSON: seconds of each step
 after the first two, tokens of a step, peak_bytes, and library_bytes: what is resident before the model is there.
 """
 
@@ -68,7 +69,7 @@ def main(folder: str, case: dict[str, Any]) -> None:
         schedule="constant",
         packing=case["packing"],
         sets_per_step=1,
-        tokens_per_micro_batch=10**9,  # one pass: what is compared is layouts
+        tokens_per_micro_batch=case["budget"] or 10**9,
     )
     given = [training_set(scorer, one, case) for one in sets]
     objective = objective_of(case)

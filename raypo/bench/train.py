@@ -48,7 +48,7 @@ class Plan:
         threads: of torch.
         python: interpreter of an environment with TRL, or None.
         batch_sizes: of the peer, in pairs; the fastest per pair counts.
-        grid: also compare layouts over K and prompt lengths, forward and backward.
+        grid: also compare layouts over K and prompt lengths, forward and backward; and let a set grow to K = 512.
     """
 
     responses: int = 8
@@ -87,6 +87,8 @@ def bench_train(plan: Plan, out: Path) -> dict[str, Any]:
     if plan.grid:
         found["sharing"] = sharing(plan)
         show("sharing against separate rows, forward and backward", found["sharing"])
+        found["growth"] = growth(plan)
+        show("one optimizer step on a set that grows, in the budget of 8 responses", found["growth"])
     write(out, found)
     return found
 
@@ -161,6 +163,7 @@ def own_case(plan: Plan, **changes: Any) -> dict[str, Any]:
         "beta": 0.1,
         "optimizer": True,
         "at_once": None,
+        "budget": None,
         "gradients": None,
     }
     return given | changes
@@ -297,6 +300,24 @@ def sharing(plan: Plan) -> list[dict[str, Any]]:
             {"K": responses, "prompt": prompt, "separate s": separate, "shared s": shared}
             | {"achieved": achieved, "theory": theory, "share": achieved / theory}
         )
+    return rows
+
+
+def growth(plan: Plan) -> list[dict[str, Any]]:
+    """Seconds per response token and peak memory of a step from K = 8 to 512, in a budget that holds 8 responses.
+
+    A larger set takes two passes: its scores first, then every part again with its gradient.
+    """
+    rows: list[dict[str, Any]] = []
+    budget = plan.prompt + 8 * plan.response
+    for responses in track((8, 32, 128, 512), description="K", console=Console(stderr=True)):
+        with TemporaryDirectory() as place:
+            make_inputs(Path(place), responses, plan.prompt, plan.response, count=1)
+            answer = run_own(Path(place), own_case(plan, responses=responses, budget=budget, steps=4))
+        seconds, peak = min(answer["seconds"]), answer["peak_bytes"] / 1e9
+        first = rows[0]["peak GB"] if rows else peak
+        each = 1000 * seconds / (responses * plan.response)
+        rows.append({"K": responses, "s": seconds, "ms per token": each, "peak GB": peak, "of K = 8": peak / first})
     return rows
 
 
