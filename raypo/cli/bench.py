@@ -24,7 +24,7 @@ def bench_train(
     steps: Annotated[int, typer.Option(min=4, help="Steps per case and round; the first two are not counted.")] = 8,
     rounds: Annotated[int, typer.Option(min=1, help="Processes per case, taken in turns.")] = 3,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
-    grid: Annotated[bool, typer.Option(help="Also K = 2 to 64 at prompts of 64, 256 and 1,024 tokens, and K = 8 to 512.")] = False,
+    grid: Annotated[bool, typer.Option(help="Also K = 2 to 64 at three lengths of prompt, and K = 8 to 512.")] = False,
 ) -> None:
     """Measure a training step: prompts shared against separate rows, and against TRL on the same pairs."""
     if (against is None) != (python is None) or against not in (None, "trl"):
