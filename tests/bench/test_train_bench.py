@@ -53,6 +53,20 @@ def test_ratios_take_the_peers_best_batch_size_with_cached_references() -> None:
     assert list(train.ratios(rows, 8).values()) == pytest.approx([24.0, 1.5, 3.0, 0.25, 0.2, 3.0])
 
 
+def test_growth_is_told_per_response_token_and_against_eight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """K = 8 of 4 tokens in .032 s, the least of two: 1 ms per token; the budget is a prompt of 3 and 8 x 4."""
+
+    def child(folder: Path, case: dict[str, float]) -> dict[str, object]:
+        assert case["budget"] == 35
+        return {"seconds": [0.004 * case["responses"], 9.0], "peak_bytes": 10**9 + 10**6 * (case["responses"] > 8)}
+
+    monkeypatch.setattr(train, "run_own", child)
+    rows = train.growth(train.Plan(prompt=3, response=4))
+    assert [row["K"] for row in rows] == [8, 32, 128, 512]
+    assert [row["ms per token"] for row in rows] == pytest.approx([1.0] * 4)
+    assert [row["of K = 8"] for row in rows] == pytest.approx([1.0] + [1.001] * 3)
+
+
 def test_gradients_that_differ_end_the_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """3, 4 against 3, 5: a distance of 1 / sqrt(34)."""
     from safetensors.torch import save_file
