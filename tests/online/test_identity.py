@@ -168,6 +168,15 @@ def test_a_run_of_another_kind_is_refused_by_both_verbs(opened: RunConfig) -> No
     assert "--fork" not in str(caught.value)
 
 
+def test_the_advice_to_remove_a_folder_names_its_mirror_too(opened: RunConfig) -> None:
+    """The folder alone would be fetched again, and refused again."""
+    kept = changed(opened, "training", learning_rate=3e-3).model_copy(update={"mirror": "s3://bucket/kept"})
+    for verb in (RUN, TRAIN):
+        with pytest.raises(ConfigError) as caught:
+            identity.same_config(RunFolder(kept), kept, verb)
+        assert "remove the folder and its copy, s3://bucket/kept/run" in caught.value.remedy
+
+
 def test_a_record_without_a_kind_is_of_the_kind_that_its_folder_shows(opened: RunConfig) -> None:
     """An unknown kind is damage."""
     folder, known = RunFolder(opened), record(opened)
