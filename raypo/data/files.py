@@ -21,6 +21,8 @@ from raypo.errors import DataError
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+GOOGLE_RETRIES_S = 30
+"""How long Google's client repeats a request; left to itself, for a quarter of an hour and without a word."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,18 @@ def _is_repository(folder: str) -> bool:
     return any(line.startswith(("configs:", "dataset_info:")) for line in front.splitlines())
 
 
+def open_store(uri: str) -> tuple[pafs.FileSystem, str]:
+    """Filesystem and path of a pyarrow URI; one that does not answer says so in bounded time.
+
+    Raises:
+        ArrowInvalid: no such kind of storage.
+        OSError: it cannot be opened.
+    """
+    google = uri.startswith(("gs://", "gcs://")) and "retry_limit_seconds=" not in uri
+    limit = f"{'&' if '?' in uri else '?'}retry_limit_seconds={GOOGLE_RETRIES_S}" if google else ""
+    return pafs.FileSystem.from_uri(uri + limit)
+
+
 def _remote(uri: str) -> tuple[pafs.FileSystem, str, bool, list[str]]:
     """Filesystem and path of a URI; whether it is a folder, and the files in it.
 
@@ -107,7 +121,7 @@ def _remote(uri: str) -> tuple[pafs.FileSystem, str, bool, list[str]]:
         DataError: no such kind of storage, or it does not answer.
     """
     try:
-        filesystem, inner = pafs.FileSystem.from_uri(uri)
+        filesystem, inner = open_store(uri)
         is_folder = filesystem.get_file_info(inner).type == pafs.FileType.Directory
         found = filesystem.get_file_info(pafs.FileSelector(inner, recursive=True)) if is_folder else []
     except (pa.ArrowInvalid, OSError) as error:

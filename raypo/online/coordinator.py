@@ -27,6 +27,7 @@ from raypo.online.committed import Committed
 from raypo.online.decisions import stop_reason
 from raypo.online.events import Events
 from raypo.online.folder import RunFolder
+from raypo.online.identity import copied
 from raypo.online.metrics import Metrics
 from raypo.online.pace import Brake, Pace
 from raypo.online.record import inputs_of
@@ -247,7 +248,8 @@ class Coordinator:
     def _initial(self) -> pa.Table:
         found = tables.read(self._folder.evaluation(0))
         if found is None:
-            raise RunError("version 0 was never evaluated", "an evaluation of the start", "remove the run's folder")
+            remedy = f"remove the run's folder{copied(self._config)}"
+            raise RunError("version 0 was never evaluated", "an evaluation of the start", remedy)
         return found[0]
 
     def _prompts(self) -> tuple[pa.Table, pa.Table]:

@@ -22,6 +22,7 @@ from raypo.errors import ConfigError, OutputError
 from raypo.online.folder import RunFolder
 from raypo.online.identity import RUN, changed_fields, open_folder, record_at, told
 from raypo.stages import cluster, tables, verbs
+from raypo.stages.mirror import fetched
 from raypo.training import checkpoint
 from raypo.training.against import anchor_kind, learned_masks
 
@@ -32,7 +33,8 @@ REWRITTEN = ("metrics.jsonl",)  # in place, step by step: copied, never linked
 def fork(config: RunConfig, name: str) -> RunConfig:
     """Make the run `name` of what the run `config.name` has finished; the config to go on with is returned.
 
-    The same fork again, with the same config, is the run itself: it continues.
+    The same fork again, with the same config, is the run itself: it continues. With a mirror both are fetched from it,
+    the older run only where there is no new one yet.
 
     Args:
         config: `name` is the older run's; the other fields are the new run's.
@@ -43,14 +45,19 @@ def fork(config: RunConfig, name: str) -> RunConfig:
             another config.
         DataError: the objective needs scalar rewards, and those of the older run are labels.
         IntegrityError: no checkpoint of the older run is whole.
-        OutputError: the new folder cannot be written.
+        OutputError: the new folder cannot be written, or the mirror not be read.
     """
     new = build(config.model_dump(mode="json") | {"name": name})
     source, target = RunFolder(config), RunFolder(new)
+    if name != config.name:
+        fetched(new, target.root)
+        if tables.read_json(target.path("run.json")) is not None:
+            return new
+        fetched(config, source.root)
     known = record_at(source.root)
     if known is None or name == config.name:
         raise ConfigError(
-            f"--fork {name} of run {config.name!r}, which {'is itself' if known else f'is not in {config.output}'}",
+            f"--fork {name} of run {config.name!r}, which {'is itself' if known else f'is not in {_places(config)}'}",
             "name= of a run that was started, and another name for its fork",
             "give the older run's name in the config, and the new one's to --fork",
         )
@@ -60,8 +67,6 @@ def fork(config: RunConfig, name: str) -> RunConfig:
             "an online run: another kind has no rounds to go on with",
             f"start a new run with policy.path={source.model(1)}",
         )
-    if tables.read_json(target.path("run.json")) is not None:
-        return new
     found = checkpoint.resumable(source.root)
     version = found.version if found else 0
     old = build(known["config"])
@@ -76,6 +81,10 @@ def fork(config: RunConfig, name: str) -> RunConfig:
         shutil.rmtree(part.root, ignore_errors=True)
         raise OutputError(f"cannot write {target.root}: {error}", "a writable folder", "choose another name") from error
     return new
+
+
+def _places(config: RunConfig) -> str:
+    return config.output if config.mirror is None else f"{config.output} or {config.mirror}"
 
 
 def refuse(old: RunConfig, new: RunConfig, version: int, *, model: str) -> None:

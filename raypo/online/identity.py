@@ -122,7 +122,7 @@ def _refuse_changes(known: dict[str, Any], config: RunConfig, verb: Verb, *, acc
         raise ConfigError(
             f"run {config.name!r} is {known['kind']}: {COMMANDS[known['kind']]} made it",
             f"for {verb.command}, a run of its own or a name that is free",
-            verb.other,
+            verb.other + copied(config),
         )
     changed = changed_fields(known["config"], json.loads(config.model_dump_json()))
     if accept_pins:
@@ -133,8 +133,13 @@ def _refuse_changes(known: dict[str, Any], config: RunConfig, verb: Verb, *, acc
         raise ConfigError(
             f"run {config.name!r} exists with another config; changed: {told(changed)}",
             "the config that the run was started with",
-            f"{forked}{verb.other}{' (these alone: --accept-pins)' if pinned else ''}",
+            f"{forked}{verb.other}{copied(config)}{' (these alone: --accept-pins)' if pinned else ''}",
         )
+
+
+def copied(config: RunConfig) -> str:
+    """What to add to the advice to remove a run's folder: where its mirror, from which it would come back, has it."""
+    return "" if config.mirror is None else f" and its copy, {tables.join(config.mirror, config.name)}"
 
 
 def record_at(root: str) -> dict[str, Any] | None:
@@ -221,7 +226,7 @@ def open_folder(folder: RunFolder, config: RunConfig, verb: Verb, *, accept_pins
                 "the same, so that the resumed run is the uninterrupted one",
                 "restore them, or add --accept-pins: no row is lost or repeated, and nothing bitwise is claimed"
                 if verb.accepts_pins
-                else f"restore them, or {verb.other}",
+                else f"restore them, or {verb.other}{copied(config)}",
             )
         earlier = [*earlier, known["pins"]]
     dumped = json.loads(config.model_dump_json())

@@ -14,10 +14,8 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -25,64 +23,15 @@ import pyarrow.fs as pafs
 from raypo.config import RunConfig
 from raypo.errors import OutputError
 from raypo.stages import tables
+from raypo.stages.units import Unit, age, has_manifest, listed, parent, replaced, same_commit, same_files, units
+from raypo.training import checkpoint
 
 logger = logging.getLogger(__name__)
 
-MANIFESTS = frozenset({tables.MANIFEST, "manifest.json"})  # of tables, and of checkpoints
 HEAD = "run.json"  # fetched last: a folder without it holds no run
 PUSH_EVERY_S = 5.0
 BLOCK = 1 << 22
 ATTEMPTS = 3
-
-
-@dataclass(frozen=True)
-class Unit:
-    """Files that are committed together: a folder with a manifest, or one loose file.
-
-    Args:
-        manifest: relative path of the manifest, or of the loose file.
-        files: relative paths of the other files.
-    """
-
-    manifest: str
-    files: tuple[str, ...]
-
-
-def units(names: Mapping[str, Any]) -> list[Unit]:
-    """Committed files by unit; those of no unit, and Ray's own record of attempts, are left out.
-
-    Args:
-        names: relative paths with `/` between their parts.
-    """
-    heads = {_parent(name): name for name in names if _last(name) in MANIFESTS}
-    below: dict[str, list[str]] = {head: [] for head in heads.values()}
-    loose = []
-    for name in names:
-        if name in below or _last(name).endswith(".tmp") or name.startswith("ray/"):
-            continue
-        if (owner := _owner(name, heads)) is not None:
-            below[owner].append(name)
-        elif not name.startswith("checkpoints/") and "/attempt-" not in f"/{name}":
-            loose.append(name)
-    return [Unit(head, tuple(sorted(files))) for head, files in below.items()] + [Unit(name, ()) for name in loose]
-
-
-def _owner(name: str, heads: Mapping[str, str]) -> str | None:
-    """Manifest of the nearest folder above a file that has one."""
-    folder = _parent(name)
-    while folder:
-        if folder in heads:
-            return heads[folder]
-        folder = _parent(folder)
-    return None
-
-
-def _parent(name: str) -> str:
-    return name.rpartition("/")[0]
-
-
-def _last(name: str) -> str:
-    return name.rpartition("/")[2]
 
 
 class Mirror:
@@ -120,7 +69,7 @@ class Mirror:
             }
             found = units(there)
             self._held = {unit.manifest: unit for unit in found}
-            if HEAD not in there or self._has(found):
+            if HEAD not in there or self._has(found, there):
                 return 0
             if self._root.exists():
                 aside = self._root.with_name(f"{self._root.name}.stale-{time.time_ns()}")
@@ -129,32 +78,55 @@ class Mirror:
             for unit in sorted(found, key=lambda unit: unit.manifest == HEAD):
                 for name in (*unit.files, unit.manifest):
                     self._fetch(name)
+            self._sent = self._here()
         except (OSError, pa.ArrowInvalid) as error:
             raise OutputError(
                 f"{self._uri} cannot be read: {error}", "storage that answers", "check the address, or wait for it"
             ) from error
         return len(there)
 
-    def _has(self, found: list[Unit]) -> bool:
-        """Whether the local folder has every committed unit of the copy, with the same content."""
+    def _has(self, found: list[Unit], there: Mapping[str, int]) -> bool:
+        """Whether the local folder has every committed unit of the copy, with the same content.
+
+        Args:
+            found: units of the copy.
+            there: sizes of its files.
+        """
         if not (self._root / HEAD).is_file():
             return False
         versions = [
-            path.name for path in self._root.glob("checkpoints/version-*") if (path / "manifest.json").is_file()
+            path.relative_to(self._root).as_posix()
+            for path in self._root.glob(f"checkpoints/version-*/{checkpoint.MANIFEST}")
         ]
         for unit in found:
-            if _last(unit.manifest) not in MANIFESTS:
+            if not has_manifest(unit.manifest):
                 continue  # loose files are made from units, or grow
             local = self._root / unit.manifest
             if not local.is_file():
-                # old versions are removed from the folder first
-                if unit.manifest.startswith("checkpoints/") and unit.manifest.split("/")[1] < max(versions, default=""):
+                # a table that was set aside is made again: it was here
+                if replaced(unit.manifest, versions) or any(local.parent.glob(f"{tables.TORN}*")):
                     continue
                 return False
             with self._store.open_input_stream(f"{self._path}/{unit.manifest}") as stream:
-                if _content(stream.read()) != _content(local.read_bytes()):
-                    return False
+                theirs = stream.read()
+            mine = local.read_bytes()
+            if not same_commit(mine, theirs):
+                return False
+            self._match(unit.manifest, mine, theirs, there)
         return True
+
+    def _match(self, manifest: str, mine: bytes, theirs: bytes, there: Mapping[str, int]) -> None:
+        """Note as sent what the copy has of a unit: by the hashes of both manifests, and the sizes in the store."""
+        folder, whole = parent(manifest), mine == theirs
+        same = same_files(mine, theirs)
+        for name in listed(mine):
+            full = f"{folder}/{name}"
+            if name in same and there.get(full) == same[name] and (self._root / full).is_file():
+                self._sent[full] = _mark(self._root / full)
+            else:
+                whole = False
+        if whole:
+            self._sent[manifest] = _mark(self._root / manifest)
 
     def _fetch(self, name: str) -> None:
         place = self._root / name
@@ -168,42 +140,95 @@ class Mirror:
     def push(self) -> int:
         """Copy what was committed since the last time; returns the number of files copied.
 
+        The copy never loses what a resume from it needs: what the folder has lost, or has torn, stays as it is there.
+
         Raises:
-            OSError: the storage does not answer.
+            OSError: the storage does not answer, or the folder that was copied is not there.
         """
-        local = {
-            path.relative_to(self._root).as_posix(): path.stat()
-            for path in sorted(self._root.rglob("*"))
-            if path.is_file()
-        }
-        marks = {name: (stat.st_size, stat.st_mtime_ns) for name, stat in local.items()}
+        marks = self._here()
+        if not _whole(self._root / HEAD):
+            if HEAD not in self._held:
+                return 0  # no run has begun
+            raise FileNotFoundError(f"{self._root / HEAD} is gone or damaged: until it is back, nothing is copied")
         found, copied = units(marks), 0
-        # in the order of commits: the copy is at any time a state that the folder has had
-        for unit in sorted(found, key=lambda unit: marks[unit.manifest][1]):
-            new = [name for name in (*unit.files, unit.manifest) if self._sent.get(name) != marks[name]]
-            if unit.manifest not in new:
+        # in the order of commits: the copy is at any time a state that the folder has had. The copy's checkpoints come
+        # last: the state of an old one goes when newer ones are there
+        for unit in sorted(found, key=lambda unit: (self._is_old(unit.manifest), marks[unit.manifest][1])):
+            if self._sent.get(unit.manifest) == marks[unit.manifest]:
                 continue  # nothing below a manifest changes after it
-            for name in new:
-                self._send(name)
-                self._sent[name] = marks[name]
-            copied += len(new)
-            self._drop(set(self._held.get(unit.manifest, unit).files) - set(unit.files))
-            self._held[unit.manifest] = unit
-        for gone in self._held.keys() - {unit.manifest for unit in found}:
-            if _last(gone) in MANIFESTS:
-                self._drop({gone})  # first: a folder that is half removed must not look whole
-                self._drop(set(self._held.pop(gone).files))
+            copied += self._replace(unit, marks)
+        self._prune({unit.manifest for unit in found} & self._held.keys())
         return copied
 
+    def _is_old(self, manifest: str) -> bool:
+        return manifest in self._held and age(manifest) is not None
+
+    def _here(self) -> dict[str, tuple[int, int]]:
+        """Size and time of each file of the folder, by relative path.
+
+        Raises:
+            OSError: a folder in it cannot be listed: what is missing may be there.
+        """
+        found: dict[str, tuple[int, int]] = {}
+        if not self._root.is_dir():
+            return found
+        for place, folders, files in os.walk(self._root, onerror=_raise):
+            if Path(place) == self._root:
+                folders[:] = [name for name in folders if name != "ray"]
+            for name in files:
+                with suppress(FileNotFoundError):  # renamed meanwhile
+                    path = Path(place, name)
+                    found[path.relative_to(self._root).as_posix()] = _mark(path)
+        return found
+
+    def _replace(self, unit: Unit, marks: Mapping[str, tuple[int, int]]) -> int:
+        """Copy a unit's files that are new, its manifest last, and remove what it no longer has; none of a torn one."""
+        folder, names = parent(unit.manifest), set[str]()
+        if has_manifest(unit.manifest):
+            sizes = {
+                f"{folder}/{name}": size for name, size in listed((self._root / unit.manifest).read_bytes()).items()
+            }
+            if any(name not in marks or marks[name][0] != size for name, size in sizes.items()):
+                return 0
+            names = set(sizes)
+        before = self._held.get(unit.manifest, unit)
+        new = [name for name in unit.files if self._sent.get(name) != marks[name]]
+        if unit.manifest in self._held and set(new) & set(before.files):
+            self._drop({unit.manifest})  # it is not of the files that take the place of others
+        for name in (*new, unit.manifest):
+            self._send(name)
+            self._sent[name] = marks[name]
+        self._drop(set(before.files) - set(unit.files) - names)
+        self._held[unit.manifest] = unit
+        return len(new) + 1
+
+    def _prune(self, here: set[str]) -> None:
+        """Remove the checkpoints that the folder has replaced.
+
+        Args:
+            here: units that both have. Where the copy's newest checkpoint is none of them, nothing goes.
+        """
+        held = {name: one for name in self._held if (one := age(name)) is not None}
+        if not held or max(held, key=held.__getitem__) not in here:
+            return
+        for gone in held.keys() - here:
+            if replaced(gone, here):
+                self._drop({gone})  # first: a folder that is half removed must not look whole
+                self._drop(set(self._held.pop(gone).files))
+
     def _send(self, name: str) -> None:
-        if isinstance(self._store, pafs.LocalFileSystem):
-            self._store.create_dir(_parent(f"{self._path}/{name}"), recursive=True)
+        place, local = f"{self._path}/{name}", isinstance(self._store, pafs.LocalFileSystem)
+        if local:
+            self._store.create_dir(parent(place), recursive=True)
+        written = f"{place}.tmp" if local else place  # an object appears whole, a file does not
         with (
             (self._root / name).open("rb") as file,
-            self._store.open_output_stream(f"{self._path}/{name}", compression=None) as stream,
+            self._store.open_output_stream(written, compression=None) as stream,
         ):
             while block := file.read(BLOCK):
                 stream.write(block)
+        if local:
+            self._store.move(written, place)
 
     def _drop(self, names: set[str]) -> None:
         for name in sorted(names):
@@ -212,10 +237,39 @@ class Mirror:
                 self._store.delete_file(f"{self._path}/{name}")
 
 
-def _content(manifest: bytes) -> Any:
-    """What a manifest says, but for the list of files, from which resume states of old versions are taken."""
-    tree = json.loads(manifest)
-    return {key: value for key, value in tree.items() if key != "files"} if isinstance(tree, dict) else tree
+def _mark(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _whole(record: Path) -> bool:
+    """Whether a file is there and is JSON."""
+    try:
+        json.loads(record.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
+
+
+def fetched(config: RunConfig, root: str) -> Mirror | None:
+    """The mirror of a run's folder, which then has what the mirror has; None without one.
+
+    Args:
+        config: of the run.
+        root: folder of the run.
+
+    Raises:
+        OutputError: the mirror cannot be read.
+    """
+    if config.mirror is None:
+        return None
+    mirror = Mirror(root, tables.join(config.mirror, config.name))
+    mirror.restore()
+    return mirror
 
 
 @contextmanager
@@ -229,11 +283,9 @@ def mirrored(config: RunConfig, root: str) -> Iterator[None]:
     Raises:
         OutputError: the mirror cannot be read, or at the end not be written; the folder here is whole.
     """
-    if config.mirror is None:
+    if config.mirror is None or (mirror := fetched(config, root)) is None:
         yield
         return
-    mirror = Mirror(root, tables.join(config.mirror, config.name))
-    mirror.restore()
     ended = threading.Event()
     thread = threading.Thread(target=_keep, args=(mirror, ended), name="raypo-mirror", daemon=True)
     thread.start()

@@ -24,6 +24,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
+from raypo.data.files import open_store
 from raypo.errors import IntegrityError, OutputError
 from raypo.records import SCHEMAS, conform
 
@@ -66,7 +67,7 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     """
     if "://" in uri:
         try:
-            return pafs.FileSystem.from_uri(uri)
+            return open_store(uri)
         except (pa.ArrowInvalid, OSError) as error:
             raise OutputError(
                 f"{uri} cannot be opened: {error}", "a folder, s3://, gs:// or another pyarrow URI", "check the address"

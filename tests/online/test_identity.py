@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from raypo.online.fork import fork, refuse, refuse_ordinal
 from raypo.online.identity import QUICKSTART, RUN, TRAIN
 from raypo.online.run import finished
 from raypo.stages import tables
+from raypo.stages.mirror import fetched
 from raypo.training import checkpoint
 from raypo.training.checkpoint import Checkpoint, folder_of
 
@@ -166,6 +168,15 @@ def test_a_run_of_another_kind_is_refused_by_both_verbs(opened: RunConfig) -> No
     assert "--fork" not in str(caught.value)
 
 
+def test_the_advice_to_remove_a_folder_names_its_mirror_too(opened: RunConfig) -> None:
+    """The folder alone would be fetched again, and refused again."""
+    kept = changed(opened, "training", learning_rate=3e-3).model_copy(update={"mirror": "s3://bucket/kept"})
+    for verb in (RUN, TRAIN):
+        with pytest.raises(ConfigError) as caught:
+            identity.same_config(RunFolder(kept), kept, verb)
+        assert "remove the folder and its copy, s3://bucket/kept/run" in caught.value.remedy
+
+
 def test_a_record_without_a_kind_is_of_the_kind_that_its_folder_shows(opened: RunConfig) -> None:
     """An unknown kind is damage."""
     folder, known = RunFolder(opened), record(opened)
@@ -245,6 +256,28 @@ def test_a_fork_takes_over_what_is_finished_and_nothing_under_way(advanced: RunC
     assert identity.same_config(folder, new, RUN)
     assert fork(changed(advanced, "training", learning_rate=3e-3), "slower") == new
     assert sorted(path.name for path in Path(advanced.output).iterdir() if path.is_dir()) == ["run", "slower"]
+
+
+def test_a_fork_is_made_and_continued_on_a_new_disk_from_the_mirror(advanced: RunConfig, tmp_path: Path) -> None:
+    """The older run comes from the mirror where it is needed; where the fork is there already, it alone does."""
+    kept = changed(advanced, "training", learning_rate=3e-3).model_copy(update={"mirror": f"file://{tmp_path}/kept"})
+    older = advanced.model_copy(update={"mirror": kept.mirror})
+    tables.write_json(RunFolder(older).path("run.json"), record(advanced) | {"config": older.model_dump(mode="json")})
+
+    def lose(config: RunConfig) -> None:
+        fetched(config, RunFolder(config).root).push()
+        shutil.rmtree(RunFolder(config).root)
+
+    lose(older)
+    new = fork(kept, "slower")
+    assert checkpoint.resumable(RunFolder(new).root).version == 1
+    shutil.rmtree(RunFolder(older).root)
+    lose(new)
+    assert fork(kept, "slower") == new
+    assert checkpoint.resumable(RunFolder(new).root).version == 1
+    assert not Path(RunFolder(older).root).exists()
+    with pytest.raises(ConfigError, match=f"is not in .* or file://{tmp_path}/kept"):
+        fork(kept.model_copy(update={"name": "never"}), "other")
 
 
 def test_a_fork_of_a_run_with_another_measure_is_refused(advanced: RunConfig) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -17,20 +16,29 @@ from tiny import run_config
 from raypo.errors import OutputError
 from raypo.online.folder import keeps_a_mirror
 from raypo.stages import mirror, tables
-from raypo.stages.mirror import Mirror, Unit, units
+from raypo.stages.mirror import Mirror
+from raypo.stages.units import Unit, units
+from raypo.training.checkpoint import (
+    Checkpoint,
+    commit,
+    drop_inside,
+    drop_states,
+    folder_of,
+    prune,
+    resumable,
+)
 
 URI = "s3://bucket/kept/run"
 
 
-def checkpoint(root: Path, version: int, *, weights: str, state: bool = True) -> None:
-    """A checkpoint folder as the registry writes it: its manifest last."""
-    place = root / "checkpoints" / f"version-{version:04d}"
-    files = {"model/model.safetensors": weights} | ({"state/shard": "moments"} if state else {})
+def checkpoint(root: Path, version: int, *, weights: str, step: int | None = None) -> None:
+    """A version of its own weights; with a step, what is kept inside the round that makes it."""
+    place = folder_of(root, version, step)
+    files = {"state/shard": f"moments of {weights}"} | ({} if step else {"model/model.safetensors": weights})
     for name, text in files.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_text(text)
-    manifest = {"version": version, "weights": weights, "files": {name: len(text) for name, text in files.items()}}
-    (place / "manifest.json").write_text(json.dumps(manifest))
+    commit(root, Checkpoint(version, 0.0, step or 10 * version), inside=step is not None)
 
 
 @pytest.fixture
@@ -99,13 +107,11 @@ def test_only_what_is_new_is_copied_and_what_was_pruned_goes(root: Path) -> None
     kept.push()
     checkpoint(root, 2, weights="two")
     assert kept.push() == 3
-    (root / "checkpoints/version-0001/state/shard").unlink()
-    checkpoint(root, 1, weights="one", state=False)
-    os.utime(root / "checkpoints/version-0001/manifest.json")
+    drop_states(root, older_than=2)
     kept.push()
     assert "checkpoints/version-0001/state/shard" not in stored()
     assert "checkpoints/version-0001/model/model.safetensors" in stored()
-    shutil.rmtree(root / "checkpoints/version-0001")
+    prune(root, keep=set())
     kept.push()
     assert not {name for name in stored() if "version-0001" in name}
 
@@ -144,6 +150,146 @@ def test_a_folder_that_has_more_than_its_copy_stays(root: Path) -> None:
     before = content(root)
     assert Mirror(str(root), URI).restore() == 0
     assert content(root) == before
+
+
+@pytest.mark.usefixtures("empty")
+def test_a_folder_that_goes_away_does_not_take_its_copy_with_it(root: Path, tmp_path: Path) -> None:
+    """The volume leaves under a run, with all of the folder, its record or its checkpoints; a run of the whole says so,
+    one of less keeps what there is, and a damaged record is not copied over the whole one.
+    """
+    config = run_config("m", tmp_path).model_copy(update={"mirror": "s3://bucket/kept", "name": "run"})
+    kept = Mirror(str(root), URI)
+    kept.push()
+    whole = stored()
+
+    def fail() -> None:
+        with mirror.mirrored(config, str(root)):
+            root.rename(tmp_path / "unmounted")
+            raise OSError("the volume went")
+
+    with pytest.raises(OSError, match="the volume went"):
+        fail()
+    with pytest.raises(OSError, match=r"run\.json is gone or damaged"):
+        kept.push()
+    (root / "summary.json").parent.mkdir()
+    (root / "summary.json").write_text("{}")
+    (root / "run.json").write_text("")
+    with pytest.raises(OSError, match=r"run\.json is gone or damaged"):
+        kept.push()
+    assert stored() == whole
+    shutil.rmtree(root)
+    (tmp_path / "unmounted").rename(root)
+    shutil.rmtree(root / "checkpoints")
+    kept.push()
+    assert stored() == whole
+
+
+@pytest.mark.usefixtures("empty")
+def test_what_the_folder_has_torn_or_lost_stays_whole_in_the_copy(root: Path, tmp_path: Path) -> None:
+    """Versions 3 and 2 are torn here, and set aside when the run starts; then version 1 is lost. None of it happens to
+    the copy, of which version 3 comes back. Of a table that is set aside the copy has the whole one.
+    """
+    for version in (2, 3):
+        checkpoint(root, version, weights=f"of {version}")
+    kept = Mirror(str(root), URI)
+    kept.push()
+    whole = stored()
+    (folder_of(root, 3) / "state/shard").write_text("torn")
+    (folder_of(root, 2) / "state/shard").unlink()
+    for version in (2, 3):
+        os.utime(folder_of(root, version) / "manifest.json")
+    tables.set_aside(str(root / "prompts"))
+    kept.push()
+    shutil.rmtree(folder_of(root, 1))
+    assert resumable(root) is None
+    kept.push()
+    assert whole <= stored()
+    fetched = tmp_path / "elsewhere" / "run"
+    Mirror(str(fetched), URI).restore()
+    assert resumable(fetched).version == 3
+    assert tables.read(str(fetched / "prompts")) is not None
+
+
+@pytest.mark.usefixtures("empty")
+def test_a_version_that_is_made_again_is_never_mixed_with_the_first(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store fails when the weights are there and the manifest is not: the copy has no version 2 then."""
+    checkpoint(root, 2, weights="two")
+    kept, send = Mirror(str(root), URI), Mirror._send
+    kept.push()
+    checkpoint(root, 2, weights="again")
+
+    def failing(self: Mirror, name: str) -> None:
+        if name == "checkpoints/version-0002/manifest.json":
+            raise OSError("away")
+        send(self, name)
+
+    monkeypatch.setattr(Mirror, "_send", failing)
+    with pytest.raises(OSError, match="away"):
+        kept.push()
+    fetched = tmp_path / "elsewhere" / "run"
+    Mirror(str(fetched), URI).restore()
+    assert resumable(fetched).version == 1
+    assert Mirror(str(root), URI).restore() == 0
+    assert resumable(root).version == 2
+
+
+@pytest.mark.usefixtures("empty")
+def test_a_folder_that_is_ahead_of_its_copy_stays_with_less_state(root: Path) -> None:
+    """It saved version 3, and with it dropped the state of version 1, and was killed before the copy had either."""
+    checkpoint(root, 2, weights="two")
+    Mirror(str(root), URI).push()
+    checkpoint(root, 3, weights="three")
+    drop_states(root, older_than=2)
+    assert Mirror(str(root), URI).restore() == 0
+    assert resumable(root).version == 3
+
+
+@pytest.mark.usefixtures("empty")
+@pytest.mark.parametrize("step", [None, 14])
+def test_a_folder_that_is_ahead_by_a_step_or_a_version_stays(step: int | None, root: Path) -> None:
+    """Version 2 took the place of its step 12, or step 14 did; of the version itself a later step does not."""
+    checkpoint(root, 2, weights="inside", step=12)
+    Mirror(str(root), URI).push()
+    checkpoint(root, 2, weights="two", step=step)
+    drop_inside(root, 2, keep=step)
+    kept = Mirror(str(root), URI)
+    assert kept.restore() == 0
+    kept.push()
+    assert not {name for name in stored() if "step-000012" in name}
+    if step is not None:
+        shutil.rmtree(folder_of(root, 1))
+        assert Mirror(str(root), URI).restore() > 0
+        assert resumable(root).version == 1
+
+
+@pytest.mark.usefixtures("empty")
+def test_a_table_that_was_set_aside_here_does_not_bring_an_older_copy_back(root: Path) -> None:
+    """It is made again; version 2 is here alone."""
+    Mirror(str(root), URI).push()
+    checkpoint(root, 2, weights="two")
+    tables.set_aside(str(root / "prompts"))
+    assert Mirror(str(root), URI).restore() == 0
+
+
+@pytest.mark.usefixtures("empty")
+def test_the_next_start_copies_what_the_copy_lacks(root: Path, tmp_path: Path) -> None:
+    """Loose files: run.json and metrics.jsonl; the new version's three; the manifest of the one that lost its state. A
+    file that the store lost is copied again with its manifest. On a new disk all is known.
+    """
+    checkpoint(root, 2, weights="two")
+    Mirror(str(root), URI).push()
+    checkpoint(root, 3, weights="three")
+    drop_states(root, older_than=2)
+    again = Mirror(str(root), URI)
+    assert (again.restore(), again.push()) == (0, 6)
+    pafs.FileSystem.from_uri("s3://bucket")[0].delete_file("bucket/kept/run/checkpoints/version-0003/state/shard")
+    again = Mirror(str(root), URI)
+    assert (again.restore(), again.push()) == (0, 4)
+    elsewhere = Mirror(str(tmp_path / "elsewhere" / "run"), URI)
+    assert elsewhere.restore() > 0
+    assert elsewhere.push() == 0
 
 
 @pytest.mark.usefixtures("empty")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import logging
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pyarrow.fs as pafs
@@ -14,9 +16,11 @@ import pytest
 from test_tables import prompts
 
 from raypo.config import PromptsConfig
+from raypo.data import files
 from raypo.data.files import read_rows
 from raypo.errors import DataError, IntegrityError, OutputError
 from raypo.stages import tables
+from raypo.stages.mirror import Mirror
 
 pytest.importorskip("moto.server", reason="moto is not installed: `uv sync` installs the group dev")
 
@@ -130,6 +134,25 @@ def test_a_store_that_is_away_is_an_error_that_asks_for_nothing_to_be_deleted() 
         tables.commit("s3://bucket/t", prompts("a"), "prompts")
     with pytest.raises(DataError, match="cannot be opened"):
         read_rows(PromptsConfig(path="s3://bucket/p"))
+
+
+@pytest.mark.parametrize("uri", ["gs://anonymous@bucket/kept", "gcs://anonymous@bucket/kept"])
+def test_a_google_store_that_is_away_is_told_in_seconds(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody listens on port 9; the client alone would ask for a quarter of an hour."""
+    monkeypatch.setattr(files, "GOOGLE_RETRIES_S", 1)
+    monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", "http://127.0.0.1:9")
+    filesystem, path = tables.resolve(uri)
+    assert isinstance(filesystem, pafs.GcsFileSystem)
+    assert path == "bucket/kept"
+    began = time.monotonic()
+    with pytest.raises(OutputError, match=rf"{uri}/run cannot be read.*Could not connect"):
+        Mirror(str(tmp_path / "run"), f"{uri}/run").restore()
+    with pytest.raises(DataError, match=rf"{uri}/p.jsonl cannot be opened.*Could not connect"):
+        read_rows(PromptsConfig(path=f"{uri}/p.jsonl"))
+    assert time.monotonic() - began < 60
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_kind_of_storage_is_refused() -> None:
