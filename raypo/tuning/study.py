@@ -11,7 +11,6 @@ from pydantic import Field, ValidationError, model_validator
 
 from raypo import config
 from raypo.config import RewardSource, RunConfig, Section
-from raypo.config.addresses import masked
 from raypo.config.section import Positive
 from raypo.errors import ConfigError
 
@@ -116,7 +115,7 @@ def build(tree: Mapping[str, Any]) -> StudyConfig:
         )
     if "://" in study.output:
         raise ConfigError(
-            f"output = {masked(study.output)}",
+            f"output = {study.output}",
             "a folder: trials keep checkpoints, which cannot lie in an object store",
             "name a folder that every node sees",
         )
