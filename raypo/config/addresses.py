@@ -21,6 +21,8 @@ from raypo.masking import MASK, holds_secret, names_secret
 def refuse_addresses(config: RunConfig) -> Iterator[ConfigError]:
     """Faults of a config's strings: secrets in them, and servers on hosts that are not listed."""
     for key, text, named in _leaves(config.model_dump(mode="json")):
+        if "\0" in text:
+            yield ConfigError(f"{key} = {text!r}", "no null character: no path and no name has one", "remove it")
         if named or holds_secret(text):
             yield ConfigError(
                 f"{key} = {MASK if named else text!r} holds a secret",

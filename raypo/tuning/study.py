@@ -74,7 +74,7 @@ class StudyConfig(Section):
     """A policy whose KL to the start is above this is worth no more than the start; nats per response."""
     rewards: tuple[RewardSource, ...] = ()
     """What held-out responses are judged by. Empty: the base's own rewards. For sets whose rewards are given."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the search alone; runs have their own."""
     keep: Literal["front", "all"] = "front"
     """Whose weights stay when the study ends: the winner's and the Pareto front's, or every trial's."""
