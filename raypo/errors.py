@@ -14,14 +14,17 @@
        |  `- LostProcess    the process of an engine or scorer died; Ray starts another
        `- IntegrityError    a stored table or checkpoint is torn or is not what its manifest says
 
-All survive pickling, because Ray carries them between processes.
+All survive pickling, because Ray carries them between processes. None says what looks like a secret:
+a value of a config or the answer of a server can hold one, and can get into any of them.
 """
 
 from __future__ import annotations
 
+from raypo.masking import masked
+
 
 class RaypoError(Exception):
-    """A failure told in three parts.
+    """A failure told in three parts, in which what looks like a secret is masked.
 
     Args:
         got: what was found, with the value.
@@ -32,8 +35,9 @@ class RaypoError(Exception):
     exit_code = 1
 
     def __init__(self, got: str, expected: str = "", remedy: str = "") -> None:
-        super().__init__(got, expected, remedy)
-        self.got, self.expected, self.remedy = got, expected, remedy
+        parts = masked(got), masked(expected), masked(remedy)
+        super().__init__(*parts)
+        self.got, self.expected, self.remedy = parts
 
     def __str__(self) -> str:
         parts = [self.got]

@@ -384,6 +384,38 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
 """What is broken, overrides, and what the refusal says of it."""
 
 
+LONG: dict[str, str] = {
+    "name=" + "x" * 201: "at most 200 characters",
+    "output=" + "x" * 300: "cannot write to xxx",
+    "output=" + "x/" * 3000: "cannot write to x/x/",
+    "policy.path=./" + "x" * 5000: "no such folder",
+    "policy.path=" + "x" * 5000: "the config of xxx",
+    "policy.chat_template=" + "x" * 5000: "File name too long",
+    "prompts.path=" + "x" * 5000: "xxx",
+    "rewards.1.path=./" + "x" * 5000: "no such folder",
+    'output="a\\0b"': "no null character",
+    "seed=4294967296": "seed = 4294967296",
+}
+"""Overrides that no file system and no generator of random numbers takes, and what the refusal says of each."""
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+@pytest.mark.parametrize("override", LONG, ids=lambda override: override[:24])
+def test_what_is_too_long_or_too_large_ends_a_run_before_it_starts(
+    override: str, command: str, raypo: Command, place: Path
+) -> None:
+    """A plan may pass what only a look at the machine tells; it ends with a message or with a plan."""
+    answer = raypo(command, "run.yaml", override)
+    if command == "run" or answer[0]:
+        refused(answer, LONG[override])
+    assert not (place / "runs").exists()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_of_the_command_line_is_bounded_too(seed: int, raypo: Command) -> None:
+    assert raypo("study", "dispersion", "--seed", str(seed))[0] == 2
+
+
 @pytest.mark.parametrize("case", BROKEN)
 def test_what_is_broken_around_a_run_ends_it_before_it_starts(case: str, raypo: Command, place: Path) -> None:
     """Nothing is written that looks like a run's result."""

@@ -111,6 +111,56 @@ def test_numbers_without_a_point_are_numbers_in_a_file_too(tmp_path: Path) -> No
     assert (config.policy.path, config.prompts.path) == ("inf", "e1")
 
 
+ENDLESS = {
+    "cyclic list": "template_arguments: {a: &a [*a]}",
+    "cyclic mapping": "template_arguments: &a {b: *a}",
+    "cyclic key": "template_arguments: &a {? *a : 1}",
+    "deep": "template_arguments: {a: " + "[" * 3000 + "]" * 3000 + "}",
+    "deep enough": "template_arguments: {a: " + "[" * 60 + "]" * 60 + "}",
+    "torn and deep": "template_arguments: {a: " + "[" * 3000,
+    "doubling": "template_arguments: {a0: &a0 [1], "
+    + ", ".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 40))
+    + "}",
+    "no date": "template_arguments: {a: 2024-99-99}",
+    "no truth": "template_arguments: {a: !!bool maybe}",
+    "no number": "template_arguments: {a: !!int x}",
+    "too many digits": "template_arguments: {a: " + "9" * 5000 + "}",
+}
+
+
+@pytest.mark.parametrize("case", ENDLESS)
+def test_yaml_that_has_no_end_or_no_value_is_refused_in_one_message(case: str, tmp_path: Path) -> None:
+    """In a file and in an override."""
+    text = ENDLESS[case]
+    (tmp_path / "run.yaml").write_text(f"policy: {{path: p}}\nprompts:\n  path: q\n  {text}\n")
+    with pytest.raises(ConfigError, match="is not YAML"):
+        load(tmp_path / "run.yaml")
+    with pytest.raises(ConfigError, match="not YAML"):
+        apply_overrides({}, ["prompts." + text.replace(": ", "=", 1)])
+
+
+def test_a_merge_key_gives_what_its_mapping_does_not_give_itself(tmp_path: Path) -> None:
+    """Also of a mapping that has merged another, and of one that lies deeper than where it is merged."""
+    text = """
+policy: {path: p}
+prompts: {path: q, template_arguments: {first: &a {x: 1, y: 1}, in: [{deeper: &b {<<: *a, y: 2, z: 2}}]}}
+training: {<<: {workers: 2, threads: 2}, threads: 3}
+"""
+    (tmp_path / "run.yaml").write_text(text)
+    config = load(tmp_path / "run.yaml")
+    assert (config.training.workers, config.training.threads) == (2, 3)
+    assert config.prompts.template_arguments["in"][0]["deeper"] == {"x": 1, "y": 2, "z": 2}
+    levels = "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}], k{i}: 1}}\n" for i in range(1, 30))
+    (tmp_path / "many.yaml").write_text("a0: &a0 {k0: 1}\n" + levels)
+    assert len(read_yaml(tmp_path / "many.yaml")["a29"]) == 30
+
+
+def test_a_key_given_twice_beside_a_merge_key_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("training: {<<: {workers: 2}, threads: 3, threads: 4}\n")
+    with pytest.raises(ConfigError, match="key 'threads' is given twice"):
+        read_yaml(tmp_path / "run.yaml")
+
+
 def test_overrides_reach_any_depth_and_are_yaml() -> None:
     tree = LEAST | {"rewards": [{"name": "a", "path": "m:f"}]}
     given = ["training.learning_rate=1e-6", "rewards.0.weight=0.5", "objective.beta=0.3", "online.kl_bound=null"]

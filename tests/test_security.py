@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
+import pickle
 import threading
+import time
+import traceback
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,15 +18,30 @@ import pyarrow.parquet as pq
 import pytest
 
 from raypo import config
-from raypo.config.addresses import listed, masked
+from raypo.config.addresses import listed
 from raypo.data.files import read_rows
-from raypo.errors import ConfigError, DataError, RewardError
+from raypo.errors import ConfigError, DataError, OutputError, RewardError
+from raypo.masking import masked
 from raypo.scoring.http import HttpReward
+from raypo.scoring.judge import Judge, Pair
 
 CODE = Path(__file__).parents[1] / "raypo"
 LOADS_CODE = {"from_pretrained", "LLM"}
 NO_CODE_TO_LOAD = {"GenerationConfig"}  # plain JSON
 SECRET = "a-token-that-nobody-may-see"
+NO_SECRETS = [
+    "data/hf_ultrafeedback_binarized.jsonl",
+    "data/hf_UltraFeedbackBinarizedCleaned.jsonl",
+    "asian-recipes-2024-english.jsonl",
+    "runs/sk-learn-preference-sets-of-2024",
+    "abfs://container@account.dfs.core.windows.net/x",
+    "gs://anonymous@bucket/x",
+    "http://host:8000/a@b",
+    "http://[::1]:8000/a@b",
+    "https://host/x?country_code=DE&author=me",
+    "the bearer token in it; Bearer authentication is asked for",
+    "bos_token = '<s>'",
+]
 LEAST = {"policy": {"path": "p"}, "prompts": {"path": "q"}}
 
 
@@ -124,11 +142,14 @@ class Server(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.asked.append(self.path)
         self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(401 if self.path == "/refuse" else 302)
-        if self.path != "/refuse":
-            self.send_header("Location", self.path.replace("from", "to"))
-        self.send_header("Content-Length", "0")
+        self.send_response({"/refuse": 401, "/echo": 401, "/words": 200}.get(self.path, 302))
+        if self.path == "/from":
+            self.send_header("Location", "/to")
+        # what a proxy's page of an error may hold; 190 characters before it: the token is cut off by the message's end
+        told = f"{'x' * 175} no right: {self.headers['Authorization']}" if self.path in ("/echo", "/words") else ""
+        self.send_header("Content-Length", str(len(told)))
         self.end_headers()
+        self.wfile.write(told.encode())
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -159,6 +180,22 @@ def test_a_token_is_sent_and_neither_stored_nor_said(server: str, monkeypatch: p
     with pytest.raises(RewardError, match="answered 401") as refused:
         reward(f"{server}/refuse", token_env="TOKEN_OF_TEST")(["p"], ["r"], [{}])
     assert SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize("path", ["/echo", "/words"])
+def test_a_server_that_repeats_the_token_is_quoted_without_it(
+    path: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither whole nor its beginning, where the quotation ends; of a token that looks like any word too."""
+    for token in (SECRET, "short1"):
+        monkeypatch.setenv("TOKEN_OF_TEST", token)
+        with pytest.raises(RewardError, match="no right") as refused:
+            reward(server + path, token_env="TOKEN_OF_TEST")(["p"], ["r"], [{}])
+        assert token[:4] not in str(refused.value)
+        judge = config.JudgeConfig(model="m", url=server + path, token_env="TOKEN_OF_TEST", attempts=1)
+        with pytest.raises(RewardError, match="no right") as refused:
+            Judge(judge, tmp_path / "judge.sqlite")([Pair("p", "a", "b")])
+        assert token[:4] not in str(refused.value)
 
 
 def test_a_listed_server_cannot_send_a_request_elsewhere(server: str) -> None:
@@ -195,6 +232,21 @@ def test_a_host_is_listed_by_its_whole_name(url: str, hosts: tuple[str, ...], th
         ("prompts.max_prompt_tokens = 0", "prompts.max_prompt_tokens = 0"),
         ("token_env = 'NAME'", "token_env = 'NAME'"),
         ("s3://bucket/a@b", "s3://bucket/a@b"),
+        ("s3://minio:SEC/RET@bucket/x", "s3://***@bucket/x"),
+        ("s3://KEY:SEC@RET@bucket/x", "s3://***@bucket/x"),
+        ("AKIAABCDEFGHIJKLMNOP:SEC/RET@bucket", "***@bucket"),
+        ("https://SECRET@host/x", "https://***@host/x"),
+        ("abfs://box:SECRET@account/x", "abfs://***@account/x"),
+        ("https://host/x?sig=SECRET&b=1", "https://host/x?sig=***&b=1"),
+        ("https://host/x?code=SECRET", "https://host/x?code=***"),
+        ("https://host/x?pwd=SECRET", "https://host/x?pwd=***"),
+        ("told: Bearer a-SECRET-of-no-kind", "told: Bearer ***"),
+        ("Authorization: Basic SECRET", "Authorization: Basic ***"),
+        ("sk-proj-SECRETsecret0SECRET", "***"),
+        ("eyJhbGciOiJIUzI1NiJ9.SECRETSECRET.SECRET", "***"),
+        ("{'password': 'a, SECRET, of words', 'x': 1}", "{'password': '***', 'x': 1}"),
+        ("template_arguments.api_key = ['SECRET', 'a']", "template_arguments.api_key = ['***', 'a']"),
+        *((text, text) for text in NO_SECRETS),
     ],
 )
 def test_what_looks_like_a_secret_is_masked_and_nothing_else(text: str, left: str) -> None:
@@ -209,6 +261,12 @@ def test_what_looks_like_a_secret_is_masked_and_nothing_else(text: str, left: st
         {"prompts": {"path": f"s3://KEY:{SECRET}@bucket/p", "limit": 0}},
         {"evaluation": {"judge": {"model": "m", "url": "http://localhost", "api_key": SECRET}}},
         {"mirror": f"s3://KEY:{SECRET}@bucket"},
+        {"mirror": f"s3://minio:a/{SECRET}@bucket"},
+        {"mirror": f"s3://AKIAABCDEFGHIJKLMNOP:a/{SECRET}@bucket"},
+        {"prompts": {"path": f"https://host/x?sig={SECRET}"}},
+        {"prompts": {"path": "q", "template_arguments": {"api_key": SECRET}}},
+        {"prompts": {"path": "q", "template_arguments": {"tools": [{"password": {"of": SECRET}}]}}},
+        {"prompts": {"path": "q", "template_arguments": {f"https://host/?code={SECRET}": 1}}},
     ],
     ids=json.dumps,
 )
@@ -216,3 +274,37 @@ def test_a_secret_in_a_config_is_refused_without_being_repeated(tree: dict[str, 
     with pytest.raises(ConfigError) as refused:
         config.build(LEAST | tree)
     assert SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", NO_SECRETS)
+def test_what_is_no_secret_can_stand_in_a_config(text: str) -> None:
+    arguments = {"said": text, "bos_token": "<s>", "pad_token_id": 5}
+    built = config.build(LEAST | {"prompts": {"path": "q", "template_arguments": arguments}})
+    assert built.prompts.template_arguments["said"] == text
+
+
+@pytest.mark.parametrize("where", ["override", "file"])
+def test_the_line_that_is_no_yaml_is_not_shown(where: str, tmp_path: Path) -> None:
+    """PyYAML quotes it; what is said is what is wrong, and where."""
+    line = f"mirror: s3://KEY:{SECRET}@bucket/x: ["
+    (tmp_path / "run.yaml").write_text("name: a\n" + (line if where == "file" else ""))
+    overrides = [line.replace(": ", "=", 1)] if where == "override" else []
+    with pytest.raises(ConfigError, match=r"not YAML: .*, line \d, column \d") as refused:
+        config.load(tmp_path / "run.yaml", overrides)
+    assert SECRET not in "".join(traceback.format_exception(refused.value))
+
+
+def test_no_error_says_a_secret_and_one_that_was_carried_says_none_either() -> None:
+    """In its text, its parts, and as Python shows it; also after Ray has carried it to another process."""
+    first = OutputError(f"s3://KEY:{SECRET}@bucket cannot be opened", f"?sig={SECRET}", f"Bearer {SECRET}")
+    for error in (first, pickle.loads(pickle.dumps(first))):
+        assert SECRET not in f"{error} {error!r} {error.args} {vars(error)}"
+        assert error.got == "s3://***@bucket cannot be opened"
+
+
+@pytest.mark.parametrize("text", ["a", "a-", "a://", "?key", "sk-", "token=", ":", "x://a:", "-----BEGIN ", "[[("])
+def test_a_long_text_is_masked_in_one_pass(text: str) -> None:
+    """An error may carry a process's whole output; 300 000 characters of what the patterns begin with."""
+    began = time.process_time()
+    masked(text * (300_000 // len(text)))
+    assert time.process_time() - began < 10

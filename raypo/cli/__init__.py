@@ -220,7 +220,7 @@ def presets(
 @app.command()
 def quickstart(
     out: Annotated[Path, out_option("Folder for the model, the data and the run.")] = Path("quickstart-run"),
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")] = 0,
 ) -> None:
     """Make a tiny model of a synthetic language and align it: the whole loop on a laptop, in minutes."""
     from raypo.quickstart.demonstration import quickstart as demonstrate
@@ -234,7 +234,7 @@ def study(
     options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="The study's own.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Minutes on two cores, with wider intervals.")] = False,
     most: Annotated[int | None, typer.Option(min=2, help="No size above this: a look at it in seconds.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")] = 0,
     out: Annotated[Path | None, out_option("Folder for its files. None: study-NAME.")] = None,
 ) -> None:
     """Test a claim of the papers: a table with intervals and power, figures, and what was found."""

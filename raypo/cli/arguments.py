@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from raypo import config
-from raypo.config.addresses import masked
 from raypo.errors import ConfigError
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a run.")]
@@ -31,7 +30,7 @@ def local_path(text: str | Path) -> Path:
     """
     if "://" in str(text):
         raise ConfigError(
-            f"--out {masked(str(text))}",
+            f"--out {text}",
             "a local folder or file: what goes to an object store is a run's folder, by `mirror:` in its config",
             "give a path on this machine, and copy from there what is to lie elsewhere",
         )

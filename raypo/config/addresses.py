@@ -7,7 +7,6 @@ and judges: a config that somebody else wrote must not choose where they go with
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -16,30 +15,17 @@ from urllib.parse import urlsplit
 from raypo.config.rewards import HttpReward
 from raypo.config.tree import RunConfig
 from raypo.errors import ConfigError
-
-MASK = "***"
-_USER = r"(?P<user>[A-Za-z][A-Za-z0-9+.-]*://)[^/\s@]+(?=@)"
-_QUERY = r"(?P<query>[?&][A-Za-z0-9_.-]*(?:key|token|secret|passw|signature|credential)[A-Za-z0-9_.-]*=)[^&\s'\"]+"
-_TOKEN = r"\b(?:hf_|sk-|ghp_|gho_|ghs_|github_pat_|glpat-|xox[abp]-|AKIA|ASIA)[A-Za-z0-9_-]{16,}"
-_NAMED = (
-    r"(?P<named>\b[A-Za-z0-9_]*(?:api_?key|token|secret|password)['\"]?\s*[=:]\s*['\"]?)(?!\s|null|None)[^\s,'\"}]+"
-)
-_SECRET = re.compile(f"{_USER}|{_QUERY}|(?P<token>{_TOKEN})", re.IGNORECASE)
-_SHOWN = re.compile(f"{_USER}|{_QUERY}|(?P<token>{_TOKEN})|{_NAMED}", re.IGNORECASE)
-"""In messages also what follows a name such as `api_key`, which may be a misspelt or unknown key of the tree."""
-
-
-def masked(text: str) -> str:
-    """The text with whatever looks like a secret replaced: users and passwords of addresses, keys, tokens."""
-    return _SHOWN.sub(lambda found: (found["user"] or found["query"] or found["named"] or "") + MASK, text)
+from raypo.masking import MASK, holds_secret, names_secret
 
 
 def refuse_addresses(config: RunConfig) -> Iterator[ConfigError]:
     """Faults of a config's strings: secrets in them, and servers on hosts that are not listed."""
-    for key, text in _strings(config.model_dump(mode="json")):
-        if _SECRET.search(text):
+    for key, text, named in _leaves(config.model_dump(mode="json")):
+        if "\0" in text:
+            yield ConfigError(f"{key} = {text!r}", "no null character: no path and no name has one", "remove it")
+        if named or holds_secret(text):
             yield ConfigError(
-                f"{key} = {masked(text)!r} holds a secret",
+                f"{key} = {MASK if named else text!r} holds a secret",
                 "none: a config is stored with its run and shown in messages",
                 "give it by the environment: token_env for reward servers and judges, AWS_* or the machine's identity "
                 "for storage, HF_TOKEN, WANDB_API_KEY, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
@@ -63,13 +49,17 @@ def listed(url: str, hosts: tuple[str, ...]) -> bool:
     return any(fnmatchcase(host, one.lower()) for one in hosts)
 
 
-def _strings(tree: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every string of a nested tree with its dotted key; keys of mappings are read too."""
-    if isinstance(tree, str):
-        yield prefix.rstrip("."), tree
-    elif isinstance(tree, Mapping):
+def _leaves(tree: Any, prefix: str = "", named: bool = False) -> Iterator[tuple[str, str, bool]]:
+    """Every string and whole number of a nested tree: its dotted key, its text, whether a key says it is a secret.
+
+    Keys are strings of the tree too: a mapping such as `prompts.template_arguments` has them from the user.
+    """
+    if isinstance(tree, Mapping):
         for name, part in tree.items():
-            yield from _strings(part, f"{prefix}{name}.")
+            yield f"a key of {prefix.rstrip('.') or 'the config'}", str(name), False
+            yield from _leaves(part, f"{prefix}{name}.", named or names_secret(str(name)))
     elif isinstance(tree, (list, tuple)):
         for index, part in enumerate(tree):
-            yield from _strings(part, f"{prefix}{index}.")
+            yield from _leaves(part, f"{prefix}{index}.", named)
+    elif isinstance(tree, (str, int)) and not isinstance(tree, bool):
+        yield prefix.rstrip("."), str(tree), named

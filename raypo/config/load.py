@@ -6,14 +6,13 @@ import copy
 import difflib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from raypo.config.addresses import masked
 from raypo.config.refusals import refuse_contradictions
 from raypo.config.rewards import FunctionReward, HttpReward, ModelReward
 from raypo.config.tree import RunConfig
@@ -51,7 +50,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", "a YAML file", "check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}", "one YAML mapping", "mend the file") from error
+        raise ConfigError(f"{path} is not YAML: {_told(error)}", "one YAML mapping", "mend the file") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} holds {type(tree).__name__}", "one YAML mapping of sections", "see jobs/*.yaml")
     return tree
@@ -60,11 +59,17 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 class _Loader(yaml.SafeLoader):
     """Plain values only. A key given twice is refused, and 1e-6 is a number, as in YAML 1.2."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if twice := [key for key in keys if keys.count(key) > 1]:
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)  # before merge keys (<<) add what a key of its own may replace
+        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [value for place, (tag, value) in enumerate(keys) if (tag, value) in keys[:place]]:
             raise yaml.constructor.ConstructorError(None, None, f"key {twice[0]!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+        return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        # what is merged again and again would double at each level
+        node.value = list({(key.tag, str(key.value)): (key, value) for key, value in node.value}.values())
 
 
 _Loader.add_implicit_resolver(
@@ -72,13 +77,48 @@ _Loader.add_implicit_resolver(
 )
 
 
+DEEPEST, MOST_VALUES = 50, 100_000
+"""Bounds of a tree. Aliases may make one of a few lines endless."""
+
+
 def parse_yaml(text: str) -> Any:
     """One YAML value.
 
     Raises:
-        yaml.YAMLError: it is not YAML, or a mapping gives a key twice.
+        yaml.YAMLError: it is not YAML, a mapping gives a key twice, or it is too deep or too large.
     """
-    return yaml.load(text, Loader=_Loader)
+    try:
+        tree = yaml.load(text, Loader=_Loader)
+        left = MOST_VALUES
+        for depth in _depths(tree):
+            left -= 1
+            if depth > DEEPEST or left < 0:
+                raise yaml.YAMLError(f"more than {DEEPEST} levels or {MOST_VALUES} values, or an alias of itself")
+    except RecursionError:
+        raise yaml.YAMLError(f"more than {DEEPEST} levels, or an alias of itself") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        # what its constructors say of a date such as 2024-99-99 or a tag such as !!bool on another word
+        raise yaml.YAMLError(f"a value cannot be read: {error}") from None
+    return tree
+
+
+def _depths(tree: Any, depth: int = 0) -> Iterator[int]:
+    """How deep each value of a tree lies."""
+    yield depth
+    parts = [*tree.keys(), *tree.values()] if isinstance(tree, dict) else tree if isinstance(tree, list) else []
+    for part in parts:
+        yield from _depths(part, depth + 1)
+
+
+def _told(error: Exception) -> str:
+    """What is wrong with a YAML text and where, without the lines that PyYAML shows: they may hold a secret."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        return f"{error.problem or error.context}{place}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"no UTF-8: {error.reason} at byte {error.start}"
+    return str(error)
 
 
 def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -93,7 +133,7 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
         try:
             value = parse_yaml(text)
         except yaml.YAMLError as error:
-            raise ConfigError(f"override {masked(override)!r}: not YAML: {error}", "key.subkey=value") from error
+            raise ConfigError(f"override {override!r}: not YAML: {_told(error)}", "key.subkey=value") from None
         _set(copied, key.split("."), value, override)
     return copied
 
@@ -106,9 +146,7 @@ def key_of(override: str) -> str:
     """
     key, separator, _ = override.partition("=")
     if not separator or not all(key.split(".")):
-        raise ConfigError(
-            f"override {masked(override)!r}", "key.subkey=value", "write e.g. training.learning_rate=1e-6"
-        )
+        raise ConfigError(f"override {override!r}", "key.subkey=value", "write e.g. training.learning_rate=1e-6")
     return key
 
 
@@ -117,9 +155,9 @@ def _set(node: Any, keys: list[str], value: Any, override: str) -> None:
         last = depth == len(keys) - 1
         index: Any = int(key) if isinstance(node, list) and key.isdigit() else key
         if isinstance(node, list) and not (isinstance(index, int) and index < len(node)):
-            raise ConfigError(f"override {masked(override)!r}: no item {key!r}", f"a number below {len(node)}")
+            raise ConfigError(f"override {override!r}: no item {key!r}", f"a number below {len(node)}")
         if not isinstance(node, (dict, list)):
-            raise ConfigError(f"override {masked(override)!r}: {'.'.join(keys[:depth])} is a value", "a section")
+            raise ConfigError(f"override {override!r}: {'.'.join(keys[:depth])} is a value", "a section")
         if last:
             node[index] = value
         else:
@@ -138,9 +176,7 @@ def build(tree: Mapping[str, Any]) -> RunConfig:
         config = RunConfig.model_validate(dict(tree))
     except ValidationError as error:
         lines = [_describe(fault) for fault in error.errors()]
-        raise ConfigError(
-            masked("\n  ".join(lines)), remedy="see `raypo plan` and the docstrings of raypo/config"
-        ) from error
+        raise ConfigError("\n  ".join(lines), remedy="see `raypo plan` and the docstrings of raypo/config") from None
     refuse_contradictions(config)
     return _anchored(config)
 

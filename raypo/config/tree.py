@@ -288,15 +288,15 @@ class TrackingConfig(Section):
 class RunConfig(Section):
     """One run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)] = "run"
     """Name of the run: its folder under `output`. The same name continues where it stopped."""
     output: str = "runs"
     """Folder under which the run's folder is made; with several nodes one that all of them see, e.g. NFS."""
     mirror: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://.")] | None = None
     """URI (s3://, gs://) below which the run's folder is kept a second time, as it grows, and from which it is fetched
     where `output` does not have it. None: kept in `output` alone."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of everything random in the run."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of everything random in the run; below 2**32, so that what is made of it and a round fits 64 bits."""
     policy: PolicyConfig
     prompts: PromptsConfig
     sampling: SamplingConfig = SamplingConfig()

@@ -158,9 +158,9 @@ def output(config: RunConfig) -> Finding:
         OutputError: it cannot be written, or its mirror not be read.
     """
     place = Path(config.output).absolute()
-    while not place.exists():
-        place = place.parent
     try:
+        while not place.exists():
+            place = place.parent
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(b"raypo")
     except OSError as error:

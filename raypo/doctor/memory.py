@@ -136,7 +136,7 @@ def model_shape(path: str) -> ModelShape | None:
         ModelError: it is a folder without config.json or safetensors, or one of them is torn.
     """
     folder = Path(path)
-    if not folder.is_dir():
+    if not os.path.isdir(path):  # Path.is_dir raises for a name that is too long
         return None
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,11 +41,11 @@ def check_folder(path: str, key: str = "policy.path") -> None:
         ModelError: no config.json, no safetensors, or a file whose header is torn.
     """
     folder = Path(path)
-    if not folder.exists() and not _looks_local(path):
+    if not os.path.exists(folder) and not _looks_local(path):  # Path.exists raises for a name that is too long
         return
-    if not (folder / "config.json").is_file():
+    if not os.path.isfile(folder / "config.json"):
         raise ModelError(
-            f"{path}: " + ("no config.json" if folder.is_dir() else "no such folder"),
+            f"{path}: " + ("no config.json" if os.path.isdir(folder) else "no such folder"),
             "a Hugging Face model folder",
             f"check the path ({key})",
         )
@@ -175,7 +176,7 @@ def load_config(path: str, revision: str | None = None) -> PretrainedConfig:
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except LOAD_FAULTS as error:
-        missing = "" if Path(path).exists() else f"; there is no folder {path} here, so it was taken for a hub name"
+        missing = "" if os.path.exists(path) else f"; there is no folder {path} here, so it was taken for a hub name"
         raise ModelError(
             f"the config of {path} cannot be read: {_first(error)}{missing}",
             "a Hugging Face model",

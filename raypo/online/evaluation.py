@@ -220,7 +220,7 @@ def prepare(config: RunConfig, out: Path) -> pa.Table:
         DataError: the prompts cannot be read, or none is held out.
     """
     place = str(out / "prompts")
-    if (found := tables.read(place)) is None:
+    if (found := tables.whole(place)) is None:
         facts: dict[str, Any] = {}
         if (table := prompts_of_sets(config)) is None:
             tokenizer = load_tokenizer(config.policy.path, config.policy.revision, config.policy.chat_template)
@@ -245,28 +245,39 @@ def prompts_of_sets(config: RunConfig) -> pa.Table | None:
     return conform(rows.take(first).append_column("split", held), PROMPTS, what="the held-out sets")
 
 
+def places(one: Policy, out: Path) -> list[str]:
+    """Folders of a policy's tables: scored, measured, and moved but for the start."""
+    parts = ("scored", "measured") if one.name == START else ("scored", "measured", "moved")
+    return [str(out / "policies" / one.name / part) for part in parts]
+
+
+def missing(everyone: Sequence[Policy], out: Path) -> list[Policy]:
+    """Policies to draw: those without all their tables, a torn one counted as none; with the start, all of them.
+
+    The other tables of such a policy are set aside: all are of the same responses, and `moved` is of the start's.
+    """
+    kept = {one.name: [(place, tables.whole(place)) for place in places(one, out)] for one in everyone}
+    torn = {name for name, found in kept.items() if any(table is None for _, table in found)}
+    left = [one for one in everyone if one.name in torn or START in torn]
+    for one in left:
+        for place, table in kept[one.name]:
+            if table is not None:
+                tables.set_aside(place)
+    return left
+
+
 def draw_all(
     config: RunConfig, everyone: Sequence[Policy], prompts: pa.Table, out: Path, console: Console
 ) -> dict[str, Drawn]:
-    """What is measured of each policy, from committed tables where there are any; Ray starts only for the rest."""
-    places = {one.name: out / "policies" / one.name for one in everyone}
-    parts = {
-        one.name: ("scored", "measured") if one.name == START else ("scored", "measured", "moved") for one in everyone
-    }
-    missing = [
-        one
-        for one in everyone
-        if any(tables.manifest_of(str(places[one.name] / part)) is None for part in parts[one.name])
-    ]
-    if missing:
+    """What is measured of each policy, from committed tables that are whole; Ray starts only for the rest."""
+    if left := missing(everyone, out):
         owned = cluster.start(config, search_path=cluster.search_path())
         try:
             cluster.check_resources(config, trains=False)
             actors = create(config, *engine_setup(config))
             try:
-                for one in everyone:
-                    if one in missing:
-                        draw(one, everyone.index(one), prompts, actors, config, places, console)
+                for one in left:
+                    draw(one, everyone.index(one), prompts, actors, config, out, console)
             finally:
                 actors.shutdown()
         finally:
@@ -274,39 +285,28 @@ def draw_all(
                 ray.shutdown()
     found = {}
     for one in everyone:
-        read = [tables.read(str(places[one.name] / part)) for part in parts[one.name]]
+        read = [tables.read(place) for place in places(one, out)]
         found[one.name] = Drawn(one.method, one.point, *(table[0] for table in read if table is not None))
     return found
 
 
 def draw(
-    one: Policy,
-    version: int,
-    prompts: pa.Table,
-    actors: Actors,
-    config: RunConfig,
-    places: dict[str, Path],
-    console: Console,
+    one: Policy, version: int, prompts: pa.Table, actors: Actors, config: RunConfig, out: Path, console: Console
 ) -> None:
     """Sample, score and measure one policy, and commit its tables."""
-    began, place = time.monotonic(), places[one.name]
+    began, place = time.monotonic(), out / "policies" / one.name
     actors.engines.bring_up(one.folder, version)
+    initial = config.policy.path
     scored, measured, _ = heldout.draw(
-        prompts,
-        actors,
-        config,
-        version=version,
-        policy=one.folder,
-        initial=config.policy.path,
-        progress=silent,
+        prompts, actors, config, version=version, policy=one.folder, initial=initial, progress=silent
     )
     tables.commit(str(place / "scored"), scored, "scored")
     tables.commit(str(place / "measured"), measured, "measured")
     if one.name != START:
-        start = tables.read(str(places[START] / "scored"))
+        start = tables.read(str(out / "policies" / START / "scored"))
         assert start is not None  # it is the first to be drawn
         moved = heldout.measure(
-            start[0], actors, config, policy=one.folder, initial=config.policy.path, progress=lambda chunk: None
+            start[0], actors, config, policy=one.folder, initial=initial, progress=lambda chunk: None
         )
         tables.commit(str(place / "moved"), moved, "measured")
     console.print(f"{one.name}: sampled and measured, {time.monotonic() - began:.1f} s", highlight=False)

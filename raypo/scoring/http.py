@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,6 +14,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_expo
 
 from raypo import config
 from raypo.errors import RewardError
+from raypo.masking import MASK, masked
 from raypo.scoring.function import Values, checked_values
 
 logger = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ class HttpReward:
             if error.response.status_code not in TRY_AGAIN:
                 raise RewardError(
                     f"reward {self._source.name!r}: {self._source.url} answered {error.response.status_code}: "
-                    f"{error.response.text[:200]!r}",
+                    f"{beginning(error.response.text, self._headers)!r}",
                     "200 and a JSON object with `rewards`",
                     "check the url, the token and the server's log",
                 ) from error
@@ -76,7 +78,7 @@ class HttpReward:
             return self._give_up(count, f"{type(error).__name__}: {error}")
         except (httpx.HTTPError, Unreadable) as error:
             raise RewardError(
-                f"reward {self._source.name!r}: {self._source.url} {told(error)}",
+                f"reward {self._source.name!r}: {self._source.url} {told(error, self._headers)}",
                 '{"rewards": [...]} in JSON, in one of ' + str(self._source.attempts) + " attempts",
                 "check the url and the server's log",
             ) from error
@@ -88,7 +90,7 @@ class HttpReward:
             self._source.name,
             self._source.attempts,
             count,
-            cause,
+            masked(cause),
         )
         return [None] * count
 
@@ -96,7 +98,9 @@ class HttpReward:
         who = f"reward {self._source.name!r}: {self._source.url}"
         if not isinstance(body, dict) or not isinstance(body.get("rewards"), list):
             raise RewardError(
-                f"{who} answered {str(body)[:200]}", '{"rewards": [...]}, one number per response', "mend the server"
+                f"{who} answered {beginning(str(body), self._headers)}",
+                '{"rewards": [...]}, one number per response',
+                "mend the server",
             )
         return checked_values(body["rewards"], count, who)
 
@@ -133,6 +137,13 @@ def headers(token_env: str | None, who: str) -> dict[str, str]:
     return found
 
 
+def beginning(answer: str, sent: Mapping[str, str]) -> str:
+    """The first words of an answer, without the token of the request's headers, which some servers repeat."""
+    token = sent.get("Authorization", "").removeprefix("Bearer ")
+    text = answer[:10_000].replace(token, MASK) if token else answer[:10_000]
+    return masked(text)[:200]  # a secret that is cut off is not seen as one
+
+
 class Unreadable(Exception):
     """An answer of status 2xx that is no JSON.
 
@@ -145,10 +156,10 @@ class Unreadable(Exception):
         self.text = text
 
 
-def told(error: httpx.HTTPError | Unreadable) -> str:
-    """What a server did, after its name."""
+def told(error: httpx.HTTPError | Unreadable, sent: Mapping[str, str]) -> str:
+    """What a server did, after its name; `sent` are the request's headers."""
     if isinstance(error, Unreadable):
-        return f"answered no JSON: {error.text[:200]!r}"
+        return f"answered no JSON: {beginning(error.text, sent)!r}"
     return f"gave an answer that cannot be read: {type(error).__name__}: {error}"
 
 

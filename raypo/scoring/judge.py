@@ -23,7 +23,8 @@ import httpx
 
 from raypo.config import JudgeConfig
 from raypo.errors import RewardError
-from raypo.scoring.http import TRY_AGAIN, Unreadable, check_url, headers, post, told
+from raypo.masking import masked
+from raypo.scoring.http import TRY_AGAIN, Unreadable, beginning, check_url, headers, post, told
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ class Judge:
             if error.response.status_code not in TRY_AGAIN:
                 raise RewardError(
                     f"{self._who}: {self._config.url} answered {error.response.status_code}: "
-                    f"{error.response.text[:200]!r}",
+                    f"{beginning(error.response.text, self._headers)!r}",
                     "200 and a chat completion",
                     "check the url, the model's name, the token and the server's log",
                 ) from error
@@ -157,10 +158,10 @@ class Judge:
         except httpx.TransportError as error:
             cause = f"{type(error).__name__}: {error}"
         except (httpx.HTTPError, Unreadable) as error:
-            raise self._wrong(told(error)) from error
+            raise self._wrong(told(error, self._headers)) from error
         else:
             return self._content(answer)
-        logger.warning("%s: no answer after %d attempts: %s", self._who, self._config.attempts, cause)
+        logger.warning("%s: no answer after %d attempts: %s", self._who, self._config.attempts, masked(cause))
         return None
 
     def _content(self, answer: Any) -> str:
@@ -169,7 +170,7 @@ class Judge:
         except (KeyError, IndexError, TypeError):
             content = None
         if not isinstance(content, str):
-            raise self._wrong(f"answered {str(answer)[:200]}")
+            raise self._wrong(f"answered {beginning(str(answer), self._headers)}")
         return content
 
     def _wrong(self, what: str) -> RewardError:

@@ -11,7 +11,6 @@ from pydantic import Field, ValidationError, model_validator
 
 from raypo import config
 from raypo.config import RewardSource, RunConfig, Section
-from raypo.config.addresses import masked
 from raypo.config.section import Positive
 from raypo.errors import ConfigError
 
@@ -75,7 +74,7 @@ class StudyConfig(Section):
     """A policy whose KL to the start is above this is worth no more than the start; nats per response."""
     rewards: tuple[RewardSource, ...] = ()
     """What held-out responses are judged by. Empty: the base's own rewards. For sets whose rewards are given."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the search alone; runs have their own."""
     keep: Literal["front", "all"] = "front"
     """Whose weights stay when the study ends: the winner's and the Pareto front's, or every trial's."""
@@ -116,7 +115,7 @@ def build(tree: Mapping[str, Any]) -> StudyConfig:
         )
     if "://" in study.output:
         raise ConfigError(
-            f"output = {masked(study.output)}",
+            f"output = {study.output}",
             "a folder: trials keep checkpoints, which cannot lie in an object store",
             "name a folder that every node sees",
         )

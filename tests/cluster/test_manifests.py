@@ -418,6 +418,26 @@ def test_a_cloud_names_machines_for_each_group(cloud: str, spot: str) -> None:
     assert trainer["labels"].keys() >= {"ray.io/accelerator-type", "ray.io/market-type", "raypo-role"}
 
 
+@pytest.mark.parametrize("base", ["job", "standing"])
+@pytest.mark.parametrize("cloud", ["gke", "eks"])
+def test_the_head_is_never_on_a_spot_machine(cloud: str, base: str, tmp_path: Path) -> None:
+    """It holds the driver; its label says on-demand, which chooses no machine."""
+    shutil.copytree(CLUSTER, tmp_path / "cluster")
+    mine = tmp_path / "cluster/overlays/mine"
+    mine.mkdir()
+    text = f"resources: [../../base/{base}]\ncomponents: [../../components/{cloud}]\n"
+    (mine / "kustomization.yaml").write_text(text, encoding="utf-8")
+    pod = cluster_spec(custom(rendered(mine)))["headGroupSpec"]["template"]
+    if cloud == "eks":
+        assert pod["spec"]["nodeSelector"] == {"karpenter.sh/capacity-type": "on-demand"}
+        assert pod["metadata"]["annotations"] == {"karpenter.sh/do-not-disrupt": "true"}
+    else:
+        [term] = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
+            "nodeSelectorTerms"
+        ]
+        assert term == {"matchExpressions": [{"key": "cloud.google.com/gke-spot", "operator": "DoesNotExist"}]}
+
+
 def test_the_standing_cluster_keeps_its_state_in_redis() -> None:
     """Redis appends to a volume, and Ray reaches it under the service's name."""
     trees = rendered(CLUSTER / "overlays/standing")

@@ -18,7 +18,7 @@ import torch
 import yaml
 from hf_folders import make_model
 from safetensors.torch import load_file, save_file
-from tiny import annotated
+from tiny import annotated, prompt_table
 
 from raypo.config import load
 from raypo.errors import ConfigError, DataError, ModelError, RewardError
@@ -26,6 +26,8 @@ from raypo.online.evaluation import (
     Policy,
     config_of_run,
     evaluate_policies,
+    missing,
+    places,
     policies_of,
     policies_of_run,
     prepare,
@@ -147,6 +149,37 @@ def test_policies_are_compared_on_the_same_prompts_with_the_same_seeds(place: Pa
     other = raypo(place, *command, "--policy", "more=one", "--out", "out")
     assert other.returncode == 2
     assert "holds another comparison; changed: policies.more" in other.stderr
+
+
+def test_a_torn_table_is_made_again_and_what_was_measured_with_it(tmp_path: Path) -> None:
+    """Of a policy: its own tables. Of the start: everyone's. A manifest that is cut off is torn too."""
+    everyone = [Policy(name, name, "x") for name in ("start", "a", "b")]
+
+    def commit_all() -> None:
+        for one in everyone:
+            for table in places(one, tmp_path):
+                tables.commit(table, prompt_table("p", "q"), "prompts")
+
+    assert missing(everyone, tmp_path) == everyone
+    commit_all()
+    assert missing(everyone, tmp_path) == []
+    for torn, left in (("a/moved", everyone[1:2]), ("b/scored", everyone[2:]), ("start/measured", everyone)):
+        for file in ("*.parquet", "_manifest.json"):
+            commit_all()
+            for path in (tmp_path / "policies" / torn).rglob(file):
+                path.write_bytes(path.read_bytes()[:-9])
+            assert missing(everyone, tmp_path) == left
+            whole = [one for one in everyone if all(tables.read(table) for table in places(one, tmp_path))]
+            assert whole == [one for one in everyone if one not in left]
+            assert missing(everyone, tmp_path) == left  # also if the command was killed before it drew them
+
+
+def test_torn_prompts_are_prepared_again(place: Path, tmp_path: Path) -> None:
+    config = load(place / "run.yaml", [])
+    found = prepare(config, tmp_path)
+    for path in (tmp_path / "prompts").rglob("*.parquet"):
+        path.write_bytes(path.read_bytes()[:-9])
+    assert prepare(config, tmp_path).equals(found)
 
 
 def test_a_policy_given_again_is_another_seed() -> None:

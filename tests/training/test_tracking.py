@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import run_config
 
 from raypo.errors import ConfigError
+from raypo.training import tracking
 from raypo.training.tracking import Tracker, read_metrics
 
 
@@ -50,6 +55,87 @@ def test_a_tracker_that_is_not_installed_is_refused_with_the_remedy(field: str, 
         pytest.skip(f"{package} is installed here")
     with pytest.raises(ConfigError, match=rf"tracking\.{field} is set and {package} is not installed(.|\n)*install"):
         Tracker(run_config("m", tmp_path, tracking={field: "x"}), tmp_path, 0)
+
+
+CLIENT = """
+import http.client, json, os, types
+
+def send(**what):
+    connection = http.client.HTTPConnection("127.0.0.1", int(os.environ["TRACKER_PORT"]), timeout=5)
+    connection.request("POST", "/", json.dumps(what))
+    if connection.getresponse().status != 200:
+        raise RuntimeError("no right: Bearer hf_LOSTlostLOSTlostLOSTlost")
+
+# of both packages
+set_tracking_uri = lambda uri: None
+log = log_metrics = lambda numbers, step: send(step=step, numbers=numbers)
+end_run = finish = lambda: send(ended=True)
+
+def start_run(run_id, run_name):
+    send(started=run_name)
+    return types.SimpleNamespace(info=types.SimpleNamespace(run_id=run_id or "one"))
+
+def init(project, name, dir, id, resume):
+    send(started=name)
+    return types.SimpleNamespace(id=id or "one")
+"""
+
+
+@pytest.mark.parametrize(("field", "package"), [("mlflow_uri", "mlflow"), ("wandb_project", "wandb")])
+def test_a_tracking_server_that_is_away_is_warned_about_once_and_the_run_goes_on(
+    field: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A package of that name which asks a real server: nobody listens, then it refuses, then it takes what comes."""
+    asked: list[dict[str, Any]] = []
+    status = [401]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked.extend([told] if status[0] == 200 else [])
+            self.send_response(status[0])
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    (tmp_path / f"{package}.py").write_text(CLIENT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    monkeypatch.setattr(tracking, "PAUSE_S", 0.0)
+    monkeypatch.setattr(tracking, "PATIENCE", 0.0)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    monkeypatch.setenv("TRACKER_PORT", "9")
+    tracker = Tracker(run_config("m", tmp_path, tracking={field: "x"}), tmp_path, 0)
+    tracker.step({"step": 1, "loss": 1.0})
+    monkeypatch.setenv("TRACKER_PORT", str(server.server_address[1]))
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    tracker.step({"step": 2, "loss": 1.0})
+    status[0] = 200
+    tracker.step({"step": 3, "loss": 1.0})
+    monkeypatch.setattr(tracking, "PAUSE_S", 60.0)
+    status[0] = 401
+    tracker.step({"step": 4, "loss": 1.0})
+    status[0] = 200
+    tracker.step({"step": 5, "loss": 1.0})  # it is left alone
+    tracker.close()
+    server.shutdown()
+    server.server_close()
+    sys.modules.pop(package)
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+    assert asked == [{"started": "run"}, {"step": 3, "numbers": {"loss": 1.0}}, {"ended": True}]
+    assert json.loads((tmp_path / "trackers.json").read_text()) == {package: "one"}
+    told = [one.getMessage() for one in caplog.records if one.name == tracking.__name__]
+    assert len(told) == 1
+    assert f"{package} takes no metrics" in told[0]
+
+
+def test_a_metrics_file_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:
+    tracker = Tracker(run_config("m", tmp_path), tmp_path, 0)
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(IsADirectoryError):
+        tracker.step({"step": 1, "loss": 1.0})
 
 
 @pytest.mark.trackers
