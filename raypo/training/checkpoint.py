@@ -42,6 +42,7 @@ from raypo.errors import IntegrityError
 
 MANIFEST = "manifest.json"
 TORN = "manifest.torn.json"
+METADATA = "state/.metadata"  # written last of a state, when all ranks have written their shards
 HASHERS = 8  # threads: hashing leaves the interpreter lock, and a state has a file per rank
 
 
@@ -133,8 +134,17 @@ def commit(run_dir: str | Path, checkpoint: Checkpoint, *, inside: bool = False)
 
     Returns:
         the checkpoint with its files, their hashes and the weight hash.
+
+    Raises:
+        IntegrityError: its state is not whole: another version would lose its own to one that cannot be resumed.
     """
     place = folder_of(run_dir, checkpoint.version, checkpoint.step if inside else None)
+    if not (place / METADATA).is_file():
+        raise IntegrityError(
+            f"{place / METADATA} was saved and is gone",
+            "a state that nobody removes while it is saved",
+            "see that one driver alone writes to this folder, and run the same command again",
+        )
     files = [path for path in sorted(place.rglob("*")) if path.is_file() and path.parent != place]
     for path in files:
         with path.open("rb") as file:

@@ -35,6 +35,9 @@ def folder(config: RunConfig) -> RunFolder:
             tables.commit(made.stage(version, stage), prompt_table("a"), "prompts", {"seconds": version})
     for version in (1, 2):
         Path(made.model(version)).mkdir(parents=True)
+        state = Path(made.checkpoint(version)) / checkpoint.METADATA
+        state.parent.mkdir()
+        state.write_bytes(b"state")
         checkpoint.commit(made.root, Checkpoint(version, version / 3, version))
         tables.write_json(made.stage(version - 1, "trained.json"), {"round": version - 1})
     return made

@@ -223,6 +223,7 @@ def advanced(opened: RunConfig) -> RunConfig:
         made = folder_of(folder.root, 1 if step is None else 2, step) / name
         made.mkdir(parents=True)
         (made / "x.safetensors").write_text(name)
+        (made / ".metadata").write_text(name)
     checkpoint.commit(folder.root, Checkpoint(1, 0.5, 2))
     Path(folder.path("metrics.jsonl")).write_text('{"step": 1}\n{"step": 2}\n')
     return opened

@@ -234,6 +234,19 @@ def test_a_checkpoint_inside_a_round_that_is_torn_or_replaced_is_not_taken(tiny_
     assert checkpoint.newest_inside(tmp_path, 1) is None
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_version_whose_state_was_taken_away_is_not_committed(inside: bool, tiny_model: Path, tmp_path: Path) -> None:
+    """Another process begins to save the same version, and so clears it, between the save and the manifest."""
+    saved(tmp_path, 1, tiny_model)
+    scorer = TokenScorer(causal_lm())
+    step = 8 if inside else None
+    checkpoint.save_state(tmp_path, 2, scorer, make_optimizer(scorer, training_config()), step=step)
+    (folder_of(tmp_path, 2, step) / "state" / ".metadata").unlink()
+    with pytest.raises(IntegrityError, match="was saved and is gone"):
+        checkpoint.commit(tmp_path, Checkpoint(2, 0.5, 8), inside=inside)
+    assert checkpoint.resumable(tmp_path).version == 1
+
+
 def flip(path: Path) -> None:
     """Change one bit in the middle of a file: its size stays."""
     data = bytearray(path.read_bytes())
