@@ -24,6 +24,7 @@ from raypo.errors import IntegrityError
 from raypo.online.decisions import Measured
 from raypo.stages import tables
 from raypo.stages.mirror import mirrored
+from raypo.stages.owner import owned
 from raypo.training import checkpoint
 
 Rest = ParamSpec("Rest")
@@ -145,6 +146,19 @@ class RunFolder:
         if known is not None and not isinstance(known, dict):
             return None, f"{place} is no JSON object"
         return known, None
+
+
+def owns_its_folder(
+    verb: Callable[Concatenate[RunConfig, Rest], Answer],
+) -> Callable[Concatenate[RunConfig, Rest], Answer]:
+    """A way to run that is the run's only driver, and before all else: what a mirror fetches is written too."""
+
+    @wraps(verb)
+    def alone(config: RunConfig, *args: Rest.args, **kwargs: Rest.kwargs) -> Answer:
+        with owned(RunFolder(config).root):
+            return verb(config, *args, **kwargs)
+
+    return alone
 
 
 def keeps_a_mirror(

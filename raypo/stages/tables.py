@@ -189,9 +189,10 @@ def read(folder: str) -> tuple[pa.Table, Manifest] | None:
         parts = _patiently(
             filesystem, lambda: [pq.read_table(f"{path}/{name}", filesystem=filesystem) for name in manifest.files]
         )
-    except (OSError, pa.ArrowInvalid) as error:
-        # a store that is away is no reason to delete anything; a local file that cannot be read is torn or gone
-        if remote and isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+    except (OSError, pa.ArrowException) as error:
+        # storage that is away is no reason to make anything again; Arrow's own faults with a local file have no number
+        away = isinstance(error, OSError) and (remote or error.errno is not None)
+        if away and not isinstance(error, FileNotFoundError):
             raise _silent(folder, error) from error
         raise IntegrityError(
             f"{folder}: {error}", "the files that its manifest lists", "delete the folder; its stage is then redone"

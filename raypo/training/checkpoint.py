@@ -19,18 +19,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint import state_dict_saver
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_state_dict,
@@ -38,10 +38,12 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from raypo.errors import IntegrityError
+from raypo.errors import IntegrityError, OutputError
+from raypo.training import plain
 
 MANIFEST = "manifest.json"
 TORN = "manifest.torn.json"
+METADATA = "state/.metadata"  # written last of a state, when all ranks have written their shards
 HASHERS = 8  # threads: hashing leaves the interpreter lock, and a state has a file per rank
 
 
@@ -104,14 +106,16 @@ def load_state(
     *,
     step: int | None = None,
 ) -> None:
-    """Read this rank's shards into model, optimizer and moving reference; collective where there are ranks."""
+    """Read this rank's shards into model, optimizer and moving reference; collective where there are ranks.
+
+    Raises:
+        IntegrityError: the state holds what none is made of.
+    """
     model_state, optimizer_state = get_state_dict(model, optimizer)
     state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state}
     if reference is not None:
         state["reference"] = get_model_state_dict(reference)
-    state_dict_loader.load(
-        state, checkpoint_id=str(folder_of(run_dir, version, step) / "state"), no_dist=not dist.is_initialized()
-    )
+    plain.load(state, folder_of(run_dir, version, step) / "state")
     set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
     if reference is not None:
         set_model_state_dict(reference, state["reference"])
@@ -133,8 +137,17 @@ def commit(run_dir: str | Path, checkpoint: Checkpoint, *, inside: bool = False)
 
     Returns:
         the checkpoint with its files, their hashes and the weight hash.
+
+    Raises:
+        IntegrityError: its state is not whole: another version would lose its own to one that cannot be resumed.
     """
     place = folder_of(run_dir, checkpoint.version, checkpoint.step if inside else None)
+    if not (place / METADATA).is_file():
+        raise IntegrityError(
+            f"{place / METADATA} was saved and is gone",
+            "a state that nobody removes while it is saved",
+            "see that one driver alone writes to this folder, and run the same command again",
+        )
     files = [path for path in sorted(place.rglob("*")) if path.is_file() and path.parent != place]
     for path in files:
         with path.open("rb") as file:
@@ -164,23 +177,6 @@ def _write(place: Path, checkpoint: Checkpoint) -> None:
     os.replace(temporary, place / MANIFEST)
 
 
-def environment() -> dict[str, Any]:
-    """What bitwise repetition depends on beside the config: versions, threads, the kind of processor."""
-    versions = {name: package_version(name) for name in ("ray", "torch", "transformers", "peft")}
-    return versions | {
-        "threads": torch.get_num_threads(),
-        "processor": processor(),
-        "python": platform.python_version(),
-    }
-
-
-def processor() -> str:
-    """The model name of the CPU, as the kernel tells it; the architecture where it does not."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text(encoding="utf-8").splitlines() if told.is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def weight_hash(folder: Path) -> str:
     """SHA-256 over the safetensors files of a folder, in name order."""
     digest = hashlib.sha256()
@@ -196,27 +192,25 @@ def read(run_dir: str | Path, version: int) -> Checkpoint | None:
 
     Raises:
         IntegrityError: the manifest cannot be read, or a file that it lists is missing or of another size.
+        OutputError: the storage does not answer.
     """
     return read_folder(folder_of(run_dir, version))
 
 
 def read_folder(place: Path) -> Checkpoint | None:
     """As `read`, of a folder."""
-    if not (place / MANIFEST).is_file():
-        return None
-    remedy = f"delete {place}; the run then continues from the version before"
-    try:
-        found = Checkpoint(**json.loads((place / MANIFEST).read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise IntegrityError(f"{place / MANIFEST} cannot be read: {error}", "a whole manifest", remedy) from error
-    for name, size in found.files.items():
-        path = place / name
-        if not path.is_file() or path.stat().st_size != size:
-            raise IntegrityError(
-                f"{path} is {'torn' if path.is_file() else 'missing'}",
-                f"{size} bytes, as its manifest says",
-                remedy,
-            )
+    with _answering(place):
+        if not (place / MANIFEST).is_file():
+            return None
+        try:
+            found = Checkpoint(**json.loads((place / MANIFEST).read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise _torn(place, f"{place / MANIFEST} cannot be read: {error}", "a whole manifest") from error
+        for name, size in found.files.items():
+            path = place / name
+            if not path.is_file() or path.stat().st_size != size:
+                told = f"{path} is {'torn' if path.is_file() else 'missing'}"
+                raise _torn(place, told, f"{size} bytes, as its manifest says")
     return found
 
 
@@ -225,17 +219,31 @@ def verify(place: Path, found: Checkpoint) -> None:
 
     Raises:
         IntegrityError: a file's content is not what the manifest says.
+        OutputError: the storage does not answer.
     """
     names = list(found.files)
-    with ThreadPoolExecutor(HASHERS) as pool:
+    with _answering(place), ThreadPoolExecutor(HASHERS) as pool:
         contents = dict(zip(names, pool.map(_sha256, [place / name for name in names]), strict=True))
     for name in names:
         if contents[name] != found.contents.get(name):
-            raise IntegrityError(
-                f"{place / name} is not what was written",
-                f"SHA-256 {found.contents.get(name)}",
-                f"delete {place}; the run then continues from the version before",
-            )
+            raise _torn(place, f"{place / name} is not what was written", f"SHA-256 {found.contents.get(name)}")
+
+
+def _torn(place: Path, got: str, expected: str) -> IntegrityError:
+    return IntegrityError(got, expected, f"delete {place}; the run then continues from the version before")
+
+
+@contextmanager
+def _answering(place: Path) -> Iterator[None]:
+    """Tell a file that is gone, which is torn, from storage that is away: what it holds is then not known."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise _torn(place, f"{error.filename} is missing", "every file that its manifest lists") from error
+    except OSError as error:
+        raise OutputError(
+            f"{place} cannot be read: {error}", "storage that answers", "wait for it; nothing was changed"
+        ) from error
 
 
 def resumable(run_dir: str | Path) -> Checkpoint | None:
@@ -245,6 +253,7 @@ def resumable(run_dir: str | Path) -> Checkpoint | None:
 
     Raises:
         IntegrityError: the newest whole version is so old that its resume state was dropped.
+        OutputError: the storage does not answer, so nothing is set aside.
     """
     while True:
         versions = complete_versions(run_dir)
@@ -295,9 +304,16 @@ def newest(run_dir: str | Path) -> Checkpoint | None:
 
 
 def complete_versions(run_dir: str | Path) -> list[int]:
-    """Versions that have a manifest, ascending."""
-    names = [path.parent.name for path in (Path(run_dir) / "checkpoints").glob(f"version-*/{MANIFEST}")]
-    return sorted(int(name.removeprefix("version-")) for name in names if ".step-" not in name)
+    """Versions that have a manifest, ascending.
+
+    Raises:
+        OutputError: the storage does not answer; a pattern would find no version there.
+    """
+    place = Path(run_dir) / "checkpoints"
+    with _answering(place):
+        names = os.listdir(place) if place.is_dir() else []
+        whole = [name for name in names if name.startswith("version-") and (place / name / MANIFEST).is_file()]
+    return sorted(int(name.removeprefix("version-")) for name in whole if ".step-" not in name)
 
 
 def drop_states(run_dir: str | Path, older_than: int) -> None:

@@ -5,6 +5,7 @@ Shapes: B sets, K responses.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -55,6 +56,11 @@ class TrainingSet:
     def response_tokens(self) -> int:
         """Tokens of all responses."""
         return sum(len(ids) for ids in self.tokens.response_token_ids)
+
+    @property
+    def content(self) -> str:
+        """SHA-256 over every token and number of the set, hex: floats are told so that they come back exactly."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()
 
     def part(self, slots: Sequence[int]) -> TrainingSet:
         """Some of the responses, for a forward pass that cannot hold all; what belongs to the whole set stays."""

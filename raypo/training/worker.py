@@ -44,6 +44,7 @@ from raypo.objective import AnyObjective
 from raypo.training import checkpoint, refused
 from raypo.training.against import Against, check_moves, learned_masks
 from raypo.training.checkpoint import Checkpoint, folder_of
+from raypo.training.environment import environment
 from raypo.training.rounds import RoundTask, SyncSender, TableSource, rung_steps
 from raypo.training.sets import TrainingSet, training_sets
 from raypo.training.step import make_optimizer, step_order, train_step
@@ -142,7 +143,8 @@ class Learner:
         orders = [
             step_order(len(sets), seed=task.seed, round_index=task.round, epoch=epoch) for epoch in range(task.epochs)
         ]
-        ids = hash_of([[sets[i].tokens.prompt_id for i in order] for order in orders])
+        contents = [one.content for one in sets]
+        ids = hash_of([[contents[i] for i in order] for order in orders])
         total, metrics = task.epochs * len(starts), {}
         whole = round(total / (task.progress_end - task.progress_start))
         check_moves(self._objective, every=training.reference_steps, steps=whole)
@@ -164,6 +166,9 @@ class Learner:
 
     def _resume(self, ids: str) -> int:
         """Continue from the newest checkpoint inside the round that begins, if it is of the same sets in this order.
+
+        The same in every token and number: prompts that were drawn again have other responses, and the state would be
+        one that neither the old nor the new ones made.
 
         Returns:
             steps of the round that are done.
@@ -240,7 +245,7 @@ class Learner:
                 "changed_fraction": changed_fraction(before, weights),
                 "objective": repr(self._objective),
                 "against": self._against.facts(),
-                "environment": checkpoint.environment(),
+                "environment": environment(),
             }
             if config.online.reference == "ema":
                 self._save_reference(version, weights)

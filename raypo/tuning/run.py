@@ -38,6 +38,7 @@ from raypo.online.progress import console_of_choice
 from raypo.online.run import check_sources, coordinator_options, engine_setup
 from raypo.stages import cluster, tables
 from raypo.stages.actors import create
+from raypo.stages.owner import owned
 from raypo.tuning import search, space
 from raypo.tuning.results import (
     Row,
@@ -63,12 +64,18 @@ def tune_study(study: StudyConfig, console: Console | None = None) -> dict[str, 
         console: where progress goes.
 
     Raises:
-        UserError: the study cannot be run; nothing was started.
+        UserError: the study cannot be run, or another process runs it; nothing was started.
         RunError: every trial failed.
     """
-    console, base = console or console_of_choice(), base_of(study)
     study = study.model_copy(update={"output": os.path.abspath(study.output)})  # trials stand in other folders
     root = os.path.join(study.output, study.name)
+    with owned(root):
+        return _tune_study(study, root, console or console_of_choice())
+
+
+def _tune_study(study: StudyConfig, root: str, console: Console) -> dict[str, Any]:
+    """As `tune_study`, as the study's only driver."""
+    base = base_of(study)
     space.check(study)
     check_sources(evaluation_of(study, base), policy_exists=True)
     began = time.monotonic()

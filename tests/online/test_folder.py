@@ -13,7 +13,7 @@ from raypo.config import RunConfig
 from raypo.errors import DataError, IntegrityError
 from raypo.online.folder import STAGES, RunFolder
 from raypo.online.identity import RUN, TRAIN, open_folder
-from raypo.online.summary import rewrite_report
+from raypo.online.summary import rewrite_report, write
 from raypo.stages import tables
 from raypo.training import checkpoint
 from raypo.training.checkpoint import Checkpoint
@@ -35,6 +35,9 @@ def folder(config: RunConfig) -> RunFolder:
             tables.commit(made.stage(version, stage), prompt_table("a"), "prompts", {"seconds": version})
     for version in (1, 2):
         Path(made.model(version)).mkdir(parents=True)
+        state = Path(made.checkpoint(version)) / checkpoint.METADATA
+        state.parent.mkdir()
+        state.write_bytes(b"state")
         checkpoint.commit(made.root, Checkpoint(version, version / 3, version))
         tables.write_json(made.stage(version - 1, "trained.json"), {"round": version - 1})
     return made
@@ -55,6 +58,13 @@ def test_lost_tables_of_a_finished_round_are_never_counted_as_none(folder: RunFo
         ) as caught:
             read()
         assert caught.value.remedy == f"restore {folder.path(lost[:17])}"
+    assert not Path(folder.path("summary.json")).exists()
+
+
+def test_a_run_has_a_summary_only_when_it_has_its_page(folder: RunFolder, config: RunConfig) -> None:
+    """A summary says that the run has ended, and nobody makes the page then; here its evaluations are empty."""
+    with pytest.raises(KeyError):
+        write(config, folder, {"seconds": {}})
     assert not Path(folder.path("summary.json")).exists()
 
 

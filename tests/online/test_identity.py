@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
+from huggingface_hub import constants as hub_constants
 from rich.console import Console
 from tiny import annotated, run_config
 from tiny import prompt_table as prompts
 
 from raypo.config import RunConfig
 from raypo.errors import ConfigError, DataError, IntegrityError
+from raypo.models.content import content_of
 from raypo.online import identity
 from raypo.online.committed import commit, find
 from raypo.online.folder import RunFolder
@@ -92,6 +95,72 @@ def test_another_version_is_refused_by_name_until_it_is_accepted(
     assert record(opened)["pins"]["ray"] == "2.61.0"
     assert [one["ray"] for one in record(opened)["earlier_pins"]] == [before["ray"]]
     identity.open_folder(RunFolder(opened), opened, RUN)
+
+
+@pytest.fixture
+def own_policy(tiny_model: Path, tmp_path: Path) -> RunConfig:
+    """A run that was started from a policy folder that may be changed."""
+    shutil.copytree(tiny_model, tmp_path / "policy")
+    config = run_config(tmp_path / "policy", tmp_path / "runs")
+    identity.open_folder(RunFolder(config), config, RUN)
+    return config
+
+
+def test_other_weights_in_the_policys_folder_are_refused_until_they_are_accepted(own_policy: RunConfig) -> None:
+    """One bit, at the same path and of the same size and time."""
+    file = Path(own_policy.policy.path) / "model.safetensors"
+    data, time = bytearray(file.read_bytes()), file.stat().st_mtime_ns
+    data[-1] ^= 1
+    file.write_bytes(data)
+    os.utime(file, ns=(time, time))
+    with pytest.raises(ConfigError, match="policy_weights") as caught:
+        identity.open_folder(RunFolder(own_policy), own_policy, RUN)
+    assert "--accept-pins" in caught.value.remedy
+    identity.open_folder(RunFolder(own_policy), own_policy, RUN, accept_pins=True)
+    assert len(record(own_policy)["earlier_pins"]) == 1
+    identity.open_folder(RunFolder(own_policy), own_policy, RUN)
+
+
+def test_a_record_without_the_weights_goes_on_and_has_them_from_then_on(own_policy: RunConfig) -> None:
+    """Of a run that began before its policy was written, or whose policy cannot be looked up now."""
+    folder, known = RunFolder(own_policy), record(own_policy)
+    weights = known["pins"].pop("policy_weights")
+    tables.write_json(folder.path("run.json"), known)
+    identity.open_folder(folder, own_policy, RUN)
+    assert record(own_policy)["pins"]["policy_weights"] == weights
+    (Path(own_policy.policy.path) / "config.json").unlink()
+    assert "policy_weights" not in identity.pins(own_policy)
+    identity.open_folder(folder, own_policy, RUN)
+    assert record(own_policy)["pins"]["policy_weights"] == weights
+    assert record(own_policy)["earlier_pins"] == []
+
+
+def test_the_content_of_a_large_folder_is_its_headers_and_samples(tiny_model: Path, tmp_path: Path) -> None:
+    """Three MiB and not a byte may be read whole: beginning, middle of a block and end count, and so does a name."""
+    shutil.copytree(tiny_model, tmp_path / "p")
+    file = tmp_path / "p" / "model.safetensors"
+    file.write_bytes(bytes(3 << 20))
+    seen = {content_of(str(tmp_path / "p"), whole=0)}
+    for place in (0, (1 << 20) + 5, (3 << 20) - 1):
+        data = bytearray(3 << 20)
+        data[place] = 1
+        file.write_bytes(data)
+        seen.add(content_of(str(tmp_path / "p"), whole=0))
+    file.rename(file.with_name("other.safetensors"))
+    seen.add(content_of(str(tmp_path / "p"), whole=0))
+    assert len(seen) == 5
+    assert content_of("nobody/has-this-one") is None
+
+
+def test_the_commit_of_a_hub_name_is_that_of_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Laid out as the hub's client does it; the name of the newest commit is in `refs/main`."""
+    place = tmp_path / "models--owner--name"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("c0ffee")
+    (place / "snapshots" / "c0ffee").mkdir(parents=True)
+    (place / "snapshots" / "c0ffee" / "config.json").write_text("{}")
+    monkeypatch.setattr(hub_constants, "HF_HUB_CACHE", str(tmp_path))
+    assert content_of("owner/name") == "commit c0ffee"
 
 
 def test_another_world_size_is_a_changed_config_that_accepted_pins_allow(opened: RunConfig) -> None:
@@ -234,6 +303,7 @@ def advanced(opened: RunConfig) -> RunConfig:
         made = folder_of(folder.root, 1 if step is None else 2, step) / name
         made.mkdir(parents=True)
         (made / "x.safetensors").write_text(name)
+        (made / ".metadata").write_text(name)
     checkpoint.commit(folder.root, Checkpoint(1, 0.5, 2))
     Path(folder.path("metrics.jsonl")).write_text('{"step": 1}\n{"step": 2}\n')
     return opened

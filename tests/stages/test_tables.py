@@ -152,6 +152,23 @@ def test_storage_that_fails_for_good_is_told_after_three_attempts(
     assert tables.read(str(tmp_path / "t")) is None
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES])
+def test_a_table_whose_storage_is_away_is_not_taken_for_torn(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For longer than the attempts: its stage is not made again, and the table is there when the storage is."""
+    folder = str(tmp_path / "t")
+    tables.commit(folder, prompts("a", "b"), "prompts")
+    with monkeypatch.context() as away:
+        away.setattr(pq, "read_table", Failing(pq.read_table, OSError(number, os.strerror(number)), 9))
+        for reader in (tables.read, tables.whole):
+            with pytest.raises(OutputError, match=r"(?s)cannot be read.*nothing was changed"):
+                reader(folder)
+    assert tables.whole(folder)[0].num_rows == 2
+    Path(tables.files_of(folder)[0]).unlink()
+    assert tables.whole(folder) is None
+
+
 def test_a_torn_output_is_set_aside_and_can_be_made_again(tmp_path: Path) -> None:
     """Half a manifest, and half a file: each time the folder is empty to its reader, and takes a new table."""
     folder = tmp_path / "t"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from tiny import (
 )
 from transformers import AutoModelForCausalLM
 
-from raypo.errors import IntegrityError
+from raypo.errors import IntegrityError, OutputError
 from raypo.models.export import export_weights, save_model
 from raypo.models.load import load_tokenizer
 from raypo.models.scorer import TokenScorer
@@ -232,6 +234,61 @@ def test_a_checkpoint_inside_a_round_that_is_torn_or_replaced_is_not_taken(tiny_
     assert checkpoint.newest_inside(tmp_path, 1).step == 2
     checkpoint.drop_inside(tmp_path, 1)
     assert checkpoint.newest_inside(tmp_path, 1) is None
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_version_whose_state_was_taken_away_is_not_committed(inside: bool, tiny_model: Path, tmp_path: Path) -> None:
+    """Another process begins to save the same version, and so clears it, between the save and the manifest."""
+    saved(tmp_path, 1, tiny_model)
+    scorer = TokenScorer(causal_lm())
+    step = 8 if inside else None
+    checkpoint.save_state(tmp_path, 2, scorer, make_optimizer(scorer, training_config()), step=step)
+    (folder_of(tmp_path, 2, step) / "state" / ".metadata").unlink()
+    with pytest.raises(IntegrityError, match="was saved and is gone"):
+        checkpoint.commit(tmp_path, Checkpoint(2, 0.5, 8), inside=inside)
+    assert checkpoint.resumable(tmp_path).version == 1
+
+
+class Code:
+    """Pickled, it is a command that makes a file."""
+
+    def __init__(self, made: Path) -> None:
+        self.made = made
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.made}",)
+
+
+@pytest.mark.parametrize("place", ["metadata", "value"])
+def test_code_in_a_state_is_refused_and_not_run(place: str, tmp_path: Path) -> None:
+    """In what DCP says of the state, and in an optimizer's setting: DCP itself would run both."""
+    scorer, made = TokenScorer(causal_lm()), tmp_path / "made"
+    optimizer = make_optimizer(scorer, training_config())
+    trajectory(scorer, training_config(), 1, optimizer=optimizer)
+    if place == "value":
+        optimizer.param_groups[0]["maximize"] = Code(made)
+    checkpoint.save_state(tmp_path, 1, scorer, optimizer)
+    if place == "metadata":
+        (folder_of(tmp_path, 1) / "state" / ".metadata").write_bytes(pickle.dumps(Code(made)))
+    again = TokenScorer(causal_lm())
+    with pytest.raises(IntegrityError, match="none that raypo wrote"):
+        checkpoint.load_state(tmp_path, 1, again, make_optimizer(again, training_config()))
+    assert not made.exists()
+
+
+def test_storage_that_does_not_answer_is_told_and_nothing_is_set_aside(tiny_model: Path, tmp_path: Path) -> None:
+    """A link to this process's memory, of which the first byte cannot be read: EIO, as of a disk that went away."""
+    saved(tmp_path, 1, tiny_model)
+    file = folder_of(tmp_path, 1) / "state" / "shard"
+    file.touch()
+    checkpoint.commit(tmp_path, Checkpoint(1, 0.5, 1))
+    file.unlink()
+    file.symlink_to("/proc/self/mem")
+    with pytest.raises(OutputError, match="Input/output error"):
+        checkpoint.resumable(tmp_path)
+    file.unlink()
+    file.touch()
+    assert checkpoint.resumable(tmp_path).version == 1
 
 
 def flip(path: Path) -> None:

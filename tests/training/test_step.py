@@ -182,6 +182,22 @@ def test_rows_are_read_by_prompt_id_without_ties_and_unusable_responses() -> Non
     assert sets[2].psi == 1.25
 
 
+def test_the_content_of_a_set_is_every_token_and_number_of_it() -> None:
+    """What a state inside a round must have been trained on: prompts drawn again have other responses."""
+
+    def content(**changes: object) -> str:
+        return read_sets(pa.Table.from_pylist([row("a", [1.0, 0.1, 2.5], **changes)]), w_mpo())[0].content
+
+    assert content() == content()
+    others = {
+        "response_token_ids": [[5, 2], [6, 2], [8, 2]],
+        "scaled_rewards": [1.0, 0.11, 2.5],
+        "reference_logps": [-4.0, -5.0, -6.5],
+        "psi": 1.5,
+    }
+    assert content() not in {content(**{name: value}) for name, value in others.items()}
+
+
 def test_sets_within_the_objectives_tie_eps_do_not_train() -> None:
     table = pa.Table.from_pylist([row("a", [0.0, 3.0]), row("b", [0.0, 0.5])])
     objective = preset("dpo", beta=0.1, label_smoothing=0.0, tie_eps=1.0)
