@@ -190,7 +190,7 @@ class TrainingConfig(Section):
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Restarts of the worker group before the run fails."""
     start_timeout_s: Annotated[float, Field(gt=0)] = 600.0
-    """Longest wait for the worker group, seconds."""
+    """Longest wait for a place for the worker group, seconds; all attempts together."""
 
 
 class ImportanceConfig(Section):

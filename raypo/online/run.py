@@ -20,7 +20,8 @@ from ray.exceptions import RayError
 from ray.train import FailureConfig, ScalingConfig
 from ray.train import RunConfig as TrainRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
@@ -42,6 +43,10 @@ from raypo.stages import cluster, tables
 from raypo.stages.actors import Actors, create, unwrap
 from raypo.training import checkpoint, entry, refused
 from raypo.training.rounds import SyncSender, TableSource
+
+STARTS = 4
+"""Attempts to start a worker group, over a whole run: a node may go away while it starts. Ray counts in these also a
+wait for its place that was in vain; so each waits for a part of the time, and all together for what the config says."""
 
 
 @owns_its_folder
@@ -234,11 +239,12 @@ def fit_workers(config: RunConfig, folder: RunFolder, source: TableSource, sync:
     """One `TorchTrainer.fit` over all rounds.
 
     Raises:
-        UserError: as the workers met it.
+        UserError: as the workers met it, or there was no place for them in time.
         RunError: the worker group failed more often than allowed.
     """
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(config.training.start_timeout_s)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(config.training.start_timeout_s / STARTS)
     gpu = config.training.gpus_per_worker > 0
+    each = {"CPU": 1.0} | ({"GPU": 1.0} if gpu else {})
     trainer = TorchTrainer(
         entry.train,
         train_loop_config={
@@ -251,14 +257,16 @@ def fit_workers(config: RunConfig, folder: RunFolder, source: TableSource, sync:
         scaling_config=ScalingConfig(
             num_workers=config.training.workers,
             use_gpu=gpu,
-            resources_per_worker={"CPU": 1} | ({"GPU": 1} if gpu else {}),
+            resources_per_worker=each,
             label_selector=config.cluster.trainer_labels or None,
         ),
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         run_config=TrainRunConfig(
             name=f"attempt-{attempt(folder):03d}",
             storage_path=folder.path("ray"),
-            failure_config=FailureConfig(max_failures=config.training.max_failures, controller_failure_limit=3),
+            failure_config=FailureConfig(
+                max_failures=config.training.max_failures, controller_failure_limit=STARTS - 1
+            ),
         ),
     )
     refused.taken(folder.root)  # of an attempt whose driver died before it read it
@@ -267,6 +275,10 @@ def fit_workers(config: RunConfig, folder: RunFolder, source: TableSource, sync:
         if (error := refused.taken(folder.root)) is not None:
             raise error
     except TrainingFailedError as error:
+        if isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
+            raise cluster.no_place(
+                "train workers", config.training.workers, each, config.training.start_timeout_s
+            ) from error
         causes = list(getattr(error, "worker_failures", {}).values())
         for cause in causes:
             if isinstance(found := unwrap(cause), RaypoError):

@@ -19,7 +19,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from raypo.config import ModelReward, RunConfig
-from raypo.errors import EngineError, LostProcess, RaypoError, ResourceError
+from raypo.errors import EngineError, LostProcess, RaypoError
 from raypo.stages import cluster
 
 EMPTY = -1  # version of an actor that holds no weights
@@ -270,14 +270,9 @@ def create(config: RunConfig, engine_options: dict[str, Any], engine_environment
         [bundle] * count, strategy="PACK", bundle_label_selector=[config.cluster.engine_labels] * count
     )
     if not group.wait(config.engine.start_timeout_s):
-        free = ray.available_resources()
+        refusal = cluster.no_place("engines", count, bundle, config.engine.start_timeout_s)
         remove_placement_group(group)
-        raise ResourceError(
-            f"no place for {count} engines of {bundle} within {config.engine.start_timeout_s:g} s; "
-            f"free: CPU {free.get('CPU', 0):g}, GPU {free.get('GPU', 0):g}",
-            "that many bundles, each on one node",
-            "ask for fewer engines, or start a larger cluster",
-        )
+        raise refusal
     engine_class = ray.remote(EngineActor)
     engines = [
         engine_class.options(

@@ -301,6 +301,26 @@ def check_resources(config: RunConfig, *, engines: bool = True, trains: bool = T
     nodes.check_fit(nodes.units(config, on_gpu=gpu, engines=engines, trains=trains), nodes.free_nodes())
 
 
+def no_place(what: str, count: int, each: dict[str, float], waited_s: float) -> ResourceError:
+    """For processes that were given no place in time, with what was asked and what is free now.
+
+    Args:
+        what: for people.
+        count: of them.
+        each: logical resources that one takes, all on one node.
+        waited_s: seconds.
+    """
+    import ray
+
+    free = ray.available_resources()
+    return ResourceError(
+        f"no place for {count} {what} of {each} within {waited_s:g} s; "
+        f"free: CPU {free.get('CPU', 0):g}, GPU {free.get('GPU', 0):g}",
+        "that many bundles, each on one node",
+        f"ask for fewer {what}, free what others hold, or start a larger cluster",
+    )
+
+
 def check_labels(config: RunConfig) -> None:
     """Refuse labels that no living node has: whatever is to run there would wait for ever.
 

@@ -3,7 +3,7 @@
 The run works on its folder as ever; a thread of the driver copies what is committed, in the order in which it was
 committed, each manifest after what it lists. On a machine without the folder the same command fetches it and continues.
 What a folder without a manifest holds is not committed and is not copied. One driver at a time may run a name: two
-would overwrite each other.
+would overwrite each other, and on two disks neither sees the other's mark (`raypo.stages.owner`).
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,15 @@ def test_a_placement_group_that_cannot_be_had_is_an_error_in_time_and_leaves_not
     assert states <= {"REMOVED"}
     with pytest.raises(ResourceError, match=r"asks for 14 CPUs and 8 are free"):
         cluster.check_resources(config)
+
+
+@pytest.mark.slow
+def test_train_workers_without_a_place_are_told_with_asked_and_free_in_the_time_that_was_given(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    """Nine workers of one CPU on eight CPUs, by Ray Train itself, whose four attempts wait 20 s together."""
+    config = run_config("m", tmp_path, training={"workers": 9, "start_timeout_s": 20.0})
+    began = time.monotonic()
+    with pytest.raises(ResourceError, match=r"no place for 9 train workers of {'CPU': 1.0} within 20 s; free: CPU 8, "):
+        online.fit_workers(config, online.RunFolder(config), None, None)
+    assert time.monotonic() - began < 4 * 20.0  # four whole waits, beside what Ray takes to start
