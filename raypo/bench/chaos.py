@@ -13,12 +13,15 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
+from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
@@ -114,18 +117,28 @@ def endure(command: Sequence[str], folder: Path, plan: Sequence[Kill], *, cwd: P
     Raises:
         RunError: the run did not end in time, or the driver ended otherwise than by a kill of the plan.
     """
+    with raised_signals():
+        return _endure(command, folder, plan, cwd, timeout_s)
+
+
+def _endure(command: Sequence[str], folder: Path, plan: Sequence[Kill], cwd: Path, timeout_s: float) -> Record:
     record, left, deadline = Record(), list(plan), time.monotonic() + timeout_s
     committed: dict[str, list[str]] = {}
     while True:
         mark = uuid.uuid4().hex
-        driver = Driver(command, cwd, mark)
         try:
+            driver = Driver(command, cwd, mark)
             ended = False
             while left and not ended:
                 ended = follow(driver, folder, left, record, deadline)
             code, record.output = driver.wait(max(1.0, deadline - time.monotonic()))
-        finally:
             driver.end()
+        except BaseException:
+            alive = marked(mark)  # the driver too, and what it started
+            for process in alive:
+                process.kill()
+            psutil.wait_procs(alive, timeout=1.0)  # what is no child of ours may stay as a zombie
+            raise
         record.exits.append(code)
         record.orphans += outlived(mark)
         for place, files in manifests(folder).items():
@@ -152,6 +165,31 @@ def follow(driver: Driver, folder: Path, left: list[Kill], record: Record, deadl
     hit = driver.kill(kill.victim)
     (record.kills if hit else record.missed).append(kill)
     return hit and kill.victim.startswith("driver")
+
+
+@contextmanager
+def raised_signals() -> Iterator[None]:
+    """While it is open, SIGTERM and SIGHUP end this process by SystemExit, so that what it started is ended first.
+
+    Those that are ignored stay so (nohup), and only a main thread can take signals.
+    """
+    before: dict[signal.Signals, Any] = {}
+
+    def end(number: int, _: FrameType | None) -> None:
+        for one in before:
+            signal.signal(one, signal.SIG_IGN)  # a second one must not interrupt the ending
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        for one in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(one) is not signal.SIG_IGN:
+                before[one] = signal.getsignal(one)
+                signal.signal(one, end)
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 class Driver:
@@ -202,10 +240,7 @@ class Driver:
         return False
 
     def end(self) -> None:
-        """Leave nothing behind, whatever was raised."""
-        if self.lives():
-            self._process.kill()
-            self._process.wait()
+        """Close its output; it has ended by itself."""
         self._log.close()
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
+import psutil
 import pytest
 from tiny import prompt_table
 
@@ -106,6 +112,40 @@ def test_a_process_that_outlives_its_driver_is_found_and_ended(tmp_path: Path, m
     record = chaos.endure(command(0, "leaves"), tmp_path / "run", plan, cwd=tmp_path, timeout_s=60)
     assert len(record.orphans) == 1
     assert "time.sleep(600)" in record.orphans[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_chaos_run_that_is_ended_ends_its_driver_and_what_that_started(number: int, tmp_path: Path) -> None:
+    """The driver has left a process in a session of its own, as Ray does."""
+    code = (
+        "import signal; from pathlib import Path; from raypo.bench import chaos\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # nohup has it ignored
+        "plan = [chaos.Kill('third', 0.0, 'driver')]\n"
+        f"chaos.endure({command(0, 'leaves')!r}, Path('run'), plan, cwd=Path('.'), timeout_s=600)\n"
+    )
+    mark = {"CHAOS_TEST": uuid.uuid4().hex}
+    chaotic = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=os.environ | mark)
+
+    def ours() -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                alive = process.status() != psutil.STATUS_ZOMBIE
+                found += [process] if alive and mark.items() <= process.environ().items() else []
+        return found
+
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run/second").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    assert len(ours()) == 3
+    chaotic.send_signal(number)
+    ended = chaotic.wait(60)
+    left = ours()
+    for process in left:
+        process.kill()
+    assert left == []
+    assert ended == 128 + number
 
 
 def test_a_driver_that_fails_of_its_own_or_does_not_end_is_an_error(tmp_path: Path) -> None:
