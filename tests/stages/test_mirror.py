@@ -34,7 +34,7 @@ URI = "s3://bucket/kept/run"
 def checkpoint(root: Path, version: int, *, weights: str, step: int | None = None) -> None:
     """A version of its own weights; with a step, what is kept inside the round that makes it."""
     place = folder_of(root, version, step)
-    files = {"state/shard": f"moments of {weights}"} | ({} if step else {"model/model.safetensors": weights})
+    files = {"state/.metadata": f"moments of {weights}"} | ({} if step else {"model/model.safetensors": weights})
     for name, text in files.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_text(text)
@@ -56,7 +56,11 @@ def root(tmp_path: Path) -> Path:
     tables.commit(str(place / "prompts"), prompts("a", "b"), "prompts")
     checkpoint(place, 1, weights="one")
     (place / "metrics.jsonl").write_text('{"step": 1}\n')
-    for name in ("rounds/round-0001/sampled/attempt-0/part.parquet", "checkpoints/version-0002/state/shard", "ray/x"):
+    for name in (
+        "rounds/round-0001/sampled/attempt-0/part.parquet",
+        "checkpoints/version-0002/state/.metadata",
+        "ray/x",
+    ):
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_text("torn")
     return place
@@ -109,7 +113,7 @@ def test_only_what_is_new_is_copied_and_what_was_pruned_goes(root: Path) -> None
     assert kept.push() == 3
     drop_states(root, older_than=2)
     kept.push()
-    assert "checkpoints/version-0001/state/shard" not in stored()
+    assert "checkpoints/version-0001/state/.metadata" not in stored()
     assert "checkpoints/version-0001/model/model.safetensors" in stored()
     prune(root, keep=set())
     kept.push()
@@ -194,8 +198,8 @@ def test_what_the_folder_has_torn_or_lost_stays_whole_in_the_copy(root: Path, tm
     kept = Mirror(str(root), URI)
     kept.push()
     whole = stored()
-    (folder_of(root, 3) / "state/shard").write_text("torn")
-    (folder_of(root, 2) / "state/shard").unlink()
+    (folder_of(root, 3) / "state/.metadata").write_text("torn")
+    (folder_of(root, 2) / "state/.metadata").unlink()
     for version in (2, 3):
         os.utime(folder_of(root, version) / "manifest.json")
     tables.set_aside(str(root / "prompts"))
@@ -287,7 +291,7 @@ def test_the_next_start_copies_what_the_copy_lacks(root: Path, tmp_path: Path) -
     drop_states(root, older_than=2)
     again = Mirror(str(root), URI)
     assert (again.restore(), again.push()) == (0, 6)
-    pafs.FileSystem.from_uri("s3://bucket")[0].delete_file("bucket/kept/run/checkpoints/version-0003/state/shard")
+    pafs.FileSystem.from_uri("s3://bucket")[0].delete_file("bucket/kept/run/checkpoints/version-0003/state/.metadata")
     again = Mirror(str(root), URI)
     assert (again.restore(), again.push()) == (0, 4)
     elsewhere = Mirror(str(tmp_path / "elsewhere" / "run"), URI)

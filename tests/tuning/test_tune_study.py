@@ -182,7 +182,7 @@ def test_a_killed_study_goes_on_and_its_winner_can_be_trained_again(place: Path)
     _, over = trial(given, 1e-2)
     weights = (over / "checkpoints/version-0002/manifest.json").stat().st_mtime_ns
     again = raypo("tune", str(place / "killed.yaml"))
-    told = again.communicate(timeout=300)[0]
+    told = again.communicate(timeout=600)[0]
     assert again.returncode == 0, told
     assert "Traceback" not in told
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -204,7 +204,7 @@ def test_a_killed_study_goes_on_and_its_winner_can_be_trained_again(place: Path)
 def same_weights_by_train(place: Path, best: Path, model: Path) -> None:
     """`raypo train` takes best.yaml as it is and makes the trial's own weights, though that trained in two rungs."""
     done = raypo("train", str(best))
-    told = done.communicate(timeout=300)[0]
+    told = done.communicate(timeout=600)[0]
     assert done.returncode == 0, told
     trained = place / "runs/killed-best/checkpoints/version-0001/model/model.safetensors"
     assert trained.read_bytes() == (model / "model.safetensors").read_bytes()
