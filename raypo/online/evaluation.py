@@ -234,10 +234,14 @@ def prompts_of_sets(config: RunConfig) -> pa.Table | None:
     """Prompts of the sets that an offline run held out, each once, as records.PROMPTS; None for any other run.
 
     Its file cannot be read again as prompts: a layout may complete a prompt from its sides, and what was held out goes
-    by the completed one.
+    by the completed one. A config of the same name with other prompts asks for those.
     """
     folder = RunFolder(config)
-    if kind_of(folder.root) != "offline" or (found := tables.read(folder.path("heldout", "annotated"))) is None:
+    known = record_at(folder.root)
+    asked = json.loads(config.prompts.model_dump_json())
+    if known is None or known["kind"] != "offline" or known["config"].get("prompts") != asked:
+        return None
+    if (found := tables.read(folder.path("heldout", "annotated"))) is None:
         return None
     rows = found[0].append_column("row", pa.array(range(found[0].num_rows)))
     first = rows.group_by("prompt").aggregate([("row", "min")])["row_min"].combine_chunks().sort()
