@@ -214,7 +214,6 @@ def _role_dependent(o: Objective) -> list[str]:
         "a home advantage in the prior": getattr(o.prior, "h", 0.0),
         "a prior that differs by role": getattr(o.prior, "transform", "") == "positive",
         "a KL that is constant where preferred": getattr(o.prior, "detach_preferred_kl", False),
-        "token weights that differ by role": getattr(o.prior, "weights", "") == "importance",
     }
     return [text for text, depends in found.items() if depends]
 

@@ -75,7 +75,7 @@ PHI, PSI_SCORE = Link(kind="phi"), "score"
         ({"contrast": Contrast(**SHARES), "confidence": "plain"}, "weights by confidence"),
         (
             {"contrast": Contrast(**SHARES), "prior": TokenPrior(weights="importance")},
-            "token weights that differ by role",
+            "token weights by importance with contrast 'infonca'",
         ),
         ({"contrast": Contrast(**SHARES), "link": SMOOTHED}, "label smoothing with contrast 'infonca'"),
         ({"contrast": CHAIN, "prior": LinearPrior(h=0.1)}, "a home advantage in the prior in the Plackett-Luce chain"),

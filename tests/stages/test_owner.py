@@ -182,3 +182,9 @@ def test_a_place_that_cannot_be_written_is_told(root: Path) -> None:
     root.parent.write_text("a file")
     with pytest.raises(OutputError, match="cannot write to"), owned(str(root)):
         pass
+
+
+def test_a_run_that_has_not_ended_needs_an_owner_where_nobody_can_write() -> None:
+    """The kernel's own folder takes no file, even from root."""
+    with pytest.raises(OutputError, match="cannot write"), owned("/sys/raypo/run"):
+        pytest.fail("it began without an owner")
