@@ -18,14 +18,22 @@ _USER = (
     # before the first slash; or after a colon that no port follows, where a secret may hold slashes itself
     r"(?:[^/\s'\"]{1,600}(?=@)|[^/\s@:\['\"]{0,500}:(?!\d+(?:/|$))[^\s'\"]{1,600}(?=@))"
 )
+_TOKENIZERS = (
+    "bos eos pad unk sep cls mask image video audio vision next last first start end stop special think thinking tool"
+)
+_SPECIAL = "".join(rf"(?<!(?<![a-z]){name}_)" for name in _TOKENIZERS.split())
+"""Before the word token: those of a tokenizer, which are no secrets."""
 _QUERY = (
-    rf"(?P<query>[?&;#](?i:{_WORD}(?:key|token|secret|passw|pwd|signature|credential){_WORD}"
+    rf"(?P<query>[?&;#](?i:{_WORD}(?:key(?!words?=|board)|{_SPECIAL}token(?!s|iz)|secret|passw|pwd|signature|credential)"
+    rf"{_WORD}"
     rf"|(?:{_WORD}[_.-])?(?:sig|auth|jwt|pass)|code)=)[^&\s'\"]+"
 )
 _TOKEN = rf"(?P<token>{_FIRST}(?:" + "|".join(
     (
-        r"hf_(?=[a-z]{0,64}[A-Z0-9])[A-Za-z0-9]{20,}(?![\w-]|\.\w)",  # followed by .jsonl it is a file
-        r"sk-(?:(?=[\w-]{0,200}[0-9])(?=[\w-]{0,200}[A-Z])[\w-]{20,}|[0-9a-f]{32,})(?![\w-]|\.\w)",
+        r"hf_(?=[a-z]{0,64}[A-Z0-9])[A-Za-z0-9]{30,}(?![\w-]|\.\w)",  # followed by .jsonl it is a file
+        # one unbroken part is random: `sk-Exp1-LARGE-lr1e-6-seed0` is a folder
+        r"sk-(?:[A-Za-z0-9_]{1,32}-){0,3}(?:(?=[A-Za-z_]{0,200}[0-9])(?=[a-z0-9_]{0,200}[A-Z])[A-Za-z0-9_]{20,}[\w-]*"
+        r"|[0-9a-f]{32,})(?![\w-]|\.\w)",
         r"gh[opsur]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{20,}",
         r"gsk_[A-Za-z0-9]{20,}|nvapi-[A-Za-z0-9_-]{20,}|xox[abeprs]-(?=[A-Za-z-]{0,64}[0-9])[A-Za-z0-9-]{16,}",
         r"(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])(?::[^\s@,'\"}]+)?|AIza[A-Za-z0-9_-]{35}",
@@ -36,7 +44,7 @@ _TOKEN = rf"(?P<token>{_FIRST}(?:" + "|".join(
 _BEARER = rf"(?P<bearer>{_FIRST}[Bb]earer\s+)(?!(?i:auth|token))[^\s,'\"}}]{{8,}}"
 _NAME = (
     r"(?:(?:api|access|secret|private|account|signing)[_-]?key|secret|passw(?:or)?d|passphrase|pwd|credentials?"
-    r"|(?<!(?:bos|eos|pad|unk|sep|cls)_)token)"
+    rf"|{_SPECIAL}token)"
 )
 _NAMED = (
     rf"(?P<named>(?<![A-Za-z0-9_-])(?i:[A-Za-z0-9_-]{{0,64}}{_NAME}['\"]?\s*[=:]\s*"

@@ -41,6 +41,10 @@ NO_SECRETS = [
     "https://host/x?country_code=DE&author=me",
     "the bearer token in it; Bearer authentication is asked for",
     "bos_token = '<s>'",
+    "image_token = '<image>', next_token: 5",
+    "http://host/score?max_tokens=512&tokenizer=llama&stop_token=5&keywords=a",
+    "/data/sk-Exp1-LARGE-lr1e-6-seed0/model",
+    "/data/hf_AlphaBetaGammaDeltaEpsilon/model",
 ]
 LEAST = {"policy": {"path": "p"}, "prompts": {"path": "q"}}
 
@@ -227,7 +231,7 @@ def test_a_host_is_listed_by_its_whole_name(url: str, hosts: tuple[str, ...], th
         ("s3://KEY:SECRET@bucket/x", "s3://***@bucket/x"),
         ("http://host/x?api_key=SECRET&b=1", "http://host/x?api_key=***&b=1"),
         ("https://host/x?X-Amz-Signature=SECRET", "https://host/x?X-Amz-Signature=***"),
-        ("hf_SECRETsecretSECRETsecret", "***"),
+        ("hf_SECRETsecretSECRETsecretSECRETsec", "***"),
         ("rewards.0.api_key = 'SECRET': extra", "rewards.0.api_key = '***': extra"),
         ("{'token': 'SECRET'}", "{'token': '***'}"),
         ("prompts.max_prompt_tokens = 0", "prompts.max_prompt_tokens = 0"),
@@ -243,7 +247,10 @@ def test_a_host_is_listed_by_its_whole_name(url: str, hosts: tuple[str, ...], th
         ("https://host/x?pwd=SECRET", "https://host/x?pwd=***"),
         ("told: Bearer a-SECRET-of-no-kind", "told: Bearer ***"),
         ("Authorization: Basic SECRET", "Authorization: Basic ***"),
-        ("sk-proj-SECRETsecret0SECRET", "***"),
+        ("sk-proj-a_b-SECRETsecret0SECRETsecret-SECRET_s", "***"),
+        ("sk-or-v1-0123456789abcdef0123456789abcdef", "***"),
+        ("http://host/x?hub_token=SECRET&user_tokens=3", "http://host/x?hub_token=***&user_tokens=3"),
+        ("hub_token = SECRET", "hub_token = ***"),
         ("eyJhbGciOiJIUzI1NiJ9.SECRETSECRET.SECRET", "***"),
         ("{'password': 'a, SECRET, of words', 'x': 1}", "{'password': '***', 'x': 1}"),
         ("template_arguments.api_key = ['SECRET', 'a']", "template_arguments.api_key = ['***', 'a']"),
@@ -279,7 +286,7 @@ def test_a_secret_in_a_config_is_refused_without_being_repeated(tree: dict[str, 
 
 @pytest.mark.parametrize("text", NO_SECRETS)
 def test_what_is_no_secret_can_stand_in_a_config(text: str) -> None:
-    arguments = {"said": text, "bos_token": "<s>", "pad_token_id": 5}
+    arguments = {"said": text, "bos_token": "<s>", "image_token": "<i>", "mask_token": "_", "pad_token_id": 5}
     built = config.build(LEAST | {"prompts": {"path": "q", "template_arguments": arguments}})
     assert built.prompts.template_arguments["said"] == text
 

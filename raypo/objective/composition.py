@@ -95,6 +95,12 @@ class Objective:
         return self.contrast.deviation != "none" or self.contrast.reward_offset != "none"
 
     @property
+    def measures_live(self) -> bool:
+        """Whether the loss is measured against a live reference; embeddings only choose responses."""
+        live = self.reference == "moving" or self.anchor == "mismatched-pairs"
+        return live or self.prior.needs.startswith("reference-")
+
+    @property
     def weighs_by_importance(self) -> bool:
         """Whether tokens are weighted by two contrastive models."""
         return isinstance(self.prior, TokenPrior) and self.prior.weights == "importance"
@@ -145,6 +151,7 @@ class Outside:
     needs_psi: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False
     weighs_by_importance: ClassVar[bool] = False
+    measures_live: ClassVar[bool] = False
     reference: ClassVar[Literal["frozen", "moving"]] = "frozen"
 
     def __post_init__(self) -> None:
@@ -235,6 +242,11 @@ class Mixture:
     def needs_scalar_rewards(self) -> bool:
         """Whether any part does."""
         return any(part.needs_scalar_rewards for _, part in self.parts)
+
+    @property
+    def measures_live(self) -> bool:
+        """Whether any part is."""
+        return any(part.measures_live for _, part in self.parts)
 
     @property
     def weighs_by_importance(self) -> bool:

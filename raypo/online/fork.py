@@ -21,7 +21,7 @@ from raypo.config import RunConfig, build
 from raypo.errors import ConfigError, OutputError
 from raypo.online.folder import RunFolder
 from raypo.online.identity import RUN, changed_fields, open_folder, record_at, told
-from raypo.stages import cluster, tables, verbs
+from raypo.stages import annotation, cluster, tables
 from raypo.stages.mirror import fetched
 from raypo.training import checkpoint
 from raypo.training.against import anchor_kind, learned_masks
@@ -71,6 +71,7 @@ def fork(config: RunConfig, name: str) -> RunConfig:
     version = found.version if found else 0
     old = build(known["config"])
     refuse(old, new, version, model=source.model(version))
+    refuse_mixed(new, source, version)
     refuse_ordinal(old, new, source)
     part = RunFolder(new.model_copy(update={"name": f"{name}.{uuid.uuid4().hex[:8]}.tmp"}))
     try:
@@ -116,29 +117,44 @@ def refuse(old: RunConfig, new: RunConfig, version: int, *, model: str) -> None:
         "its checkpoint has no state of a moving reference, of masks or of the anchor as objective.* now asks": any(
             one(before) != one(after) for one in (lambda o: o.reference, learned_masks, anchor_kind)
         ),
-        "its finished rounds are not annotated for objective.* and annotation.importance, and online.data = accumulate "
-        "trains on them": (
-            new.online.data == "accumulate"
-            and (
-                any(one(before) != one(after) for one in (lambda o: o.needs, lambda o: o.weighs_by_importance))
-                or (after.weighs_by_importance and old.annotation.importance != new.annotation.importance)
-            )
-        ),
-        "its finished rounds are annotated against other references than the initial policy, and online.data = "
-        "accumulate would mix them in one loss": (
-            new.online.data == "accumulate" and old.online.reference != "initial"
-        ),
         "it has no averaged reference, and online.reference = ema needs one": (
             new.online.reference == "ema" and old.online.reference != "ema"
         ),
     }
     for reason, applies in reasons.items():
         if applies:
-            raise ConfigError(
-                f"run {old.name!r} cannot be continued so: {reason}",
-                "a change that its checkpoint can follow",
-                f"start a new run with policy.path={model}",
+            raise _not_so(old.name, reason, model)
+
+
+def refuse_mixed(new: RunConfig, source: RunFolder, version: int) -> None:
+    """Refuse `online.data = accumulate` over rounds that were annotated in another way than the coming ones will be.
+
+    What the tables say decides, not the older run's config: a fork's first rounds are of the run that it was made of.
+
+    Raises:
+        ConfigError: with the round and both ways.
+    """
+    if new.online.data != "accumulate":
+        return
+    for done in range(version):
+        known = tables.manifest_of(source.stage(done, "annotated"))
+        before = known.facts.get("basis") if known else None
+        now = annotation.annotated_for(new, done)
+        if before != now:
+            raise _not_so(
+                Path(source.root).name,
+                f"online.data = accumulate trains on its round {done + 1}, which is annotated as {before}, "
+                f"together with rounds that will be annotated as {now}",
+                source.model(version),
             )
+
+
+def _not_so(name: str, reason: str, model: str) -> ConfigError:
+    return ConfigError(
+        f"run {name!r} cannot be continued so: {reason}",
+        "a change that its checkpoint and its tables can follow",
+        f"start a new run with policy.path={model}",
+    )
 
 
 def refuse_ordinal(old: RunConfig, new: RunConfig, source: RunFolder) -> None:
@@ -153,7 +169,7 @@ def refuse_ordinal(old: RunConfig, new: RunConfig, source: RunFolder) -> None:
     if not after.needs_scalar_rewards or cluster.objective_of(old).needs_scalar_rewards:
         return
     if (first := tables.read(source.stage(0, "annotated"))) is not None:
-        verbs.refuse_labels(after.name, first[0]["rewards"].to_pylist(), first[0]["usable"].to_pylist())
+        annotation.refuse_labels(after.name, first[0]["rewards"].to_pylist(), first[0]["usable"].to_pylist())
 
 
 def take_over(source: Path, target: Path, version: int) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from raypo.config import DispersionConfig, RunConfig
 from raypo.evaluation.statistics import Floats, correlation, correlation_interval
 from raypo.quickstart.language import Prompt, entropy_nats, truth
-from raypo.stages.verbs import dispersion_index
+from raypo.stages.annotation import dispersion_index
 
 ESTIMATORS = ("reward_spread", "reference_entropy", "likelihood")
 SHUFFLES = 500

@@ -99,7 +99,7 @@ def check_trainer(objective: AnyObjective, config: RunConfig) -> None:
             "reward_scale 'none': this objective reads rewards as labels, 1 or 0, and a scale moves them",
             "set scoring.reward_scale=none, and rewards that are 1 or 0",
         )
-    if objective.needs.startswith("reference-") and config.online.reference != "initial":
+    if objective.measures_live and config.online.reference != "initial":
         raise ConfigError(
             f"objective.preset = {objective.name} with online.reference = {config.online.reference}",
             "online.reference 'initial': the trainer's own live reference starts from policy.path and rounds do not "

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextvars
 import errno
+import glob
 import json
 import logging
 import os
@@ -146,6 +147,10 @@ class Claim:
         self._thread.start()
 
     def _take(self) -> None:
+        for left in self._root.parent.glob(f"{glob.escape(_prefix(self._root))}*.tmp"):
+            half = _read(left) or {}
+            if half.get("place") == _place() and not _runs(half["pid"], half["born"]):
+                left.unlink(missing_ok=True)
         for _ in range(ATTEMPTS):
             for other in _others(self._root, self._file):
                 if (told := _living(other)) is not None:

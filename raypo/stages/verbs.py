@@ -15,15 +15,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
-from raypo import dispersion
 from raypo.config import FunctionReward, HttpReward, RunConfig
-from raypo.errors import DataError, RewardError
-from raypo.records import ANNOTATED, SAMPLED, SCORED, conform
-from raypo.scoring.rewards import Scorer, reward_spread, trainability
+from raypo.errors import RewardError
+from raypo.records import SAMPLED, SCORED, conform
+from raypo.scoring.rewards import Scorer
+from raypo.stages import annotation
 from raypo.stages.actors import EMPTY, Actors, get
-from raypo.stages.cluster import objective_of
 from raypo.stages.streaming import stream
 
 Progress = Callable[[pa.Table], None]
@@ -219,8 +217,8 @@ def annotate(
     """
     began = time.monotonic()
     handles, timeout = actors.references, config.cluster.no_progress_timeout_s
-    objective = objective_of(config)
-    asked = {"with_tokens": objective.needs == "token-logps", "with_gaps": objective.weighs_by_importance}
+    basis = annotation.annotated_for(config, scored["round"][0].as_py() if scored.num_rows else 0)
+    asked = {"with_tokens": basis["with_tokens"], "with_gaps": basis["importance"] is not None}
 
     def call(batch: pa.Table) -> pa.Table:
         actor = handles[batch["chunk"][0].as_py() % len(handles)]
@@ -236,105 +234,8 @@ def annotate(
         progress=progress,
     )
     vocabulary = get(handles[0].call.remote(reference, "vocabulary_size"), timeout, "the reference")
-    table, facts = finish_annotation(table, config, scales=scales, vocabulary=vocabulary)
-    return table, facts | {"seconds": time.monotonic() - began}
-
-
-def refuse_labels(name: str, rewards: list[list[float | None]], usable: list[list[bool]]) -> None:
-    """Refuse labels for an objective that needs scalars.
-
-    Raises:
-        DataError: every usable reward is 0 or 1, and both occur.
-    """
-    pairs = (pair for row in zip(rewards, usable, strict=True) for pair in zip(*row, strict=True))
-    if {value for value, usable_ in pairs if usable_} == {0.0, 1.0}:
-        raise DataError(
-            f"{name}: every reward is 0 or 1",
-            "scalar rewards: deviations from the mean weigh responses by how much better they are, which labels do not "
-            "say",
-            "take objective.preset=mpo or dpo, or give scores",
-        )
-
-
-def finish_annotation(
-    table: pa.Table, config: RunConfig, *, scales: dict[str, float] | None, vocabulary: int
-) -> tuple[pa.Table, Facts]:
-    """Decide which sets train, fit or apply the scales, and write dispersion and psi. Pure: table in, table out."""
-    table = table.sort_by("prompt_id")
-    rewards, usable = table["rewards"].to_pylist(), table["usable"].to_pylist()
-    objective, least = objective_of(config), config.scoring.min_reward_spread
-    decided = [
-        trainability(row, mask, least, lone=objective.needs_labels) for row, mask in zip(rewards, usable, strict=True)
-    ]
-    if scales is None and objective.needs_scalar_rewards:
-        refuse_labels(objective.name, rewards, usable)  # the scale would hide that they are
-    trainable = [ok for ok, _ in decided]
-    index = dispersion_index(table, config, vocabulary)
-    if scales is None:
-        scales = fit_scales(table, config, index, trainable)
-    psi = dispersion.psi(index, scales["psi"]) if config.dispersion.estimator != "none" else torch.ones_like(index)
-    if config.dispersion.shuffle:
-        order = np.random.default_rng([config.seed, int(table["round"][0].as_py())]).permutation(len(psi))
-        psi = psi[torch.from_numpy(order)]
-    scaled = [[None if v is None else v / scales["reward"] for v in row] for row in rewards]
-    columns = {
-        "trainable": pa.array(trainable, pa.bool_()),
-        "untrainable_reason": pa.array([reason for _, reason in decided]),
-        "scaled_rewards": pa.array(scaled, pa.list_(pa.float64())),
-        "dispersion": pa.array(index.tolist(), pa.float64()),
-        "psi": pa.array(psi.tolist(), pa.float64()),
-    }
-    for name, column in columns.items():
-        table = table.append_column(name, column)
-    facts = {
-        "sets": table.num_rows,
-        "trainable": sum(trainable),
-        "untrainable": dict(Counter(reason for ok, reason in decided if not ok)),
-        "scales": scales,
-        "psi_mean": float(psi[torch.tensor(trainable)].mean()) if any(trainable) else None,
-        "dispersion_histogram": np.histogram(index.numpy(), bins=20, range=(0.0, 1.0))[0].tolist(),
-        "vocabulary": vocabulary,
-    }
-    return conform(table, ANNOTATED, what="annotation"), facts
-
-
-def fit_scales(table: pa.Table, config: RunConfig, index: torch.Tensor, trainable: list[bool]) -> dict[str, float]:
-    """Reward scale and psi scale of the first round, to be frozen."""
-    reward = reward_spread(table, trainable) if config.scoring.reward_scale == "run_std" and any(trainable) else 1.0
-    if config.dispersion.scale != "fit":
-        psi = float(config.dispersion.scale)
-    elif any(trainable):
-        psi = float(dispersion.fit_psi_scale(index, torch.tensor(trainable)))
-    else:
-        psi = 1.0
-    return {"reward": reward, "psi": psi}
-
-
-def dispersion_index(table: pa.Table, config: RunConfig, vocabulary: int) -> torch.Tensor:
-    """Dispersion index per row by the configured estimator, float64 [rows], in [1e-3, 0.999]."""
-    width = max((len(row) for row in table["rewards"].to_pylist()), default=0)
-    columns = {
-        name: padded(table[name].to_pylist(), width)
-        for name in ("reference_entropies", "reference_logps", "response_lengths", "rewards")
-    }
-    mask = padded(table["usable"].to_pylist(), width).bool()
-    lengths = columns["response_lengths"]
-    match config.dispersion.estimator:
-        case "likelihood":
-            return dispersion.likelihood_index(columns["reference_logps"], lengths, mask, vocabulary)
-        case "reward_spread":
-            return dispersion.reward_spread_index(columns["rewards"], mask)
-        case _:
-            return dispersion.entropy_index(columns["reference_entropies"], lengths, mask, vocabulary)
-
-
-def padded(rows: list[list[Any]], width: int) -> torch.Tensor:
-    """Ragged lists as float64 [rows, width], padded with 0; None becomes 0."""
-    out = torch.zeros(len(rows), width, dtype=torch.float64)
-    for index, row in enumerate(rows):
-        values = [0.0 if v is None else float(v) for v in row]
-        out[index, : len(values)] = torch.tensor(values, dtype=torch.float64)
-    return out
+    table, facts = annotation.finish_annotation(table, config, scales=scales, vocabulary=vocabulary)
+    return table, facts | {"basis": basis, "seconds": time.monotonic() - began}
 
 
 def held_version(table: pa.Table) -> int:

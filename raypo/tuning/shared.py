@@ -23,7 +23,7 @@ from raypo.evaluation.diagnostics import evaluate
 from raypo.objective import AnyObjective
 from raypo.online.offline import scored_sets
 from raypo.records import PROMPTS, conform
-from raypo.stages import heldout, tables, verbs
+from raypo.stages import annotation, heldout, tables, verbs
 from raypo.stages.actors import Actors, unwrap
 from raypo.stages.cluster import objective_of
 from raypo.tuning.study import StudyConfig, base_of, evaluation_of
@@ -79,7 +79,7 @@ class Shared:
         place = tables.join(self._root, "tables", f"{kind}-{digest}")
         if (manifest := tables.manifest_of(place)) is None:
             reference, facts = self._reference(config, kind)
-            table, facts = verbs.finish_annotation(
+            table, facts = annotation.finish_annotation(
                 reference.drop_columns(list(FINISHED)), config, scales=None, vocabulary=facts["vocabulary"]
             )
             manifest = tables.commit(place, table, "annotated", facts | {"finish": finish})

@@ -229,6 +229,8 @@ def test_every_preset_says_what_it_needs(name: str) -> None:
         "ampo-opt-select",
     }
     assert chosen.needs.startswith("reference-") == (name in live)
+    # embeddings choose responses, and the loss is measured against what was annotated
+    assert chosen.measures_live == (name in live - {"ampo-coreset", "ampo-opt-select"})
 
 
 MIXED = [

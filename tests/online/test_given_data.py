@@ -15,8 +15,8 @@ from raypo.models.scorer import TokenScorer
 from raypo.online.offline import scored_sets
 from raypo.scoring.reference import ReferenceScorer
 from raypo.stages.actors import Actors, Engines
+from raypo.stages.annotation import finish_annotation
 from raypo.stages.cluster import objective_of
-from raypo.stages.verbs import finish_annotation
 from raypo.training.sets import training_sets
 from raypo.training.step import make_optimizer, train_step
 

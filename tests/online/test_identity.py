@@ -24,10 +24,11 @@ from raypo.models.content import content_of
 from raypo.online import identity
 from raypo.online.committed import commit, find
 from raypo.online.folder import RunFolder
-from raypo.online.fork import fork, refuse, refuse_ordinal
+from raypo.online.fork import fork, refuse_mixed, refuse_ordinal
 from raypo.online.identity import QUICKSTART, RUN, TRAIN
 from raypo.online.run import finished
 from raypo.stages import tables
+from raypo.stages.annotation import annotated_for
 from raypo.stages.mirror import fetched
 from raypo.training import checkpoint
 from raypo.training.checkpoint import Checkpoint, folder_of
@@ -365,13 +366,37 @@ def test_a_fork_that_its_checkpoint_cannot_follow_is_refused(advanced: RunConfig
         fork(changed(advanced, "objective", preset="tr-dpo"), "moving")
     with pytest.raises(ConfigError, match="averaged reference"):
         fork(changed(advanced, "online", reference="ema"), "averaged")
-    with pytest.raises(ConfigError, match="mix them in one loss"):
-        refuse(
-            changed(advanced, "online", reference="previous"),
-            changed(advanced, "online", data="accumulate"),
-            1,
-            model="m",
-        )
+
+
+def annotated_round(folder: RunFolder, round_index: int, config: RunConfig) -> None:
+    """A finished round's annotated table, as a run of this config commits it."""
+    facts = {"basis": annotated_for(config, round_index)}
+    tables.commit(
+        folder.stage(round_index, "annotated"), annotated(3, responses=2, round_index=round_index), "annotated", facts
+    )
+
+
+def test_a_fork_of_a_fork_does_not_mix_references(opened: RunConfig) -> None:
+    """Round 1 is the first run's and measured against its own version; the second run's config says nothing of that."""
+    everything, folder = changed(opened, "online", data="accumulate"), RunFolder(opened)
+    annotated_round(folder, 0, changed(opened, "online", reference="previous"))
+    refuse_mixed(everything, folder, 1)  # the previous of round 0 is the policy itself
+    annotated_round(folder, 1, changed(opened, "online", reference="previous"))
+    annotated_round(folder, 2, opened)
+    with pytest.raises(ConfigError, match=r"trains on its round 2, .*'previous'.* together with .*'initial'"):
+        refuse_mixed(everything, folder, 3)
+    refuse_mixed(opened, folder, 3)  # fresh: older rounds are not read
+
+
+def test_accumulated_rounds_have_what_the_objective_reads(opened: RunConfig) -> None:
+    """Of w-mpo's rounds ld-dpo cannot take log-probs per token; tdpo1 makes its own. A lost table says nothing."""
+    everything, folder = changed(opened, "online", data="accumulate"), RunFolder(opened)
+    annotated_round(folder, 0, opened)
+    refuse_mixed(changed(everything, "objective", preset="dpo"), folder, 1)
+    with pytest.raises(ConfigError, match=r"'with_tokens': False.*'with_tokens': True"):
+        refuse_mixed(changed(everything, "objective", preset="ld-dpo"), folder, 1)
+    with pytest.raises(ConfigError, match="round 2, which is annotated as None"):
+        refuse_mixed(everything, folder, 2)
 
 
 @pytest.mark.parametrize("labels", [True, False])

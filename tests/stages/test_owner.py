@@ -188,3 +188,15 @@ def test_a_run_that_has_not_ended_needs_an_owner_where_nobody_can_write() -> Non
     """The kernel's own folder takes no file, even from root."""
     with pytest.raises(OutputError, match="cannot write"), owned("/sys/raypo/run"):
         pytest.fail("it began without an owner")
+
+
+def test_what_a_kill_left_half_written_is_removed_and_a_living_drivers_is_not(root: Path) -> None:
+    """Number 1 runs, and began when it began; a number that is too large for a process does not."""
+    told = {"place": owner._place()}
+    dead = root.with_name(f".{root.name}.owner-dead.tmp")
+    living = root.with_name(f".{root.name}.owner-living.tmp")
+    root.parent.mkdir(exist_ok=True)
+    dead.write_text(json.dumps(told | {"pid": 2**22 + 1, "born": "5"}))
+    living.write_text(json.dumps(told | {"pid": os.getpid(), "born": owner._born(os.getpid())}))
+    with owned(str(root)):
+        assert (dead.exists(), living.exists()) == (False, True)
