@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from raypo.config import apply_overrides, as_yaml, build, load, read_yaml, refuse_online
+from raypo.config import RunConfig, apply_overrides, as_yaml, build, load, read_yaml, refuse_online
 from raypo.errors import ConfigError
 from raypo.stages.cluster import Asked, objective_of
 
@@ -202,6 +204,27 @@ def test_every_shipped_config_resolves_and_refuses_a_misspelt_key(path: Path) ->
     section = next(key for key in yaml.safe_load(path.read_text()) if key not in ("name", "seed"))
     with pytest.raises(ConfigError, match=f"did you mean '{section}'"):
         load(path, [*GIVEN, f"{section[:-1]}=1"])
+
+
+def sections(model: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """Every section of the tree, those that may be absent among them: where it is, and its keys."""
+    yield place, list(model.model_fields)
+    for name, field in model.model_fields.items():
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from sections(kind, (*place, name))
+
+
+@pytest.mark.parametrize(("place", "key"), [(place, key) for place, keys in sections(RunConfig) for key in keys])
+def test_every_key_is_named_when_it_is_misspelt(place: tuple[str, ...], key: str) -> None:
+    """Its last letter twice: `judge.urll`, `training.workerss`."""
+    tree: Any = {f"{key}{key[-1]}": 1}
+    for part in reversed(place):
+        tree = {part: tree}
+    with pytest.raises(ConfigError) as refused:
+        objective_of(build(LEAST | tree))  # whose further keys are the preset's own
+    unknown = f"{key}{key[-1]}" if place == ("objective",) else f"{'.'.join([*place, key])}{key[-1]}"
+    assert f" {unknown!r}; did you mean {key!r}?" in str(refused.value)
 
 
 def test_defaults_fill_the_hyperparameters_that_the_preset_takes() -> None:

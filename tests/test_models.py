@@ -22,6 +22,7 @@ from raypo.models.export import (
     adapter_weights,
     changed_fraction,
     export_weights,
+    moving_average,
     save_adapter,
     save_model,
 )
@@ -219,6 +220,19 @@ def test_large_models_are_written_in_shards(tiny_model: Path, tmp_path: Path, mo
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text(encoding="utf-8"))
     assert index["metadata"]["total_size"] == sum(t.nbytes for t in weights.values())
     assert scores(AutoModelForCausalLM.from_pretrained(tmp_path), SETS) == scores(model, SETS)
+
+
+def test_a_moving_average_moves_by_steps_that_bfloat16_cannot_hold() -> None:
+    """From 1 towards 1.0078125, one unit of bfloat16 away, decay 0.9: after n rounds 1 - 0.9**n of the way is gone.
+
+    n = 20: 1 - 0.1215767 = 0.8784233. Rounded to bfloat16 each time, 1 + 0.1 / 128 would be 1 again.
+    """
+    new = {"w": torch.tensor([1.0078125], dtype=torch.bfloat16), "step": torch.tensor([3])}
+    average = {"w": torch.ones(1, dtype=torch.bfloat16), "step": torch.tensor([1])}
+    for _ in range(20):
+        average = moving_average(average.items(), new, 0.9)
+    assert (average["w"].dtype, average["step"].tolist()) == (torch.float32, [3])
+    assert (average["w"].item() - 1) * 128 == pytest.approx(0.8784233, abs=1e-4)
 
 
 def test_changed_fraction_counts_weights_in_the_exported_type(tiny_model: Path) -> None:

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -244,7 +244,7 @@ def _known_keys(location: Sequence[Any]) -> list[str]:
         if part in REWARDS:
             model = REWARDS[part]
             continue
-        field = model.model_fields.get(str(part))
-        if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            model = field.annotation
+        if (field := model.model_fields.get(str(part))) is not None:
+            kinds = (field.annotation, *get_args(field.annotation))  # a section, or one that may be absent
+            model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
     return list(model.model_fields)

@@ -75,10 +75,11 @@ def _plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     if bos is not None and ids[:2] == [bos, bos]:
         ids = ids[1:]  # the text brings the token that the tokenizer adds
-    if ids and ids[-1] == eos and ids[0] != eos:
+    if len(ids) > 1 and ids[-1] == eos:
         bare = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if not bare or bare[-1] != eos:
-            ids = ids[:-1]  # added by the tokenizer: a prompt does not end
+        for front in (ids[:1], []):
+            if ids == [*front, *bare, eos]:
+                return ids[:-1]  # added by the tokenizer: a prompt does not end
     return ids
 
 

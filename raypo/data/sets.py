@@ -134,6 +134,6 @@ def _distinct(given: Given, *, labels: bool) -> tuple[list[str], list[float | No
 def _raw(row: Row, given: Given, texts: list[str], rewards: list[float | None]) -> dict[str, Any]:
     one = raw_row(row, given.prompt, without=given.used)
     # the same responses judged otherwise are another opinion, not a copy
-    content = json.dumps([one["prompt_id"], texts, rewards])
+    content = json.dumps([one["prompt_id"], *sorted(map(json.dumps, zip(texts, rewards, strict=True)))])
     set_id = hashlib.sha256(f"set\0{content}".encode()).hexdigest()[:16]
     return one | {"set_id": set_id, "responses": texts, "rewards": rewards}

@@ -25,6 +25,7 @@ from raypo.scoring.http import check_url, headers
 from raypo.scoring.judge import read_template
 from raypo.stages import tables
 from raypo.stages.cluster import objective_of
+from raypo.training.moves import check_job
 
 STATES_KEPT, BYTES_OF_STATE = 2, 12  # of a checkpoint's sharded state: fp32 weights and two moments per parameter
 
@@ -82,6 +83,7 @@ def kind(config: RunConfig) -> Finding:
 def objective(config: RunConfig) -> Finding:
     """The preset, its choices and hyperparameters mean something together."""
     made = objective_of(config)
+    check_job(made, config, None, sampled=samples(config))
     return ok("objective", f"{made.name}; needs {made.needs}")
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from raypo.config import RunConfig, key_of
 from raypo.stages.cluster import CPUS_PER_DATASET, Asked, hyperparameters_of, objective_of
+from raypo.training.moves import check_job
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def resolve(config: RunConfig, given: Mapping[str, Any], overrides: Sequence[str
     Raises:
         ConfigError: the preset or a hyperparameter is unknown, or the combination means nothing.
     """
-    objective_of(config)
+    check_job(objective_of(config), config, None, sampled=any(source.weight for source in config.rewards))
     named = [key_of(override) for override in overrides]
 
     def source(key: str) -> str:

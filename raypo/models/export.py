@@ -6,7 +6,7 @@ What is synced is what is exported: same names, same type, adapters merged on th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,26 @@ def read_weights(folder: str | Path) -> Iterator[tuple[str, Tensor]]:
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 - not a mapping
                 yield name, opened.get_tensor(name)
+
+
+def moving_average(
+    older: Iterable[tuple[str, Tensor]], weights: Mapping[str, Tensor], decay: float
+) -> dict[str, Tensor]:
+    """decay x older + (1 - decay) x weights, of every floating tensor, in float32 whatever their types.
+
+    In bfloat16 a step of less than half a unit in the last place is none, and with the learning rates of preference
+    optimization every step is: the average would stay where it began.
+
+    Args:
+        older: the average so far, by name; a name that it lacks is taken as it is.
+        weights: the newest.
+        decay: share of the older, in (0, 1).
+    """
+    mixed = {name: one.float() if one.is_floating_point() else one for name, one in weights.items()}
+    for name, old in older:
+        if name in mixed and mixed[name].is_floating_point():
+            mixed[name] = decay * old.float() + (1 - decay) * mixed[name]
+    return mixed
 
 
 def changed_fraction(folder: str | Path, weights: Mapping[str, Tensor]) -> float:

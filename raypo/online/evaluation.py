@@ -24,16 +24,15 @@ import ray
 from rich.console import Console
 
 from raypo.config import JudgeConfig, RunConfig, build
-from raypo.data.chat import load_prompts
 from raypo.errors import ConfigError, DataError, ModelError
 from raypo.evaluation.comparison import START, Drawn, Verdicts, compare
-from raypo.models.load import check_folder, load_config, load_tokenizer
+from raypo.models.load import check_folder, load_config
+from raypo.online.comparison_prompts import prepare
 from raypo.online.comparison_tables import shown
 from raypo.online.decisions import best_version
 from raypo.online.folder import RunFolder
 from raypo.online.identity import changed_fields, kind_of, record_at
 from raypo.online.run import check_sources, engine_setup
-from raypo.records import PROMPTS, conform
 from raypo.scoring.judge import Judge, Pair
 from raypo.stages import cluster, heldout, tables
 from raypo.stages.actors import Actors, create
@@ -211,42 +210,6 @@ def weights_of(folder: str) -> dict[str, str]:
     """Size and time of each weights file: a policy that was written again is another policy."""
     files = sorted(Path(folder).glob("*.safetensors"))
     return {file.name.replace(".", "_"): f"{file.stat().st_size} {file.stat().st_mtime_ns}" for file in files}
-
-
-def prepare(config: RunConfig, out: Path) -> pa.Table:
-    """The held-out prompts, committed once.
-
-    Raises:
-        DataError: the prompts cannot be read, or none is held out.
-    """
-    place = str(out / "prompts")
-    if (found := tables.whole(place)) is None:
-        facts: dict[str, Any] = {}
-        if (table := prompts_of_sets(config)) is None:
-            tokenizer = load_tokenizer(config.policy.path, config.policy.revision, config.policy.chat_template)
-            table, facts = load_prompts(config.prompts, tokenizer)
-        tables.commit(place, table, "prompts", facts)
-        return heldout.heldout_prompts(table, config)
-    return heldout.heldout_prompts(found[0], config)
-
-
-def prompts_of_sets(config: RunConfig) -> pa.Table | None:
-    """Prompts of the sets that an offline run held out, each once, as records.PROMPTS; None for any other run.
-
-    Its file cannot be read again as prompts: a layout may complete a prompt from its sides, and what was held out goes
-    by the completed one. A config of the same name with other prompts asks for those.
-    """
-    folder = RunFolder(config)
-    known = record_at(folder.root)
-    asked = json.loads(config.prompts.model_dump_json())
-    if known is None or known["kind"] != "offline" or known["config"].get("prompts") != asked:
-        return None
-    if (found := tables.read(folder.path("heldout", "annotated"))) is None:
-        return None
-    rows = found[0].append_column("row", pa.array(range(found[0].num_rows)))
-    first = rows.group_by("prompt").aggregate([("row", "min")])["row_min"].combine_chunks().sort()
-    held = pa.array(["heldout"] * len(first))
-    return conform(rows.take(first).append_column("split", held), PROMPTS, what="the held-out sets")
 
 
 def places(one: Policy, out: Path) -> list[str]:

@@ -33,6 +33,7 @@ from raypo.scoring.rewards import score_given
 from raypo.stages import cluster, tables, verbs
 from raypo.stages.actors import Actors, create_scorers, get
 from raypo.training import checkpoint
+from raypo.training.moves import check_job
 from raypo.training.rounds import RoundTask, Stop
 from raypo.training.tracking import read_metrics
 
@@ -105,6 +106,7 @@ def train_offline(config: RunConfig, console: Console | None = None, *, accept_p
         f"dropped: {facts['dropped']}; responses that left their set: {facts['responses']}",
         highlight=False,
     )
+    check_job(cluster.objective_of(config), config, facts["train"], sampled=False)
     # not before its sets are known to be good: a name is taken by what can run
     open_folder(folder, config, TRAIN, accept_pins=accept_pins)
     owned = cluster.start(config, search_path=cluster.search_path())
@@ -251,11 +253,20 @@ def ranking_accuracy(heldout: pa.Table | None, actors: Actors, config: RunConfig
         measured["policy_logps"].to_pylist(), measured["reference_logps"].to_pylist(), heldout["rewards"].to_pylist()
     )
     options = config.evaluation
-    return mean_interval(shares, confidence=options.confidence, samples=options.bootstrap_samples)
+    by_prompt = prompt_means(heldout["prompt"].to_pylist(), shares)
+    return mean_interval(by_prompt, confidence=options.confidence, samples=options.bootstrap_samples)
+
+
+def prompt_means(prompts: list[str], values: Floats) -> Floats:
+    """Mean of the finite values of each prompt, NaN for one without: sets of one prompt are no independent draws."""
+    rows: dict[str, list[float]] = {}
+    for prompt, value in zip(prompts, values.tolist(), strict=True):
+        rows.setdefault(prompt, []).extend([value] if np.isfinite(value) else [])
+    return np.array([np.mean(found) if found else np.nan for found in rows.values()])
 
 
 def pair_shares(policy: list[list[float]], reference: list[list[float]], rewards: list[list[float | None]]) -> Floats:
-    """Per prompt, of pairs whose rewards differ, the share with log-ratios in the same order; NaN without a pair."""
+    """Per set, of pairs whose rewards differ, the share with log-ratios in the same order; NaN without a pair."""
     found = []
     for lp, lr, row in zip(policy, reference, rewards, strict=True):
         ratio, reward = np.array(lp) - np.array(lr), np.array(row, dtype=np.float64)

@@ -42,6 +42,7 @@ from raypo.scoring.function import import_function
 from raypo.stages import cluster, tables
 from raypo.stages.actors import Actors, create, unwrap
 from raypo.training import checkpoint, entry, refused
+from raypo.training.moves import check_job
 from raypo.training.rounds import SyncSender, TableSource
 
 STARTS = 4
@@ -84,6 +85,7 @@ def run(
         return done
     console.print(f"run {config.name}, seed {config.seed}: {folder.root}", highlight=False, soft_wrap=True)
     read = read_prompts(folder, config)
+    check_job(cluster.objective_of(config), config, read[1]["train"] if read else None, sampled=True)
     # not before the prompts are known to be good: a name is taken by what can run
     open_folder(folder, config, verb, accept_pins=accept_pins)
     commit_prompts(folder, read, console)

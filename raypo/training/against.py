@@ -15,7 +15,6 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from raypo.config import RunConfig
-from raypo.errors import ConfigError
 from raypo.logprobs import chunked_token_logps
 from raypo.models.live import LiveReference
 from raypo.models.scorer import TokenScorer
@@ -93,25 +92,6 @@ class Against:
     def load(self, facts: dict[str, float]) -> None:
         """Continue from a checkpoint's facts."""
         self.anchor, self._batches = facts.get("anchor", 0.0), int(facts.get("batches", 0))
-
-
-def check_moves(objective: AnyObjective, *, every: int, steps: int) -> None:
-    """Refuse a moving reference that never would.
-
-    Args:
-        objective: of the run.
-        every: optimizer steps between two updates.
-        steps: optimizer steps that the whole job will have, about.
-
-    Raises:
-        ConfigError: it has fewer than lie between two updates.
-    """
-    if objective.reference == "moving" and every > steps:
-        raise ConfigError(
-            f"training.reference_steps = {every} in a job of about {steps} optimizer steps",
-            "at most that many: the reference would never move, and the preset be one with a fixed reference",
-            f"set training.reference_steps={max(1, steps // 10)}, or train longer",
-        )
 
 
 @torch.no_grad()

@@ -34,6 +34,7 @@ from raypo.models.export import (
     adapter_weights,
     changed_fraction,
     export_weights,
+    moving_average,
     read_weights,
     save_adapter,
     save_model,
@@ -42,9 +43,10 @@ from raypo.models.load import DTYPES, LOAD_FAULTS, load_tokenizer
 from raypo.models.shard import load_sharded
 from raypo.objective import AnyObjective
 from raypo.training import checkpoint, refused
-from raypo.training.against import Against, check_moves, learned_masks
+from raypo.training.against import Against, learned_masks
 from raypo.training.checkpoint import Checkpoint, folder_of
 from raypo.training.environment import environment
+from raypo.training.moves import check_moves
 from raypo.training.rounds import RoundTask, SyncSender, TableSource, rung_steps
 from raypo.training.sets import TrainingSet, training_sets
 from raypo.training.step import make_optimizer, step_order, train_step
@@ -284,13 +286,9 @@ class Learner:
             return None
 
     def _save_reference(self, version: int, weights: dict[str, Tensor]) -> None:
-        """The moving average of the exported weights: decay x older reference + (1 - decay) x new."""
+        """The moving average of the exported weights, from the first policy on."""
         older = folder_of(self._run_dir, version - 1) / "reference" if version > 1 else self._model_folder(0)
-        decay, mixed = self._config.online.ema_decay, dict(weights)
-        for name, old in read_weights(older):
-            if name in mixed and mixed[name].is_floating_point():
-                new = mixed[name]
-                mixed[name] = (decay * old.float() + (1 - decay) * new.float()).to(new.dtype)
+        mixed = moving_average(read_weights(older), weights, self._config.online.ema_decay)
         place = folder_of(self._run_dir, version) / "reference"
         save_model(place, mixed, self.scorer, self._tokenizer, self._generation())
 

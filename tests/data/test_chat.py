@@ -53,6 +53,26 @@ def test_plain_text_gets_the_tokenizers_beginning_once() -> None:
     assert render(make_tokenizer(), "<s>ad") == ("<s>ad", [0, 2, 5])
 
 
+@pytest.mark.parametrize(
+    ("begin", "text", "ids"),
+    [
+        ("<s>", "ad", [0, 2, 5]),
+        ("<s>", "ad</s>", [0, 2, 5, 1]),
+        ("<s>", "<s>ad", [0, 2, 5]),
+        ("</s>", "ad", [1, 2, 5]),
+        ("</s>", "ad</s>", [1, 2, 5, 1]),
+        ("</s>", "", [1]),
+    ],
+)
+def test_an_end_that_the_tokenizer_adds_is_taken_away_and_the_texts_own_stays(
+    begin: str, text: str, ids: list[int]
+) -> None:
+    """A frame of both, also where begin and end are one token; responses then follow the prompt's own ids."""
+    tokenizer = make_tokenizer(frame=f"{begin} $A </s>", bos_token=begin)
+    assert render(tokenizer, text) == (text, ids)
+    assert encode_responses(tokenizer, text, ids, ["bc"]) == [[6, 1]]
+
+
 def test_a_tokenizer_that_adds_nothing_is_left_at_that() -> None:
     """No beginning of its own; the text's own stays."""
     assert render(make_tokenizer(frame="$A"), "ad")[1] == [2, 5]

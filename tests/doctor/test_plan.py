@@ -205,6 +205,10 @@ def test_a_plan_refuses_choices_that_mean_nothing_with_the_mathematical_reason()
             {"objective": {"preset": "tr-dpo"}, "policy": {"path": "x", "adapter": "lora"}},
             "average of whole weights",
         ),
+        (
+            {"objective": {"preset": "tr-dpo"}, "online": {"rounds": 1, "prompts_per_round": 64}},
+            "reference_steps = 512 in a job of about 2 optimizer steps",
+        ),
     ],
 )
 def test_a_plan_refuses_what_a_run_cannot_make(changes: dict[str, object], told: str) -> None:

@@ -242,3 +242,66 @@ def test_a_driver_without_the_token_is_told_so(head: Head, place: Path, store: d
     assert done.returncode == 2, done.stdout + done.stderr
     assert "cannot be joined" in " ".join(done.stdout.split())
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def entry(place: Path, store: dict[str, str], name: str, *command: str, **environment: str) -> list[str]:
+    """Arguments of `ray job submit` for another entrypoint than jobs/align.py."""
+    options = submission(place, store, name)
+    given = json.loads(options[options.index("--runtime-env-json") + 1])
+    given["env_vars"] |= environment
+    return ["--submission-id", name, "--working-dir", ".", "--runtime-env-json", json.dumps(given), "--", *command]
+
+
+def test_every_kind_of_job_is_submitted(head: Head, place: Path, store: dict[str, str]) -> None:
+    """Sampled, trained on what was sampled, compared, searched, and a claim studied: five jobs, each on the last's."""
+    config, out = str(place / "run.yaml"), place / "out"
+    study = {
+        "name": "rates",
+        "output": str(out),
+        "base": yaml.safe_load((place / "run.yaml").read_text())
+        | {"rewards": [], "prompts": {"path": str(out / "sampled/sets.jsonl"), "heldout_fraction": 0.25}},
+        "rewards": [{"name": "ones", "path": "job_rewards:ones"}],
+        "space": {"training.learning_rate": [1e-2, 1e-3]},
+        "algorithm": "grid",
+        "concurrency": 1,
+    }
+    for key in ("name", "output", "mirror"):
+        study["base"].pop(key)
+    (place / "study.yaml").write_text(yaml.safe_dump(study))
+    model = place / "runs" / "trained" / "checkpoints" / "version-0001" / "model"
+    sets, offline = f"prompts.path={out}/sampled/sets.jsonl", ["name=trained", "mirror=null", "rewards=[]"]
+    jobs = [
+        ("sample", [config, "mirror=null", "--out", str(out / "sampled")], out / "sampled/sets.jsonl"),
+        ("train", [config, sets, *offline], place / "runs/trained/summary.json"),
+        ("evaluate", [config, "mirror=null", "--policy", f"new={model}", "--out", str(out / "compared")], None),
+        ("tune", [str(place / "study.yaml")], out / "rates/summary.json"),
+        ("study", ["normalisation", "--quick", "--most", "2", "--out", str(out / "study")], None),
+    ]
+    for name, arguments, left in jobs:
+        command = entry(place, store, name, sys.executable, f"jobs/{name}.py", *arguments)
+        done = head.job("submit", *command)
+        assert done.returncode == 0, f"{name}: {done.stdout}"
+        assert left is None or left.exists(), f"{name}: {done.stdout}"
+    assert list((out / "compared").glob("*.json")), list((out / "compared").iterdir())
+    assert list((out / "study").rglob("*.json")), list(out.iterdir())
+
+
+def test_workers_of_a_job_that_uv_runs_are_run_by_uv(head: Head, place: Path, store: dict[str, str]) -> None:
+    """Ray hands the driver's `uv run` on to every worker. Here with the environment that there is; without --no-sync
+    each node would build its own from pyproject.toml."""
+    uv = shutil.which("uv")
+    if uv is None:
+        pytest.skip("uv is not installed")
+    seen = place / "seen.txt"
+    (place / "seen_rewards.py").write_text(
+        f"import os\ndef seen(prompts, responses, metadata):\n"
+        f"    open({str(seen)!r}, 'a').write(os.environ.get('UV_RUN_RECURSION_DEPTH', 'none') + '\\n')\n"
+        f"    return [float(response.count('1')) for response in responses]\n"
+    )
+    reward = "rewards=[{name: seen, path: 'seen_rewards:seen'}]"
+    run = [str(place / "run.yaml"), "name=by-uv", "mirror=null", "online.rounds=1", reward]
+    command = [uv, "run", "--no-sync", "--extra", "cpu", "python", "jobs/align.py", *run]
+    done = head.job("submit", *entry(place, store, "by-uv", *command, UV_PROJECT_ENVIRONMENT=sys.prefix))
+    assert done.returncode == 0, done.stdout
+    assert (place / "runs" / "by-uv" / "summary.json").exists()
+    assert set(seen.read_text().split()) == {"1"}

@@ -213,6 +213,9 @@ def test_an_offline_run_has_the_one_version_that_it_trained(place: Path, tmp_pat
     assert sorted(found["prompt"].to_pylist()) == ["a", "b", "c"]
     assert found.schema.names == PROMPTS.names
     assert prepare(config, tmp_path / "out").equals(found)
+    elsewhere = config.policy.model_copy(update={"path": "/another/policy"})
+    with pytest.raises(ConfigError, match=r"as another policy reads them; changed: policy\.path"):
+        prepare(config.model_copy(update={"policy": elsewhere}), tmp_path / "of-another-policy")
     others = config.prompts.model_copy(update={"path": "/nowhere/others.jsonl"})
     with pytest.raises(DataError, match="others"):
         prepare(config.model_copy(update={"prompts": others}), tmp_path / "of-others")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 import torch
-from tiny import causal_lm, step_objective, training_config, training_sets, trajectory, w_mpo
+from tiny import causal_lm, run_config, step_objective, training_config, training_sets, trajectory, w_mpo
 
 from raypo.data.packing import pack
 from raypo.errors import ConfigError, DataError, RunError
 from raypo.logprobs import sum_by_response
 from raypo.models.scorer import TokenScorer
 from raypo.objective import preset
-from raypo.training.against import check_moves
+from raypo.training.moves import check_moves, most_steps
 from raypo.training.passes import rank_batches, share
 from raypo.training.sets import TrainingSet
 from raypo.training.sets import training_sets as read_sets
@@ -233,3 +235,20 @@ def test_a_moving_reference_that_would_never_move_is_refused() -> None:
         check_moves(step_objective("tr-dpo"), every=512, steps=100)
     check_moves(step_objective("tr-dpo"), every=100, steps=100)
     check_moves(w_mpo(), every=512, steps=1)
+    check_moves(step_objective("tr-dpo"), every=512, steps=None)
+
+
+def test_the_most_steps_of_a_job(tmp_path: Path) -> None:
+    """Steps of 8 sets. 3 rounds of 20: 3 each, 9; twice over, 18; accumulated 20, 40, 60: 3 + 5 + 8 = 16.
+
+    Offline 50 sets are 7 steps.
+    """
+
+    def most(sets: int | None, *, sampled: bool = True, **online: Any) -> int | None:
+        given = {"online": {"rounds": 3, "prompts_per_round": 20} | online, "training": {"sets_per_step": 8}}
+        return most_steps(run_config(tmp_path, tmp_path, **given), sets, sampled=sampled)
+
+    assert [most(None), most(1000), most(10)] == [9, 9, 6]
+    assert [most(None, epochs_per_round=2), most(None, data="accumulate")] == [18, 16]
+    assert [most(50, sampled=False), most(None, sampled=False)] == [7, None]
+    assert most(None, prompts_per_round=None) is None

@@ -67,8 +67,9 @@ def preset(name: str, **given: float) -> AnyObjective:
     chosen, names = row(name), hyperparameters(name)
     unknown = [key for key in given if key not in names]
     if unknown:
+        near = nearest(unknown[0], [*names, "preset", "prior", "dispersion", "contrast", "link"])
         raise ConfigError(
-            f"preset {name!r} has no hyperparameter {unknown[0]!r}{nearest(unknown[0], list(names))}",
+            f"preset {name!r} has no hyperparameter {unknown[0]!r}{near}",
             f"of {', '.join(names)}",
             f"leave {unknown[0]} out; to change a file's preset on the command line with all that belongs to it: "
             f"'objective={{preset: {name}, beta: 0.1}}'",
