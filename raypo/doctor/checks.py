@@ -178,6 +178,7 @@ def output(config: RunConfig) -> Finding:
         return ok("output", told)
     rounds = config.online.rounds if samples(config) else 1
     kept = BYTES[config.policy.export_dtype] * (rounds + 1)
+    kept += BYTES["float32"] * rounds if config.online.reference == "ema" else 0  # the averages
     needed = shape.parameters * (STATES_KEPT * BYTES_OF_STATE + kept)
     told += f", about {size(needed)} for the checkpoints of {rounds} rounds"
     if needed > free:

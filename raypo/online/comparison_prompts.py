@@ -18,16 +18,21 @@ from raypo.records import PROMPTS, conform
 from raypo.stages import heldout, tables
 
 
-def prepare(config: RunConfig, out: Path) -> pa.Table:
+def prepare(config: RunConfig, out: Path, held: pa.Table | None) -> pa.Table:
     """The held-out prompts, committed once.
+
+    Args:
+        config: of the comparison.
+        out: its folder.
+        held: `prompts_of_sets` of the config. None: `config.prompts` is read.
 
     Raises:
         DataError: the prompts cannot be read, or none is held out.
     """
     place = str(out / "prompts")
     if (found := tables.whole(place)) is None:
-        facts: dict[str, Any] = {}
-        if (table := prompts_of_sets(config)) is None:
+        table, facts = held, dict[str, Any]()
+        if table is None:
             tokenizer = load_tokenizer(config.policy.path, config.policy.revision, config.policy.chat_template)
             table, facts = load_prompts(config.prompts, tokenizer)
         tables.commit(place, table, "prompts", facts)

@@ -123,6 +123,8 @@ class Coordinator:
     def _after(self, version: int) -> RoundTask | Stop:
         if not self._answers:
             self._mend(version)
+        elif version:  # its train worker, or that one's node, may have died between the checkpoint and its report
+            committed.mend_trained(self._folder, version - 1)
         self._bring_up(version)
         self._evaluate(version)
         if reason := stop_reason(self._folder.history(version), self._config.online) or self._brake.wait(version):

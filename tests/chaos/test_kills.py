@@ -158,7 +158,7 @@ def test_a_run_goes_on_with_fewer_ranks_when_it_is_asked_to(whole: Path, place: 
     one_rank = [*command("ranks"), "training.workers=1"]
     refused = ended(place, one_rank)
     assert refused.returncode == 2
-    assert "training.workers (2 -> 1)" in " ".join(refused.stdout.split()), refused.stdout + refused.stderr
+    assert "training.workers (2 -> 1)" in " ".join(refused.stderr.split()), refused.stdout + refused.stderr
     done = ended(place, [*one_rank, "--accept-pins"])
     assert done.returncode == 0, done.stdout + done.stderr
     run = place / "runs" / "ranks"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from tiny import annotated, prompt_table
 
 from raypo.config import load
 from raypo.errors import ConfigError, DataError, ModelError, RewardError
+from raypo.online.comparison_prompts import prepare, prompts_of_sets
 from raypo.online.evaluation import (
     Policy,
     config_of_run,
@@ -30,7 +32,6 @@ from raypo.online.evaluation import (
     places,
     policies_of,
     policies_of_run,
-    prepare,
 )
 from raypo.online.folder import RunFolder
 from raypo.records import PROMPTS
@@ -176,10 +177,10 @@ def test_a_torn_table_is_made_again_and_what_was_measured_with_it(tmp_path: Path
 
 def test_torn_prompts_are_prepared_again(place: Path, tmp_path: Path) -> None:
     config = load(place / "run.yaml", [])
-    found = prepare(config, tmp_path)
+    found = prepare(config, tmp_path, None)
     for path in (tmp_path / "prompts").rglob("*.parquet"):
         path.write_bytes(path.read_bytes()[:-9])
-    assert prepare(config, tmp_path).equals(found)
+    assert prepare(config, tmp_path, None).equals(found)
 
 
 def test_a_policy_given_again_is_another_seed() -> None:
@@ -192,8 +193,11 @@ def test_a_policy_given_again_is_another_seed() -> None:
     ]
 
 
-def test_an_offline_run_has_the_one_version_that_it_trained(place: Path, tmp_path: Path) -> None:
+def test_an_offline_run_has_the_one_version_that_it_trained(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It evaluates no version while it trains; a checkpoint without its manifest is not one yet."""
+    monkeypatch.syspath_prepend(str(place))
     made = load(place / "run.yaml", ["name=given", f"output={tmp_path}"])
     folder = RunFolder(made)
     record = {"kind": "offline", "config": json.loads(made.model_dump_json()), "pins": {}, "earlier_pins": []}
@@ -209,16 +213,19 @@ def test_an_offline_run_has_the_one_version_that_it_trained(place: Path, tmp_pat
     texts = pa.array(["b", "b", "a", "c", "a"])
     place_of_sets = folder.path("heldout", "annotated")
     tables.commit(place_of_sets, sets.set_column(sets.column_names.index("prompt"), "prompt", texts), "annotated")
-    found = prepare(config, tmp_path / "out")
+    found = prepare(config, tmp_path / "out", prompts_of_sets(config))
     assert sorted(found["prompt"].to_pylist()) == ["a", "b", "c"]
     assert found.schema.names == PROMPTS.names
-    assert prepare(config, tmp_path / "out").equals(found)
-    elsewhere = config.policy.model_copy(update={"path": "/another/policy"})
+    assert prepare(config, tmp_path / "out", prompts_of_sets(config)).equals(found)
+    moved = shutil.copytree(config.policy.path, tmp_path / "moved")
+    elsewhere = config.policy.model_copy(update={"path": str(moved)})
     with pytest.raises(ConfigError, match=r"as another policy reads them; changed: policy\.path"):
-        prepare(config.model_copy(update={"policy": elsewhere}), tmp_path / "of-another-policy")
+        evaluate_policies(
+            config.model_copy(update={"policy": elsewhere}), [Policy("p", "p", str(moved))], tmp_path / "other"
+        )
+    assert not (tmp_path / "other").exists()
     others = config.prompts.model_copy(update={"path": "/nowhere/others.jsonl"})
-    with pytest.raises(DataError, match="others"):
-        prepare(config.model_copy(update={"prompts": others}), tmp_path / "of-others")
+    assert prompts_of_sets(config.model_copy(update={"prompts": others})) is None
 
 
 @pytest.mark.parametrize("text", ["a", "=x", "a=", "start=x", "a b=x", "../a=x", "a:=x"])
