@@ -10,6 +10,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 
+import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,23 @@ from hypothesis import settings
 # no test is timed: a first example that loads a library, on a machine with other work, is not wrong
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long chaos may take: a machine that is slow today shows fewer of its tests, and says which."""
+    told = "chaos tests that would begin later than this are skipped, and told"
+    parser.addoption("--chaos-minutes", type=float, default=math.inf, help=told)
+
+
+BEGAN = time.monotonic()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before any fixture: those of chaos are whole runs."""
+    late = time.monotonic() - BEGAN > 60 * item.config.getoption("--chaos-minutes")
+    if late and item.get_closest_marker("chaos"):
+        pytest.skip("NOT RUN: the minutes of --chaos-minutes are over")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -153,7 +153,7 @@ def key_of(override: str) -> str:
 def _set(node: Any, keys: list[str], value: Any, override: str) -> None:
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1
-        index: Any = int(key) if isinstance(node, list) and key.isdigit() else key
+        index: Any = int(key) if isinstance(node, list) and key.isdecimal() else key
         if isinstance(node, list) and not (isinstance(index, int) and index < len(node)):
             raise ConfigError(f"override {override!r}: no item {key!r}", f"a number below {len(node)}")
         if not isinstance(node, (dict, list)):

@@ -120,7 +120,7 @@ def raypo(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_policies_are_compared_on_the_same_prompts_with_the_same_seeds(place: Path) -> None:
     """`same` has the start's weights: the same responses, gain 0, KL 0. Two seeds of `noise` are put together."""
     command = ["evaluate", "run.yaml", "--policy", "same=same", "--policy", "noise=one", "--policy", "noise=two"]
