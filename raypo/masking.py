@@ -31,7 +31,7 @@ _QUERY = (
 _TOKEN = rf"(?P<token>{_FIRST}(?:" + "|".join(
     (
         r"hf_(?=[a-z]{0,64}[A-Z0-9])[A-Za-z0-9]{30,}(?![\w-]|\.\w)",  # followed by .jsonl it is a file
-        r"sk-(?:ant|proj|svcacct|admin|or)-[\w-]{32,}",
+        r"sk-(?:ant|proj|svcacct|admin)-(?=[\w-]{0,200}[A-Z])(?=[\w-]{0,200}[0-9])[\w-]{40,}(?!\.\w)",
         # of others one unbroken part is random: `sk-Exp1-LARGE-lr1e-6-seed0` is a folder
         r"sk-(?:[A-Za-z0-9_]{1,32}-){0,3}(?:(?=[A-Za-z_]{0,200}[0-9])(?=[a-z0-9_]{0,200}[A-Z])[A-Za-z0-9_]{20,}[\w-]*"
         r"|[0-9a-f]{32,})(?![\w-]|\.\w)",

@@ -38,7 +38,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Before any fixture: those of chaos are whole runs."""
     late = time.monotonic() - BEGAN > 60 * item.config.getoption("--chaos-minutes")
     if late and item.get_closest_marker("chaos"):
-        pytest.skip("NOT RUN: the minutes of --chaos-minutes are over")
+        pytest.skip(f"NOT RUN, --chaos-minutes are over: {item.nodeid}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -46,6 +46,7 @@ NO_SECRETS = [
     "image_token = '<image>', next_token: 5",
     "http://host/score?max_tokens=512&tokenizer=llama&stop_token=5&keywords=a",
     "/data/sk-Exp1-LARGE-lr1e-6-seed0/model",
+    "/data/sk-proj-mallows-mpo-llama3-8b-instruct-ultrafeedback-seed0/model",
     "/data/hf_AlphaBetaGammaDeltaEpsilon/model",
 ]
 ALPHANUMERIC = string.ascii_letters + string.digits

@@ -18,25 +18,34 @@ from raypo.records import PROMPTS, conform
 from raypo.stages import heldout, tables
 
 
-def prepare(config: RunConfig, out: Path, held: pa.Table | None) -> pa.Table:
-    """The held-out prompts, committed once.
-
-    Args:
-        config: of the comparison.
-        out: its folder.
-        held: `prompts_of_sets` of the config. None: `config.prompts` is read.
+def read_prompts(config: RunConfig, out: Path) -> tuple[pa.Table, dict[str, Any]] | None:
+    """All prompts of a comparison and the facts of their reading; None where they are committed.
 
     Raises:
+        ConfigError: as of `prompts_of_sets`.
         DataError: the prompts cannot be read, or none is held out.
     """
+    if tables.whole(str(out / "prompts")) is not None:
+        return None
+    if (held := prompts_of_sets(config)) is not None:
+        return held, {}
+    tokenizer = load_tokenizer(config.policy.path, config.policy.revision, config.policy.chat_template)
+    table, facts = load_prompts(config.prompts, tokenizer)
+    heldout.heldout_prompts(table, config)  # there are some
+    return table, facts
+
+
+def commit_prompts(config: RunConfig, out: Path, read: tuple[pa.Table, dict[str, Any]] | None) -> pa.Table:
+    """Commit what `read_prompts` gave, once; returns the held-out prompts.
+
+    Raises:
+        DataError: none is held out.
+    """
     place = str(out / "prompts")
-    if (found := tables.whole(place)) is None:
-        table, facts = held, dict[str, Any]()
-        if table is None:
-            tokenizer = load_tokenizer(config.policy.path, config.policy.revision, config.policy.chat_template)
-            table, facts = load_prompts(config.prompts, tokenizer)
-        tables.commit(place, table, "prompts", facts)
-        return heldout.heldout_prompts(table, config)
+    if read is not None:
+        tables.commit(place, read[0], "prompts", read[1])
+    found = tables.read(place)
+    assert found is not None, place
     return heldout.heldout_prompts(found[0], config)
 
 

@@ -27,7 +27,7 @@ from raypo.config import JudgeConfig, RunConfig, build
 from raypo.errors import ConfigError, DataError, ModelError
 from raypo.evaluation.comparison import START, Drawn, Verdicts, compare
 from raypo.models.load import check_folder, load_config
-from raypo.online.comparison_prompts import prepare, prompts_of_sets
+from raypo.online.comparison_prompts import commit_prompts, read_prompts
 from raypo.online.comparison_tables import shown
 from raypo.online.decisions import best_version
 from raypo.online.folder import RunFolder
@@ -130,11 +130,11 @@ def evaluate_policies(
     console, began = console or Console(), time.monotonic()
     everyone = [Policy(START, START, config.policy.path), *policies]
     check(config, everyone)
-    held = prompts_of_sets(config)  # first: what is refused takes no folder
+    read = read_prompts(config, out)  # first: what is refused takes no folder
     judge = config.evaluation.judge
     asker = None if judge is None else Judge(judge, out / "judge.sqlite")
     open_folder(config, everyone, out)
-    prompts = prepare(config, out, held)
+    prompts = commit_prompts(config, out, read)
     console.print(f"{len(everyone)} policies on {prompts.num_rows} held-out prompts: {out}", highlight=False)
     drawn = draw_all(config, everyone, prompts, out, console)
     verdicts = {} if asker is None or judge is None else ask(drawn, asker, judge, console)

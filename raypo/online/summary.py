@@ -17,8 +17,9 @@ from raypo.online.folder import RunFolder
 from raypo.online.identity import record_at
 from raypo.online.record import record_of
 from raypo.report.page import write_report
-from raypo.stages import tables
+from raypo.stages import cluster, tables
 from raypo.training import checkpoint
+from raypo.training.tracking import read_metrics
 
 STAGES = ("sample", "score", "annotate", "train", "save", "sync", "evaluate")
 
@@ -59,7 +60,7 @@ def summarize(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
         "changed_fraction": [one["changed_fraction"] for one in trained],
         "engine_gap_per_token": [one["evaluation"]["engine_gap"] for one in evaluations],
         "stopped": (tables.read_json(folder.path("stop.json")) or {}).get("reason"),
-        "warnings": last["warnings"],
+        "warnings": [*last["warnings"], *unmoved(config, folder)],
         "versions": run.get("versions", {}),
         "seed": config.seed,
         "model": folder.model(evaluations[-1]["version"]),
@@ -102,6 +103,15 @@ def seconds_by_round(folder: RunFolder) -> list[dict[str, float]]:
     return [seconds_by_stage(evaluations[:1], [], [])] + [
         seconds_by_stage(evaluations[i + 1 : i + 2], stages[i : i + 1], trained[i : i + 1]) for i in range(len(trained))
     ]
+
+
+def unmoved(config: RunConfig, folder: RunFolder) -> list[str]:
+    """A warning where a preset's moving reference never moved: too few sets could train, or the run was stopped."""
+    steps = [line["step"] for line in read_metrics(Path(folder.path("metrics.jsonl")))]
+    every, done = config.training.reference_steps, max(steps, default=0)
+    if cluster.objective_of(config).reference != "moving" or done >= every:
+        return []
+    return [f"the reference never moved: training.reference_steps = {every}, and the run had {done} optimizer steps"]
 
 
 def dropped(prompts: dict[str, int], stages: list[dict[str, dict[str, Any]]]) -> dict[str, int]:

@@ -148,7 +148,8 @@ class Learner:
         contents = [one.content for one in sets]
         ids = hash_of([[contents[i] for i in order] for order in orders])
         total, metrics = task.epochs * len(starts), {}
-        if (task.progress_start, task.progress_end) == (0.0, 1.0):  # of a job of rounds it is known before they begin
+        # in a job of rounds nobody knows yet how many sets of later ones will train; its most was asked before it began
+        if (task.progress_start, task.progress_end) == (0.0, 1.0):
             check_moves(self._objective, every=training.reference_steps, steps=total)
         done, numbers = self._resume(ids), rung_steps(total, task.rung, task.rungs)
         if self.first and self._tracker is None:

@@ -1,4 +1,4 @@
-"""raypo.online.coordinator: what it answers when train workers ask a second time."""
+"""raypo.online.coordinator: what it answers when train workers ask a second time; what a run warns of."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tiny import prompt_table, run_config
 from raypo.online import committed
 from raypo.online.coordinator import Coordinator
 from raypo.online.folder import RunFolder
+from raypo.online.summary import unmoved
 from raypo.stages import tables
 from raypo.training import checkpoint
 from raypo.training.checkpoint import Checkpoint
@@ -35,6 +36,21 @@ def evaluated(folder: RunFolder, version: int) -> None:
     source = committed.drawn_from(folder, version)
     facts = {"version": version, "evaluation": figures, "seconds": 1.0, "source": source}
     tables.commit(folder.evaluation(version), prompt_table("a"), "prompts", facts)
+
+
+def test_a_moving_reference_that_stood_still_is_told(tiny_model: Path, tmp_path: Path) -> None:
+    """9 steps, a move every 10th: none. Every 9th: one. A preset with a fixed reference has none to move."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(f'{{"step": {step}}}\n' for step in range(1, 10)))
+
+    def warned(every: int, preset: str) -> list[str]:
+        training = {"reference_steps": every}
+        config = run_config(tiny_model, tmp_path, objective={"preset": preset}, training=training)
+        return unmoved(config, RunFolder(config))
+
+    assert len(warned(10, "tr-dpo")) == 1
+    assert "reference_steps = 10, and the run had 9 optimizer steps" in warned(10, "tr-dpo")[0]
+    assert warned(9, "tr-dpo") == warned(10, "dpo") == []
 
 
 def test_a_round_whose_worker_died_between_checkpoint_and_report_is_told_by_the_coordinator(

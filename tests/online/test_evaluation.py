@@ -21,9 +21,9 @@ from hf_folders import make_model
 from safetensors.torch import load_file, save_file
 from tiny import annotated, prompt_table
 
-from raypo.config import load
+from raypo.config import RunConfig, load
 from raypo.errors import ConfigError, DataError, ModelError, RewardError
-from raypo.online.comparison_prompts import prepare, prompts_of_sets
+from raypo.online.comparison_prompts import commit_prompts, prompts_of_sets, read_prompts
 from raypo.online.evaluation import (
     Policy,
     config_of_run,
@@ -107,6 +107,11 @@ def place(tmp_path_factory: pytest.TempPathFactory, judge: str) -> Path:
     return folder
 
 
+def prepared(config: RunConfig, out: Path) -> pa.Table:
+    """The held-out prompts as a comparison takes them."""
+    return commit_prompts(config, out, read_prompts(config, out))
+
+
 def raypo(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command in the folder, with this checkout's package."""
     paths = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
@@ -177,10 +182,10 @@ def test_a_torn_table_is_made_again_and_what_was_measured_with_it(tmp_path: Path
 
 def test_torn_prompts_are_prepared_again(place: Path, tmp_path: Path) -> None:
     config = load(place / "run.yaml", [])
-    found = prepare(config, tmp_path, None)
+    found = prepared(config, tmp_path)
     for path in (tmp_path / "prompts").rglob("*.parquet"):
         path.write_bytes(path.read_bytes()[:-9])
-    assert prepare(config, tmp_path, None).equals(found)
+    assert prepared(config, tmp_path).equals(found)
 
 
 def test_a_policy_given_again_is_another_seed() -> None:
@@ -213,15 +218,20 @@ def test_an_offline_run_has_the_one_version_that_it_trained(
     texts = pa.array(["b", "b", "a", "c", "a"])
     place_of_sets = folder.path("heldout", "annotated")
     tables.commit(place_of_sets, sets.set_column(sets.column_names.index("prompt"), "prompt", texts), "annotated")
-    found = prepare(config, tmp_path / "out", prompts_of_sets(config))
+    found = prepared(config, tmp_path / "out")
     assert sorted(found["prompt"].to_pylist()) == ["a", "b", "c"]
     assert found.schema.names == PROMPTS.names
-    assert prepare(config, tmp_path / "out", prompts_of_sets(config)).equals(found)
+    assert prepared(config, tmp_path / "out").equals(found)
     moved = shutil.copytree(config.policy.path, tmp_path / "moved")
     elsewhere = config.policy.model_copy(update={"path": str(moved)})
     with pytest.raises(ConfigError, match=r"as another policy reads them; changed: policy\.path"):
         evaluate_policies(
             config.model_copy(update={"policy": elsewhere}), [Policy("p", "p", str(moved))], tmp_path / "other"
+        )
+    nowhere = config.prompts.model_copy(update={"path": "/nowhere/prompts.jsonl"})
+    with pytest.raises(DataError, match="nowhere"):
+        evaluate_policies(
+            config.model_copy(update={"prompts": nowhere}), [Policy("p", "p", str(moved))], tmp_path / "other"
         )
     assert not (tmp_path / "other").exists()
     others = config.prompts.model_copy(update={"path": "/nowhere/others.jsonl"})
