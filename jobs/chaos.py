@@ -2,13 +2,15 @@
 
 The config is run three times under names of their own: twice without a kill, which is the noise floor, and once through
 a seeded plan of kills of the driver (SIGKILL and SIGTERM), of train workers, engines and scorers. Exits with 1 if rows
-are lost or repeated or processes are left; and if weights differ where the noise floor says that they are repeatable.
+are lost or repeated, processes are left or a kill found nobody; and if weights differ where the noise floor says that
+they are repeatable.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from rich.console import Console
 from raypo import config
 from raypo.bench import chaos
 from raypo.cli.arguments import local_path
-from raypo.errors import RaypoError
+from raypo.errors import ConfigError, OutputError, RaypoError
 
 
 def main(arguments: list[str]) -> int:
@@ -33,6 +35,17 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     settings = config.load(given.config, given.overrides)
     console = Console()
+    if os.environ.get("RAY_ADDRESS"):
+        raise ConfigError(
+            "RAY_ADDRESS is set", "a Ray of the run's own, whose processes are found and killed", "unset RAY_ADDRESS"
+        )
+    places = [Path(settings.output) / f"{settings.name}-{kind}" for kind in ("whole", "again", "killed")]
+    if there := [str(place) for place in places if place.exists()]:
+        raise OutputError(
+            f"{', '.join(there)} exist already: kills would hit runs that are finished",
+            "three names that are free",
+            "choose another name=, or remove them",
+        )
     plan = chaos.random_plan(given.kills, settings.online.rounds, given.seed)
     runs: dict[str, Path] = {}
     records = {}
@@ -65,7 +78,8 @@ def main(arguments: list[str]) -> int:
     counts = ("rows lost", "rows repeated", "steps lost", "steps repeated", "processes left")
     repeatable = floor["weights_equal"] and not floor["differ"]
     broken = repeatable and not (found["weights_equal"] and not found["differ"])
-    return int(any(told[name] for name in counts) or broken)
+    nothing = given.kills > 0 and not record.kills
+    return int(any(told[name] for name in (*counts, "kills that found nobody")) or broken or nothing)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@
        |- EngineError       an engine failed or did not answer
        |  |- StaleEngine    an engine holds another weight version than the call names
        |  `- LostProcess    the process of an engine or scorer died; Ray starts another
-       `- IntegrityError    a stored table or checkpoint is torn or is not what its manifest says
+       `- IntegrityError    a stored table or checkpoint is torn or is not what its manifest says: exit code 2, for who
+                            has the storage can restore it
 
 All survive pickling, because Ray carries them between processes. None says what looks like a secret:
 a value of a config or the answer of a server can hold one, and can get into any of them.
@@ -95,4 +96,6 @@ class LostProcess(EngineError):
 
 
 class IntegrityError(RunError):
-    """A stored table or checkpoint is torn, or is not what its manifest says."""
+    """A stored table or checkpoint is torn, or is not what its manifest says, and cannot be made again."""
+
+    exit_code = 2

@@ -18,6 +18,9 @@ from hf_folders import make_place
 from pydantic import BaseModel
 
 from raypo import config
+from raypo.online import identity
+from raypo.online.folder import RunFolder
+from raypo.online.identity import RUN, TRAIN, Verb
 
 REWARDS = '''
 """Reward functions of the test."""
@@ -375,7 +378,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
         "has no {second}",
     ),
     # storage
-    "output a file": (lambda p: replace(p / "out", ""), ["output=out"], "cannot write to out"),
+    "output a file": (lambda p: replace(p / "out", ""), ["output=out"], "place/out: File exists"),
     "storage of no kind": (lambda p: None, ["prompts.path=ftp://host/p.jsonl"], "ftp://host/p.jsonl cannot be opened"),
     # environment
     "tracker not installed": (lambda p: None, ["tracking.mlflow_uri=file:mlruns"], "mlflow is not installed"),
@@ -386,8 +389,8 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
 
 LONG: dict[str, str] = {
     "name=" + "x" * 201: "at most 200 characters",
-    "output=" + "x" * 300: "cannot write to xxx",
-    "output=" + "x/" * 3000: "cannot write to x/x/",
+    "output=" + "x" * 300: "xxx: File name too long",
+    "output=" + "x/" * 3000: "x/x: File name too long",
     "policy.path=./" + "x" * 5000: "no such folder",
     "policy.path=" + "x" * 5000: "the config of xxx",
     "policy.chat_template=" + "x" * 5000: "File name too long",
@@ -424,6 +427,45 @@ def test_what_is_broken_around_a_run_ends_it_before_it_starts(case: str, raypo: 
     refused(raypo("run", "run.yaml", *overrides), told)
     assert not list(place.glob("runs/tiny/**/*manifest*"))
     assert not list(place.glob("runs/tiny/summary.json"))
+
+
+@pytest.mark.parametrize("command", ["run", "train"])
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda run: replace(run / "run.json", "{"), "run.json"),
+        (lambda run: replace(run / "run.json", "[]"), "no record of a run"),
+        (lambda run: (run / "checkpoints").mkdir(), "has checkpoints and no run.json"),
+    ],
+    ids=["torn", "no record", "gone"],
+)
+def test_a_damaged_run_is_refused_and_left_as_it_is(
+    damage: Callable[[Path], Any], told: str, command: str, raypo: Command, place: Path
+) -> None:
+    run = place / "runs" / "tiny"
+    run.mkdir(parents=True)
+    damage(run)
+    before = sorted(path.name for path in run.iterdir())
+    refused(raypo(command, "run.yaml"), told)
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
+@pytest.mark.parametrize(("command", "verb"), [("run", RUN), ("train", TRAIN)])
+def test_a_finished_run_says_so_although_what_it_needed_is_gone(
+    command: str, verb: Verb, raypo: Command, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No model, no rewards and no Ray: the same command on a new machine has nothing to do."""
+    given = config.load(place / "run.yaml")
+    folder = RunFolder(given)
+    identity.open_folder(folder, given, verb)
+    replace(Path(folder.path("summary.json")), '{"name": "tiny"}')
+    for file in (place / "policy").iterdir():
+        file.unlink()
+    (place / "bad_input_rewards.py").unlink()
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    code, out, err = raypo(command, "run.yaml")
+    assert code == 0, err
+    assert "run tiny is finished" in out
 
 
 @pytest.mark.parametrize(("address", "told"), [("127.0.0.1:9", "cannot be joined"), ("ray://head:10001", "Ray Client")])

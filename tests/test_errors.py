@@ -30,12 +30,14 @@ def test_parts_that_are_not_known_are_left_out() -> None:
     assert str(RunError("the engine died", remedy="run again")) == "the engine died\n  what to do: run again"
 
 
-@pytest.mark.parametrize("kind", [ConfigError, DataError, ModelError, RewardError, OutputError, ResourceError])
+@pytest.mark.parametrize(
+    "kind", [ConfigError, DataError, ModelError, RewardError, OutputError, ResourceError, IntegrityError]
+)
 def test_what_the_user_can_mend_ends_with_2(kind: type[RaypoError]) -> None:
     assert kind("x").exit_code == 2
 
 
-@pytest.mark.parametrize("kind", [RunError, EngineError, StaleEngine, LostProcess, IntegrityError])
+@pytest.mark.parametrize("kind", [RunError, EngineError, StaleEngine, LostProcess])
 def test_what_broke_by_itself_ends_with_1(kind: type[RaypoError]) -> None:
     assert kind("x").exit_code == 1
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -72,12 +73,12 @@ def run(
     loaded = load(path, overrides)
     from raypo.online.run import run as align
 
-    preflight(loaded)
     if fork is not None:
         from raypo.online.fork import fork as forked
 
+        preflight(loaded)
         loaded = forked(loaded, fork)
-    align(loaded, accept_pins=accept_pins)
+    align(loaded, accept_pins=accept_pins, preflight=preflight)
 
 
 @app.command()
@@ -86,8 +87,7 @@ def train(path: ConfigFile, overrides: Overrides = None, accept_pins: AcceptPins
     loaded = load(path, overrides)
     from raypo.online.offline import train_offline
 
-    preflight(loaded, samples=False)
-    train_offline(loaded, accept_pins=accept_pins)
+    train_offline(loaded, accept_pins=accept_pins, preflight=partial(preflight, samples=False))
 
 
 @app.command()

@@ -7,7 +7,7 @@ two responses as the given rewards do.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from raypo.config import RunConfig
 from raypo.data.chat import load_sets
-from raypo.errors import RewardError
+from raypo.errors import DataError, RewardError
 from raypo.evaluation.statistics import Floats, Interval, mean_interval
 from raypo.models.load import load_tokenizer
 from raypo.online.folder import RunFolder, keeps_a_mirror, owns_its_folder
@@ -80,33 +80,40 @@ class NoEngines:
 
 @owns_its_folder
 @keeps_a_mirror
-def train_offline(config: RunConfig, console: Console | None = None, *, accept_pins: bool = False) -> dict[str, Any]:
+def train_offline(
+    config: RunConfig,
+    console: Console | None = None,
+    *,
+    accept_pins: bool = False,
+    preflight: Callable[[RunConfig], None] | None = None,
+) -> dict[str, Any]:
     """Annotate given sets, train on them, and measure held-out ranking accuracy. Returns the summary.
 
     Args:
         config: of the run; `prompts` names the sets. Their rewards are used, or the run's reward sources if it has any.
         console: where progress goes.
         accept_pins: continue a run whose versions, world size, threads or types were others.
+        preflight: as for `raypo.online.run.run`.
 
     Raises:
         UserError: the input cannot be run, or another driver runs it; nothing was started.
         RunError: the run broke; what was committed stays, and the same command continues.
     """
     console, folder = console or console_of_choice(), RunFolder(config)
-    check_sources(config, policy_exists=True)
     began = time.monotonic()
     if (done := finished(folder, config, console, TRAIN, accept_pins=accept_pins)) is not None:
         return done
-    policy = config.policy
-    tokenizer = load_tokenizer(policy.path, policy.revision, policy.chat_template)
-    longest, lone = config.sampling.max_response_tokens, cluster.objective_of(config).needs_labels
-    given, facts = load_sets(config.prompts, tokenizer, max_response_tokens=longest, lone=lone)
+    if preflight is not None:
+        preflight(config)
+    check_sources(config, policy_exists=True)
+    given, facts = given_sets(config)
     console.print(
         f"sets: {facts['train']} train, {facts['heldout']} held out, read as {facts['formats']}; "
         f"dropped: {facts['dropped']}; responses that left their set: {facts['responses']}",
         highlight=False,
     )
     check_job(cluster.objective_of(config), config, facts["train"], sampled=False)
+    same_sets(given, config, folder)
     # not before its sets are known to be good: a name is taken by what can run
     open_folder(folder, config, TRAIN, accept_pins=accept_pins)
     owned = cluster.start(config, search_path=cluster.search_path())
@@ -144,6 +151,14 @@ def train_offline(config: RunConfig, console: Console | None = None, *, accept_p
     tables.write_json(folder.path("summary.json"), summary)
     console.print(told_at_the_end(summary, accuracy), highlight=False, soft_wrap=True, markup=False)
     return summary
+
+
+def given_sets(config: RunConfig) -> tuple[pa.Table, dict[str, Any]]:
+    """The run's sets as its policy reads them, and what was counted on the way; see `raypo.data.chat.load_sets`."""
+    policy = config.policy
+    tokenizer = load_tokenizer(policy.path, policy.revision, policy.chat_template)
+    longest, lone = config.sampling.max_response_tokens, cluster.objective_of(config).needs_labels
+    return load_sets(config.prompts, tokenizer, max_response_tokens=longest, lone=lone)
 
 
 def told_at_the_end(summary: dict[str, Any], accuracy: Interval) -> str:
@@ -184,7 +199,7 @@ def annotate(
             table, facts = verbs.annotate(
                 scored, actors, config, reference=config.policy.path, scales=scales, progress=progress
             )
-            facts["data"] = data
+            facts |= {"data": data, "source": tables.content_hash(rows)}
             tables.commit(place, table, "annotated", facts)
             tables.write_json(folder.path(split, "inputs.json"), inputs_of(table, config))
             text = f"annotate {split}: {facts['trainable']} of {facts['sets']} sets can train, {facts['seconds']:.1f} s"
@@ -199,6 +214,25 @@ def annotate(
                 "check prompts.rewards_column",
             )
     return found
+
+
+def same_sets(given: pa.Table, config: RunConfig, folder: RunFolder) -> None:
+    """Refuse to go on with a run over other sets than it annotated: one split would be of each, and the summary of one.
+
+    Raises:
+        DataError: the file has changed since.
+    """
+    for split in ("train", "heldout"):
+        known = tables.manifest_of(folder.path(split, "annotated"))
+        before = known.facts.get("source") if known else None
+        rows = given.filter(pc.equal(given["split"], split))
+        if known is not None and before is not None and before != tables.content_hash(rows):
+            raise DataError(
+                f"{config.prompts.path}: its {rows.num_rows} sets to {split} are not the {known.rows} that run "
+                f"{config.name!r} has annotated",
+                "the sets that the run was started with",
+                "restore the file, or choose another name= for a run over these",
+            )
 
 
 def told(console: Console, what: str, total: int) -> verbs.Progress:

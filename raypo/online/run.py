@@ -61,6 +61,7 @@ def run(
     pace: Pace | None = None,
     accept_pins: bool = False,
     verb: Verb = RUN,
+    preflight: Callable[[RunConfig], None] | None = None,
 ) -> dict[str, Any]:
     """Align a policy: rounds of sample, score, annotate, train, sync, evaluate. Returns the summary.
 
@@ -72,6 +73,8 @@ def run(
         pace: read while the run goes on. None: it goes on to its end.
         accept_pins: continue a run whose versions, world size, threads or types were others.
         verb: the command that asked for it.
+        preflight: refuses in seconds what would end the run later. One that has ended needs nothing any more, and is
+            told without it.
 
     Raises:
         UserError: the input cannot be run, or another driver runs it; nothing was started.
@@ -79,10 +82,12 @@ def run(
     """
     console = console or console_of_choice()
     folder = RunFolder(config)
-    check(config, policy_exists=policy_timeout_s == 0.0)
     began = time.time()
     if (done := finished(folder, config, console, verb, accept_pins=accept_pins)) is not None:
         return done
+    if preflight is not None:
+        preflight(config)
+    check(config, policy_exists=policy_timeout_s == 0.0)
     console.print(f"run {config.name}, seed {config.seed}: {folder.root}", highlight=False, soft_wrap=True)
     read = read_prompts(folder, config)
     check_job(cluster.objective_of(config), config, read[1]["train"] if read else None, sampled=True)

@@ -69,7 +69,7 @@ def owned(root: str) -> Iterator[None]:
         return
     try:
         made = not os.path.isdir(os.path.dirname(root))
-        os.makedirs(os.path.dirname(root), exist_ok=True)
+        _make(os.path.dirname(root))
         claim = Claim(root)
     except OSError as error:
         # what has ended may be looked at where nobody can write; what has not never runs without an owner
@@ -79,7 +79,9 @@ def owned(root: str) -> Iterator[None]:
             yield
             return
         raise OutputError(
-            f"cannot write to {os.path.dirname(root)}: {error}", "a writable folder", "choose another output= or --out"
+            f"cannot write to {os.path.dirname(root)}: {error.strerror}",
+            "a writable folder",
+            "choose another output= or --out",
         ) from error
     token = _held.set(_held.get() | {root})
     try:
@@ -97,6 +99,13 @@ def owned(root: str) -> Iterator[None]:
                 os.rmdir(os.path.dirname(root))
     if claim.lost:
         raise _lost(root)
+
+
+def _make(folder: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except RecursionError:  # one level of Python's stack for each of the path
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG)) from None
 
 
 @contextmanager

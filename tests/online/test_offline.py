@@ -7,11 +7,14 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from tiny import run_config
+from tiny import annotated, run_config
 
-from raypo.errors import ConfigError
-from raypo.online.offline import pair_shares, prompt_means, train_offline
+from raypo.errors import ConfigError, DataError
+from raypo.online.folder import RunFolder
+from raypo.online.offline import pair_shares, prompt_means, same_sets, train_offline
+from raypo.stages import tables
 
 
 def test_a_reference_that_would_never_move_is_refused_before_the_name_is_taken(
@@ -42,3 +45,18 @@ def test_sets_of_one_prompt_count_as_one() -> None:
     assert found[:2].tolist() == [0.5, 1.0]
     assert math.isnan(found[2])
     assert prompt_means([], np.array([])).tolist() == []
+
+
+def test_a_run_does_not_go_on_over_other_sets(tiny_model: Path, tmp_path: Path) -> None:
+    """Annotated of 5 training sets; the same in another order are the same, and 4 of them are not."""
+    config = run_config(tiny_model, tmp_path)
+    folder, split = RunFolder(config), pa.array(["train"] * 5)
+    given = pa.table(
+        {"prompt_id": [f"{i}" for i in range(5)], "split": split, "rewards": [[1.0, float(i)] for i in range(5)]}
+    )
+    same_sets(given, config, folder)
+    facts = {"source": tables.content_hash(given)}
+    tables.commit(folder.path("train", "annotated"), annotated(5, responses=2, round_index=0), "annotated", facts)
+    same_sets(given.take([4, 3, 2, 1, 0]), config, folder)
+    with pytest.raises(DataError, match="its 4 sets to train are not the 5 that run 'run' has annotated"):
+        same_sets(given.slice(1), config, folder)
