@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -155,9 +156,70 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(raypo: Command, argument
     code, out, err = raypo(*arguments)
     assert (code, out) == (2, "")
     assert told in err
-    assert err.startswith("raypo: ")
+    assert err.splitlines()[err.startswith(f"raypo {arguments[0]} ")].startswith("raypo: "), "more than what it loads"
     assert "Traceback" not in err
     assert "what to do: " in err or "expected: " in err
+
+
+FIRST = """
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+class Said(BaseException):
+    pass
+
+def say(self, *objects, **style):
+    raise Said(*objects)
+
+Console.print = say
+from raypo import cli
+for given in sys.argv[1].split(","):
+    try:
+        cli.app(given.split(), standalone_mode=False)
+    except Said as said:
+        print(said, sorted({"torch", "ray", "vllm", "transformers"} & sys.modules.keys()))
+"""
+LONG = (
+    "run run.yaml",
+    "run run.yaml --fork other",
+    "train run.yaml",
+    "sample run.yaml",
+    "tune study.yaml",
+    "evaluate run.yaml",
+    "evaluate .",
+    "export . --out out",
+    "doctor run.yaml",
+    "quickstart",
+    "study bandit",
+    "report .",
+    "bench train",
+    "bench tune study.yaml",
+    "bench sample",
+    "bench online run.yaml",
+)
+
+
+def test_what_takes_long_says_so_before_it_imports_what_is_heavy(tmp_path: Path) -> None:
+    """Every command's first line, where neither torch nor Ray is there yet: they take some fifteen seconds."""
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(RUN))
+    made = subprocess.run(
+        [sys.executable, "-c", FIRST, ",".join(LONG)], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    said = made.stdout.splitlines()
+    assert len(said) == len(LONG), made.stdout
+    for command, line in zip(LONG, said, strict=True):
+        assert line.startswith(f"raypo {' '.join(command.split()[:2]) if 'bench' in command else command.split()[0]}")
+        assert line.endswith(" []")
+
+
+def test_a_first_line_is_json_where_the_logs_are(raypo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On standard error, as that for people; then the error, which is for people."""
+    monkeypatch.setenv("RAY_LOGGING_CONFIG_ENCODING", "JSON")
+    code, out, err = raypo("report", "nowhere")
+    assert (code, out) == (2, "")
+    assert json.loads(err.splitlines()[0])["message"] == "raypo report nowhere: loading"
 
 
 def test_a_traceback_is_shown_when_it_is_asked_for(raypo: Command, monkeypatch: pytest.MonkeyPatch) -> None:

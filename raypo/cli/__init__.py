@@ -32,6 +32,7 @@ from raypo.cli.arguments import (
     out_option,
 )
 from raypo.cli.bench import bench
+from raypo.cli.opening import opening
 from raypo.errors import ConfigError, RaypoError
 
 app = typer.Typer(
@@ -71,22 +72,21 @@ def run(
 ) -> None:
     """Align a policy online; the same command again continues where it stopped."""
     loaded = load(path, overrides)
-    from raypo.online.run import run as align
-
-    if fork is not None:
+    with opening("run", path):
         from raypo.online.fork import fork as forked
-
+        from raypo.online.run import run as align
+    if fork is not None:
         preflight(loaded)
         loaded = forked(loaded, fork)
-    align(loaded, accept_pins=accept_pins, preflight=preflight)
+    align(loaded, accept_pins=accept_pins, preflight=preflight if fork is None else None)
 
 
 @app.command()
 def train(path: ConfigFile, overrides: Overrides = None, accept_pins: AcceptPins = False) -> None:
     """Train offline on sets that have responses and rewards: annotate once, then train."""
     loaded = load(path, overrides)
-    from raypo.online.offline import train_offline
-
+    with opening("train", path):
+        from raypo.online.offline import train_offline
     train_offline(loaded, accept_pins=accept_pins, preflight=partial(preflight, samples=False))
 
 
@@ -102,8 +102,8 @@ def sample(
 ) -> None:
     """Sample responses, score them where there are rewards, and write sets that `raypo train` takes."""
     loaded = load(path, overrides)
-    from raypo.online.draw import sample_policy
-
+    with opening("sample", path):
+        from raypo.online.draw import sample_policy
     preflight(loaded, samples=False)  # it may have no rewards
     sample_policy(loaded, out, policy=policy, split=split)
 
@@ -112,9 +112,9 @@ def sample(
 def tune(path: StudyFile, overrides: StudyOverrides = None) -> None:
     """Search over configs: many trials on shared tables and engines; the same command again continues."""
     find_modules(path)
-    from raypo.tuning import run as study_run
-    from raypo.tuning import study
-
+    with opening("tune", path):
+        from raypo.tuning import run as study_run
+        from raypo.tuning import study
     study_run.tune_study(study.load(path, overrides or []))
 
 
@@ -132,9 +132,9 @@ def evaluate(
     is_run = path.is_dir()
     if is_run and overrides:
         raise ConfigError("overrides beside a run's folder", "its own config", "give its config as a YAML file")
+    with opening("evaluate", path):
+        from raypo.online import evaluation
     settings = load_run(path) if is_run else load(path, overrides)
-    from raypo.online import evaluation
-
     chosen = evaluation.policies_of(policy or []) or evaluation.policies_of_run(settings)
     if out is None and "://" in settings.output:
         raise ConfigError(f"output {settings.output} is no local folder", "one for the figures", "give --out")
@@ -151,8 +151,8 @@ def export(
     licence: Annotated[str | None, typer.Option(help="Licence of the model, for its card. None: the start's.")] = None,
 ) -> None:
     """Write a version of a run as a model folder that others can use, with a card that says what it is."""
-    from raypo.online.export import export as write
-
+    with opening("export", folder):
+        from raypo.online.export import export as write
     Console().print(write(folder, out, version=version, dtype=dtype, licence=licence), soft_wrap=True, highlight=False)
 
 
@@ -186,9 +186,9 @@ def doctor(
 ) -> None:
     """Check a config before its run: files, data, rewards, resources, memory, and a few responses as trained."""
     loaded = load(path, overrides)
-    from raypo.doctor.examination import examine
-    from raypo.doctor.findings import failed
-
+    with opening("doctor", path):
+        from raypo.doctor.examination import examine
+        from raypo.doctor.findings import failed
     if failed(examine(loaded, sampled=sample, console=Console())):
         raise typer.Exit(2)
 
@@ -247,8 +247,8 @@ def study(
             for option, meaning in one.takes.items():
                 console.print(Padding(Text(f"{option}=  {meaning}"), (0, 0, 0, 8)))
         return
-    from raypo.studies import run as studies
-
+    with opening("study", name):
+        from raypo.studies import run as studies
     found = studies.study(name, quick=quick, seed=seed, out=out, options=options or [], most=most)
     table = Table(*(Column(column, no_wrap=True) for column in studies.COLUMNS), box=None)
     for cells in studies.shown(found):
@@ -264,12 +264,12 @@ def report(
 ) -> None:
     """Write the page of a run or of a study again, from its folder."""
     if (folder / "study.json").exists():
-        from raypo.tuning.telling import write_page
-
+        with opening("report", folder):
+            from raypo.tuning.telling import write_page
         page = write_page(folder)
     else:
-        from raypo.online.summary import rewrite_report
-
+        with opening("report", folder):
+            from raypo.online.summary import rewrite_report
         page = rewrite_report(folder)
     Console().print(page, soft_wrap=True, highlight=False)
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from raypo.cli.arguments import ConfigFile, Overrides, StudyFile, StudyOverrides, load, out_option
+from raypo.cli.opening import opening
 from raypo.errors import ConfigError
 
 bench = typer.Typer(help="Measure, print a table and write JSON.", no_args_is_help=True)
@@ -33,8 +34,8 @@ def bench_train(
             "--against trl with --python, the interpreter of an environment that has trl==1.16.0, or neither",
             "make one with `uv venv` and `uv pip install trl==1.16.0`",
         )
-    from raypo.bench import train as benchmark
-
+    with opening("bench train"):
+        from raypo.bench import train as benchmark
     plan = benchmark.Plan(responses, prompt, response, steps, rounds, threads, python, grid=grid)
     benchmark.bench_train(plan, out)
 
@@ -47,8 +48,8 @@ def bench_tune(
     separate: Annotated[int | None, typer.Option(min=1, help="Separate runs to time. None: one a trial.")] = None,
 ) -> None:
     """Measure an offline study against as many separate runs of `raypo train` and `raypo evaluate`."""
-    from raypo.bench import tune as benchmark
-
+    with opening("bench tune", path):
+        from raypo.bench import tune as benchmark
     benchmark.bench_tune(path, overrides or [], out, separate)
 
 
@@ -63,8 +64,8 @@ def bench_sample(
     threads: Annotated[int, typer.Option(min=1, help="OpenMP threads of the engine.")] = 2,
 ) -> None:
     """Measure the sampling stage against vLLM alone, and a sync of new weights against an engine's start."""
-    from raypo.bench import sample as benchmark
-
+    with opening("bench sample"):
+        from raypo.bench import sample as benchmark
     benchmark.bench_sample(benchmark.SamplePlan(prompts, prompt, responses, response, repeats, threads), out)
 
 
@@ -76,6 +77,6 @@ def bench_online(
 ) -> None:
     """Run a config aside, and say where the time of a round goes and what the loop itself takes."""
     loaded = load(path, overrides)
-    from raypo.bench import online as benchmark
-
+    with opening("bench online", path):
+        from raypo.bench import online as benchmark
     benchmark.bench_online(loaded, out)

@@ -68,9 +68,10 @@ class JsonConsole(Console):
         self.file.flush()
 
 
-def console_of_choice() -> Console:
-    """Standard output: lines for people, or JSON objects where the environment asks for them."""
-    return JsonConsole() if os.environ.get("RAY_LOGGING_CONFIG_ENCODING") == "JSON" else Console()
+def console_of_choice(*, stderr: bool = False) -> Console:
+    """Standard output, or standard error: lines for people, or JSON objects where the environment asks for them."""
+    kind = JsonConsole if os.environ.get("RAY_LOGGING_CONFIG_ENCODING") == "JSON" else Console
+    return kind(stderr=stderr)
 
 
 class Terminal:

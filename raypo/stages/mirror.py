@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from raypo.training import checkpoint
 logger = logging.getLogger(__name__)
 
 HEAD = "run.json"  # fetched last: a folder without it holds no run
+METRICS = "metrics.jsonl"
 PUSH_EVERY_S = 5.0
 BLOCK = 1 << 22
 ATTEMPTS = 3
@@ -152,21 +153,17 @@ class Mirror:
             raise FileNotFoundError(f"{self._root / HEAD} is gone or damaged: until it is back, nothing is copied")
         found, copied = units(marks), 0
         # in the order of commits: the copy is at any time a state that the folder has had. The copy's checkpoints come
-        # last: the state of an old one goes when newer ones are there
-        # and metrics before the checkpoints whose steps they tell: what is ahead of a checkpoint is dropped on resume
-        for unit in sorted(found, key=self._order(marks)):
+        # last: the state of an old one goes when newer ones are there. The record comes first, for without it the rest
+        # is no run; then the metrics, which grow after the checkpoints whose steps they tell, and may be ahead of them
+        first = {HEAD: -2, METRICS: -1}
+        for unit in sorted(
+            found, key=lambda unit: (self._is_old(unit.manifest), first.get(unit.manifest, marks[unit.manifest][1]))
+        ):
             if self._sent.get(unit.manifest) == marks[unit.manifest]:
                 continue  # nothing below a manifest changes after it
             copied += self._replace(unit, marks)
         self._prune({unit.manifest for unit in found} & self._held.keys())
         return copied
-
-    def _order(self, marks: Mapping[str, tuple[int, int]]) -> Callable[[Unit], tuple[bool, bool, int]]:
-        return lambda unit: (
-            self._is_old(unit.manifest),
-            Path(unit.manifest).name != "metrics.jsonl",
-            marks[unit.manifest][1],
-        )
 
     def _is_old(self, manifest: str) -> bool:
         return manifest in self._held and age(manifest) is not None

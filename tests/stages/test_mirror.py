@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pyarrow.fs as pafs
@@ -102,6 +103,27 @@ def test_what_is_committed_is_copied_and_comes_back_where_there_is_nothing(root:
     assert Mirror(str(fetched), URI).restore() == 7
     assert content(fetched) == {name: data for name, data in content(root).items() if name in stored()}
     assert tables.read(str(fetched / "prompts"))[0]["prompt_id"].to_pylist() == ["a", "b"]
+
+
+@pytest.mark.usefixtures("empty")
+def test_a_push_that_is_cut_short_has_the_record_and_the_metrics_of_what_it_has(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store is gone after two files; by their times the metrics are the newest of all."""
+    kept, copied = Mirror(str(root), URI), []
+    replace = Mirror._replace
+
+    def cut(self: Mirror, unit: Unit, marks: Any) -> int:
+        if len(copied) == 2:
+            raise OSError("the store is gone")
+        copied.append(unit.manifest)
+        return replace(self, unit, marks)
+
+    monkeypatch.setattr(Mirror, "_replace", cut)
+    with pytest.raises(OSError, match="the store is gone"):
+        kept.push()
+    assert copied == ["run.json", "metrics.jsonl"]
+    assert stored() == {"run.json", "metrics.jsonl"}
 
 
 @pytest.mark.usefixtures("empty")

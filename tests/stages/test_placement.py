@@ -102,7 +102,7 @@ def test_train_workers_are_asked_for_with_their_labels(labels: dict[str, str], m
 def test_a_placement_group_that_cannot_be_had_is_an_error_in_time_and_leaves_nothing(ray_cluster: None) -> None:
     """Nine engines of one CPU on eight CPUs, half a second of patience; the group is given back."""
     config = run_config("m", "out", engine={"count": 9, "backend": "cpu", "start_timeout_s": 0.5})
-    with pytest.raises(ResourceError, match=r"no place for 9 engines of .* within 0.5 s; free: CPU (8|7\.\d), GPU 0"):
+    with pytest.raises(ResourceError, match=r"no place for 9 engines of .* within 0.5 s; free: CPU (8|7\.9), GPU 0"):
         actors.create(config, {}, {})
     states = {group["state"] for group in ray.util.placement_group_table().values()}
     assert states <= {"REMOVED"}
@@ -117,8 +117,7 @@ def test_train_workers_without_a_place_are_told_with_asked_and_free_in_the_time_
     """Nine workers of one CPU on eight CPUs, by Ray Train itself, whose four attempts wait 20 s together."""
     config = run_config("m", tmp_path, training={"workers": 9, "start_timeout_s": 20.0})
     began = time.monotonic()
-    with pytest.raises(
-        ResourceError, match=r"no place for 9 train workers of {'CPU': 1.0} within 20 s; free: CPU [78]"
-    ):
+    told = r"no place for 9 train workers of {'CPU': 1.0} within 20 s; free: CPU (8|7\.9), "  # Ray's own hold 0.1
+    with pytest.raises(ResourceError, match=told):
         online.fit_workers(config, online.RunFolder(config), None, None)
     assert time.monotonic() - began < 4 * 20.0  # four whole waits, beside what Ray takes to start
