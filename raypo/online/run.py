@@ -37,7 +37,7 @@ from raypo.online.progress import Terminal, console_of_choice
 from raypo.online.source import Tables
 from raypo.online.summary import keep_versions, lines, summarize, write
 from raypo.sampling.engine import Backend, environment
-from raypo.sampling.sync import HostSender, NcclSender
+from raypo.sampling.sync import HostSender, NcclSender, Outliving
 from raypo.scoring.function import import_function
 from raypo.stages import cluster, tables
 from raypo.stages.actors import Actors, create, unwrap
@@ -334,10 +334,10 @@ def rail(config: RunConfig) -> Literal["host", "nccl"]:
     return "nccl" if cluster.on_gpu(config) else "host"
 
 
-def sender(config: RunConfig, actors: Actors) -> HostSender | NcclSender:
+def sender(config: RunConfig, actors: Actors) -> Outliving | NcclSender:
     """The sync of the run's rail, for the train workers."""
     handles = actors.engines.handles()
-    return NcclSender(handles) if rail(config) == "nccl" else HostSender(handles, put=ray.put)
+    return NcclSender(handles) if rail(config) == "nccl" else Outliving(HostSender(handles, put=ray.put))
 
 
 def attempt(folder: RunFolder) -> int:

@@ -10,6 +10,7 @@ size. Neither Ray nor a model is known here; vLLM is imported in a trainer proce
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +18,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from raypo.errors import EngineError
+
+logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 256 * 2**20
 
@@ -66,8 +71,7 @@ class HostSender:
     Args:
         engines: handles of all engines.
         put: stores a chunk once for all engines and returns what they can be given (an object reference); by default
-        the
-            chunk itself.
+            the chunk itself.
     """
 
     def __init__(self, engines: Sequence[EngineHandle], put: Callable[[Any], Any] | None = None) -> None:
@@ -104,6 +108,30 @@ class HostSender:
         everywhere(self._engines, "update", self._put(chunk))
         everywhere(self._engines, "finish_update", version)
         return {"seconds": time.monotonic() - began, "bytes": float(total + size)}
+
+
+class Outliving:
+    """A rail whose engines may die without ending the training: who draws next brings up those that are behind.
+
+    Only for a rail without a common group: one that has lost a member is opened again by new train workers alone.
+
+    Args:
+        rail: sends.
+    """
+
+    def __init__(self, rail: HostSender) -> None:
+        self._rail = rail
+
+    def send(self, version: int, weights: Iterable[tuple[str, Tensor]], *, sender: bool) -> dict[str, float]:
+        """As the rail's; where an engine failed, with `failed` 1 and no bytes."""
+        began, left = time.monotonic(), iter(weights)
+        try:
+            return self._rail.send(version, left, sender=sender)
+        except EngineError as error:
+            logger.warning("version %d was not sent to every engine: %s", version, error)
+            for _ in left:  # gathering is collective: the other ranks wait for this one
+                pass
+            return {"seconds": time.monotonic() - began, "bytes": 0.0, "failed": 1.0}
 
 
 class NcclSender:

@@ -103,9 +103,10 @@ class Mirror:
             if not has_manifest(unit.manifest):
                 continue  # loose files are made from units, or grow
             local = self._root / unit.manifest
+            if any(local.parent.glob(f"{tables.TORN}*")):
+                continue  # a table that was here and set aside: it is made again, or was, and what is here is newer
             if not local.is_file():
-                # a table that was set aside is made again: it was here
-                if replaced(unit.manifest, versions) or any(local.parent.glob(f"{tables.TORN}*")):
+                if replaced(unit.manifest, versions):
                     continue
                 return False
             with self._store.open_input_stream(f"{self._path}/{unit.manifest}") as stream:

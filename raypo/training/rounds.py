@@ -81,4 +81,7 @@ class SyncSender(Protocol):
     """How new weights reach the live engines; called on every rank."""
 
     def send(self, version: int, weights: Iterable[tuple[str, Tensor]], *, sender: bool) -> dict[str, float]:
-        """Exhaust the weights; the sender passes them to the engines. Returns seconds and bytes."""
+        """Exhaust the weights; the sender passes them to the engines.
+
+        Returns `seconds` and `bytes`, and `failed` where an engine failed that is brought up later.
+        """

@@ -297,10 +297,13 @@ class Learner:
         self, round_index: int, metrics: dict[str, float], trained: float, saved: float, sent: dict[str, float]
     ) -> None:
         """Tell the coordinator that the version is trained, durable and live."""
+        engines = (
+            "an engine failed, and is brought up again" if "failed" in sent else f"synced in {sent['seconds']:.2f} s"
+        )
         text = (
             f"version {self.version}: loss {metrics['loss']:.4f}, accuracy {metrics['rewards/accuracies']:.2f}, "
             f"{self._facts['changed_fraction']:.0%} of weights changed, saved in {saved:.1f} s, "
-            f"synced in {sent['seconds']:.2f} s"
+            f"{engines}"
         )
         self._tables.trained(
             {

@@ -125,11 +125,12 @@ def test_a_driver_killed_in_every_stage_and_terminated_in_one_loses_nothing(whol
 def test_train_worker_engine_and_scorer_killed_in_one_run_come_back_with_the_current_weights(
     whole: Path, place: Path
 ) -> None:
-    """The driver never ends: one start, code 0."""
+    """The driver never ends: one start, code 0. The second engine dies when new weights are about to come to it."""
     plan = [
         Kill(f"evaluations/version-0000/{tables.MANIFEST}", 0.0, "engine"),
         Kill("checkpoints/version-0001/state", 0.0, "trainer"),
         Kill(ROUND.format(1, "sampled"), 0.0, "scorer"),
+        Kill("checkpoints/version-0002/state", 0.0, "engine"),
     ]
     record = endured(place, "actors", *plan)
     assert record.missed == []

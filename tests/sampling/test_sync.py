@@ -9,7 +9,7 @@ import torch
 
 from raypo.errors import EngineError
 from raypo.sampling import sync
-from raypo.sampling.sync import HostSender, rank_offsets
+from raypo.sampling.sync import HostSender, Outliving, rank_offsets
 
 
 class Recorder:
@@ -69,3 +69,27 @@ def test_an_engine_that_fails_ends_the_update() -> None:
     with pytest.raises(EngineError, match="update failed"):
         HostSender([engine]).send(1, iter(WEIGHTS), sender=True)
     assert "finish_update" not in [method for method, _ in engine.told]
+
+
+@pytest.mark.parametrize("method", ["start_update", "update", "finish_update"])
+def test_training_outlives_an_engine_that_fails(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At any moment of it the weights are gathered to the end, and nobody is told that they came."""
+    monkeypatch.setattr(sync, "CHUNK_BYTES", 10)
+    seen: list[str] = []
+    weights = ((name, seen.append(name) or tensor) for name, tensor in WEIGHTS)
+    sent = Outliving(HostSender([Recorder(), Recorder(fails_at=method)])).send(1, weights, sender=True)
+    assert seen == ["a", "b", "c"]
+    assert (sent["failed"], sent["bytes"]) == (1.0, 0.0)
+
+
+def test_a_sync_that_did_not_fail_is_told_as_it_was() -> None:
+    """4 + 8 + 2 numbers of 4 bytes; and an error that is not an engine's is not swallowed."""
+    sent = Outliving(HostSender([Recorder()])).send(1, iter(WEIGHTS), sender=True)
+    assert sent.keys() == {"seconds", "bytes"}
+    assert sent["bytes"] == 56
+
+    def broken() -> Any:
+        raise ValueError("not an engine")
+
+    with pytest.raises(ValueError, match="not an engine"):
+        Outliving(HostSender([Recorder()], put=lambda chunk: broken())).send(1, iter(WEIGHTS), sender=True)

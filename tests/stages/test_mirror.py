@@ -370,3 +370,30 @@ def test_a_bucket_that_is_not_there_ends_a_run_before_it_starts(
     with pytest.raises(OutputError, match="s3://other cannot be written"), mirror.mirrored(config, str(tmp_path / "r")):
         tables.write_json(str(tmp_path / "r" / "run.json"), {})
     assert (tmp_path / "r" / "run.json").is_file()
+
+
+@pytest.mark.usefixtures("empty")
+@pytest.mark.parametrize("again", [(), ("a", "c")], ids=["set aside", "made again"])
+def test_a_folder_that_makes_a_table_again_is_not_behind_its_copy(root: Path, again: tuple[str, ...]) -> None:
+    """The driver is killed before the copy has the second table, of other rows: the folder goes on with those."""
+    Mirror(str(root), URI).push()
+    tables.set_aside(str(root / "prompts"))
+    if again:
+        tables.commit(str(root / "prompts"), prompts(*again), "prompts")
+    kept = Mirror(str(root), URI)
+    assert kept.restore() == 0
+    assert not list(root.parent.glob("*.stale-*"))
+    kept.push()
+    found = tables.read(str(root / "prompts"))
+    assert (found and found[0]["prompt_id"].to_pylist()) == (list(again) or None)
+
+
+@pytest.mark.usefixtures("empty")
+def test_a_folder_with_another_table_than_its_copy_is_behind_it(root: Path) -> None:
+    """Nothing was set aside here: somebody else went on from the copy."""
+    Mirror(str(root), URI).push()
+    shutil.rmtree(root / "prompts")
+    tables.commit(str(root / "prompts"), prompts("a", "c"), "prompts")
+    assert Mirror(str(root), URI).restore() > 0
+    assert len(list(root.parent.glob("*.stale-*"))) == 1
+    assert tables.read(str(root / "prompts"))[0]["prompt_id"].to_pylist() == ["a", "b"]
