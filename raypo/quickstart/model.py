@@ -46,7 +46,7 @@ class Pretraining:
     steps: int = 800
     batch: int = 64
     sentences: int = 30_000
-    learning_rate: float = 6e-3
+    learning_rate: float = 3e-3
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
