@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ import yaml
 from command_line import Command, call
 
 from raypo import __version__, cli
+from raypo.cli.opening import opening
 from raypo.config import load
 from raypo.objective.presets import TABLE
 from raypo.quickstart import demonstration
@@ -156,7 +159,9 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(raypo: Command, argument
     code, out, err = raypo(*arguments)
     assert (code, out) == (2, "")
     assert told in err
-    assert err.splitlines()[err.startswith(f"raypo {arguments[0]} ")].startswith("raypo: "), "more than what it loads"
+    loading, *rest = err.splitlines()
+    first = rest[0] if loading.startswith(f"raypo {arguments[0]} ") else loading
+    assert first.startswith("raypo: "), "more than what it loads"
     assert "Traceback" not in err
     assert "what to do: " in err or "expected: " in err
 
@@ -205,13 +210,54 @@ def test_what_takes_long_says_so_before_it_imports_what_is_heavy(tmp_path: Path)
     """Every command's first line, where neither torch nor Ray is there yet: they take some fifteen seconds."""
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(RUN))
     made = subprocess.run(
-        [sys.executable, "-c", FIRST, ",".join(LONG)], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "-c", FIRST, ",".join(LONG)],
+        cwd=tmp_path,
+        env=os.environ | {"FORCE_COLOR": "1"},  # a file is no terminal for it
+        capture_output=True,
+        text=True,
+        check=True,
     )
     said = made.stdout.splitlines()
     assert len(said) == len(LONG), made.stdout
     for command, line in zip(LONG, said, strict=True):
         assert line.startswith(f"raypo {' '.join(command.split()[:2]) if 'bench' in command else command.split()[0]}")
         assert line.endswith(" []")
+
+
+class Terminal(io.StringIO):
+    """What standard error is at a keyboard."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_something_moves_while_it_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spinner, drawn again and again, of which nothing stays: the last that is written erases its line."""
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setenv("TERM", "xterm")
+    with opening("run", "[my].yaml"):
+        time.sleep(0.5)
+    assert shown.getvalue().count("raypo run [my].yaml: loading") > 2
+    assert shown.getvalue().rstrip().endswith("\x1b[2K")
+
+
+@pytest.mark.parametrize("command", ["run", "train", "sample", "evaluate", "doctor", "bench online"])
+def test_a_mistake_in_a_config_is_told_before_anything_is_loaded(raypo: Command, command: str) -> None:
+    """Its message is the first line."""
+    Path("run.yaml").write_text(yaml.safe_dump(RUN | {"objetive": 3}))
+    code, out, err = raypo(*command.split(), "run.yaml")
+    assert (code, out) == (2, "")
+    assert err.startswith("raypo: ")
+    assert "objetive" in err
+
+
+def test_a_study_that_there_is_not_is_told_before_anything_is_loaded(raypo: Command) -> None:
+    """With the names of those that there are."""
+    code, out, err = raypo("study", "nosuch")
+    assert (code, out) == (2, "")
+    assert err.startswith("raypo: unknown study 'nosuch'")
+    assert "bandit" in err
 
 
 def test_a_first_line_is_json_where_the_logs_are(raypo: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,9 +132,10 @@ def evaluate(
     is_run = path.is_dir()
     if is_run and overrides:
         raise ConfigError("overrides beside a run's folder", "its own config", "give its config as a YAML file")
+    given = None if is_run else load(path, overrides)
     with opening("evaluate", path):
         from raypo.online import evaluation
-    settings = load_run(path) if is_run else load(path, overrides)
+    settings = given or load_run(path)
     chosen = evaluation.policies_of(policy or []) or evaluation.policies_of_run(settings)
     if out is None and "://" in settings.output:
         raise ConfigError(f"output {settings.output} is no local folder", "one for the figures", "give --out")
@@ -238,7 +239,7 @@ def study(
     out: Annotated[Path | None, out_option("Folder for its files. None: study-NAME.")] = None,
 ) -> None:
     """Test a claim of the papers: a table with intervals and power, figures, and what was found."""
-    from raypo.studies.catalogue import CATALOGUE
+    from raypo.studies.catalogue import CATALOGUE, entry
 
     console = Console()
     if name is None:
@@ -247,6 +248,7 @@ def study(
             for option, meaning in one.takes.items():
                 console.print(Padding(Text(f"{option}=  {meaning}"), (0, 0, 0, 8)))
         return
+    entry(name)
     with opening("study", name):
         from raypo.studies import run as studies
     found = studies.study(name, quick=quick, seed=seed, out=out, options=options or [], most=most)

@@ -19,11 +19,11 @@ def opening(command: str, subject: object = "") -> Iterator[None]:
 
     Args:
         command: as it was typed, e.g. `bench train`.
-        subject: what it is about: a run's name, a file, a folder.
+        subject: what it is about: a file, a folder, a study's name.
     """
     console = console_of_choice(stderr=True)
     told = f"{f'raypo {command} {subject}'.rstrip()}: loading"
-    if console.is_terminal:
+    if console.is_terminal and console.file.isatty():  # FORCE_COLOR makes a terminal of a file
         with console.status(escape(told)):
             yield
     else:

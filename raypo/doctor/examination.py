@@ -55,7 +55,7 @@ def examine(config: RunConfig, *, sampled: bool, console: Console) -> list[Findi
     if not sampled:
         found.append(Finding("responses", "skipped", "none was sampled: --no-sample"))
     show(found, texts, console)
-    console.print(f"{time.monotonic() - began:.1f} s", highlight=False)
+    console.print(f"checked in {time.monotonic() - began:.1f} s", highlight=False)
     return found
 
 

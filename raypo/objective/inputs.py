@@ -71,9 +71,17 @@ def check(
     if mask.dtype != torch.bool:
         raise DataError(f"{name}: mask is {mask.dtype}", "torch.bool, False where there is no response")
     if reference is None and objective.needs_reference:
-        raise ConfigError(f"{name}: reference_logps is None", "reference log-probs: the prior has b != 0")
+        raise ConfigError(
+            f"{name}: reference_logps is None",
+            "reference log-probs: the prior has b != 0",
+            "pass reference_logps [B, K], or take a preset without a reference",
+        )
     if psi is None and objective.needs_psi:
-        raise ConfigError(f"{name}: psi is None", "psi [B]: the phi-link is a function of it")
+        raise ConfigError(
+            f"{name}: psi is None",
+            "psi [B]: the phi-link is a function of it",
+            "pass psi = -c ln d of raypo.dispersion, or 1 for every set",
+        )
     missing = [term for term in objective.terms if term not in terms]
     if missing:
         raise ConfigError(f"{name}: terms without {', '.join(missing)}", f"terms {', '.join(objective.terms)}")

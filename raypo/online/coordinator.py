@@ -151,7 +151,7 @@ class Coordinator:
         self._metrics.training(gauge)
 
     def trained(self, fields: dict[str, Any]) -> None:
-        """A training round is over, durable and live."""
+        """A training round is over and durable; the engines have it, or are brought up with it."""
         tables.write_json(self._folder.stage(fields["round"], "trained.json"), fields)
         self._metrics.set("raypo_sync_seconds", fields["sync_seconds"])
         self._events.note("train", fields.pop("text"), **fields)

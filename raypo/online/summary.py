@@ -60,7 +60,7 @@ def summarize(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
         "changed_fraction": [one["changed_fraction"] for one in trained],
         "engine_gap_per_token": [one["evaluation"]["engine_gap"] for one in evaluations],
         "stopped": (tables.read_json(folder.path("stop.json")) or {}).get("reason"),
-        "warnings": [*last["warnings"], *unmoved(config, folder)],
+        "warnings": [*last["warnings"], *unmoved(config, folder), *resent(folder)],
         "versions": run.get("versions", {}),
         "seed": config.seed,
         "model": folder.model(evaluations[-1]["version"]),
@@ -112,6 +112,15 @@ def unmoved(config: RunConfig, folder: RunFolder) -> list[str]:
     if cluster.objective_of(config).reference != "moving" or done >= every:
         return []
     return [f"the reference never moved: training.reference_steps = {every}, and the run had {done} optimizer steps"]
+
+
+def resent(folder: RunFolder) -> list[str]:
+    """A warning where new weights did not reach every live engine: then those were started anew, which takes longer."""
+    failed = [str(done["round"] + 1) for done in folder.trained() if done.get("sync_failed")]
+    if not failed:
+        return []
+    told = f"an engine failed while the weights of round {', '.join(failed)} came to it"
+    return [f"{told}; it was brought up from their folder"]
 
 
 def dropped(prompts: dict[str, int], stages: list[dict[str, dict[str, Any]]]) -> dict[str, int]:

@@ -103,16 +103,14 @@ class Mirror:
             if not has_manifest(unit.manifest):
                 continue  # loose files are made from units, or grow
             local = self._root / unit.manifest
-            if any(local.parent.glob(f"{tables.TORN}*")):
-                continue  # a table that was here and set aside: it is made again, or was, and what is here is newer
-            if not local.is_file():
-                if replaced(unit.manifest, versions):
-                    continue
-                return False
+            if not local.is_file() and replaced(unit.manifest, versions):
+                continue
             with self._store.open_input_stream(f"{self._path}/{unit.manifest}") as stream:
                 theirs = stream.read()
-            mine = local.read_bytes()
+            mine = local.read_bytes() if local.is_file() else b""
             if not same_commit(mine, theirs):
+                if _was_here(local, theirs):
+                    continue
                 return False
             self._match(unit.manifest, mine, theirs, there)
         return True
@@ -155,7 +153,8 @@ class Mirror:
         found, copied = units(marks), 0
         # in the order of commits: the copy is at any time a state that the folder has had. The copy's checkpoints come
         # last: the state of an old one goes when newer ones are there. The record comes first, for without it the rest
-        # is no run; then the metrics, which grow after the checkpoints whose steps they tell, and may be ahead of them
+        # is no run; then the metrics: a checkpoint's resume drops the steps that are ahead of it, but cannot make up
+        # for steps that are missing
         first = {HEAD: -2, METRICS: -1}
         for unit in sorted(
             found, key=lambda unit: (self._is_old(unit.manifest), first.get(unit.manifest, marks[unit.manifest][1]))
@@ -241,6 +240,17 @@ class Mirror:
             self._sent.pop(name, None)
             if self._store.get_file_info(f"{self._path}/{name}").type == pafs.FileType.File:
                 self._store.delete_file(f"{self._path}/{name}")
+
+
+def _was_here(manifest: Path, theirs: bytes) -> bool:
+    """Whether what the copy has of a table was here and was set aside: it is made again, or was, and that is newer.
+
+    Args:
+        manifest: of the table here; it need not exist.
+        theirs: the copy's manifest.
+    """
+    aside = [path.read_bytes() for path in manifest.parent.glob(f"{tables.TORN}*")]
+    return any(same_commit(one, theirs) or not (listed(one) or manifest.is_file()) for one in aside)
 
 
 def _mark(path: Path) -> tuple[int, int]:

@@ -35,7 +35,7 @@ class Unit:
 
 
 def units(names: Mapping[str, Any]) -> list[Unit]:
-    """Committed files by unit; those of no unit, and Ray's own record of attempts, are left out.
+    """Committed files by unit; those of no unit, what was set aside, and Ray's own record of attempts, are left out.
 
     Args:
         names: relative paths with `/` between their parts.
@@ -44,7 +44,8 @@ def units(names: Mapping[str, Any]) -> list[Unit]:
     below: dict[str, list[str]] = {head: [] for head in heads.values()}
     loose = []
     for name in names:
-        if name in below or name.endswith(".tmp") or name.startswith("ray/"):
+        last = name.rpartition("/")[2]
+        if name in below or last.endswith(".tmp") or last.startswith(tables.TORN) or name.startswith("ray/"):
             continue
         if (owner := _owner(name, heads)) is not None:
             below[owner].append(name)

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raypo.config import RunConfig, apply_overrides, build, read_yaml
+from raypo.config import HYPERPARAMETER_DEFAULTS, RunConfig, apply_overrides, build, read_yaml
 from raypo.errors import ConfigError
 from raypo.online.folder import RunFolder
 from raypo.quickstart.demonstration import make_config, write_prompts
@@ -27,15 +27,15 @@ from raypo.studies.matched import BASE, GAIN, MATTERS, Run, figure, finding, rea
 from raypo.studies.result import Drawing, Result, Setting, adjusted
 
 CONDITIONS: dict[str, dict[str, Any]] = {
-    "dpo": {"preset": "dpo", "beta": 0.1},
-    "mallows-theta": {"preset": "mallows-theta", "beta": 0.1},
-    "mallows-phi": {"preset": "mallows-phi", "beta": 0.1},
-    "mpo": {"preset": "mpo", "beta": 0.1},
-    "w-mpo": {"preset": "w-mpo", "beta": 0.1, "alpha": 1.0},
-    "mallows-mpo": {"preset": "mallows-mpo", "beta": 0.1, "alpha": 1.0},
+    "dpo": {"preset": "dpo"},
+    "mallows-theta": {"preset": "mallows-theta"},
+    "mallows-phi": {"preset": "mallows-phi"},
+    "mpo": {"preset": "mpo"},
+    "w-mpo": {"preset": "w-mpo", "alpha": 1.0},
+    "mallows-mpo": {"preset": "mallows-mpo", "alpha": 1.0},
     "simpo": {"preset": "simpo", "beta": 2.0, "gamma": 1.0},
 }
-"""Objectives. SimPO divides by length: its beta is that of its authors, 2.0, with gamma / beta = 0.5."""
+"""Objectives, at the base's beta. SimPO divides by length: its beta is its authors', 2.0, with gamma / beta = 0.5."""
 
 DISPERSED = ("mallows-theta", "mallows-phi", "mallows-mpo")
 """Conditions that take psi; the others run without an estimator."""
@@ -112,10 +112,15 @@ def config_of(tree: Mapping[str, Any], condition: str, seed: int, runs: Path) ->
             "name": f"{condition}-seed{seed}",
             "output": str(runs),
             "seed": seed,
-            "objective": CONDITIONS[condition],
+            "objective": objective_of(tree, condition),
             "dispersion": {"estimator": estimator} if condition in DISPERSED else {"estimator": "none"},
         }
     )
+
+
+def objective_of(tree: Mapping[str, Any], condition: str) -> dict[str, Any]:
+    """The objective of a condition, with the beta that the base has, or that a run has by itself."""
+    return {"beta": (tree.get("objective") or {}).get("beta", HYPERPARAMETER_DEFAULTS["beta"])} | CONDITIONS[condition]
 
 
 def second_of(config: RunConfig) -> str | None:
@@ -136,7 +141,8 @@ def run(setting: Setting) -> Result:
     for config in configs.values():
         align(config)
     found = [read(name, seed, RunFolder(one), second_of(one)) for (name, seed), one in configs.items()]
-    return concluded(found, {"conditions": {name: CONDITIONS[name] for name in names}, "seeds": seeds, "base": tree})
+    objectives = {name: objective_of(tree, name) for name in names}
+    return concluded(found, {"conditions": objectives, "seeds": seeds, "base": tree})
 
 
 def concluded(runs: Sequence[Run], settings: Mapping[str, Any]) -> Result:

@@ -296,7 +296,7 @@ class Learner:
     def report(
         self, round_index: int, metrics: dict[str, float], trained: float, saved: float, sent: dict[str, float]
     ) -> None:
-        """Tell the coordinator that the version is trained, durable and live."""
+        """Tell the coordinator that the version is trained and durable, and whether every engine has it."""
         engines = (
             "an engine failed, and is brought up again" if "failed" in sent else f"synced in {sent['seconds']:.2f} s"
         )
@@ -312,6 +312,7 @@ class Learner:
                 "seconds": trained,
                 "save_seconds": saved,
                 "sync_seconds": sent["seconds"],
+                "sync_failed": "failed" in sent,
                 "changed_fraction": self._facts["changed_fraction"],
             }
         )

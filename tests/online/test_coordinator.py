@@ -10,7 +10,7 @@ from tiny import prompt_table, run_config
 from raypo.online import committed
 from raypo.online.coordinator import Coordinator
 from raypo.online.folder import RunFolder
-from raypo.online.summary import unmoved
+from raypo.online.summary import resent, unmoved
 from raypo.stages import tables
 from raypo.training import checkpoint
 from raypo.training.checkpoint import Checkpoint
@@ -51,6 +51,19 @@ def test_a_moving_reference_that_stood_still_is_told(tiny_model: Path, tmp_path:
     assert len(warned(10, "tr-dpo")) == 1
     assert "reference_steps = 10, and the run had 9 optimizer steps" in warned(10, "tr-dpo")[0]
     assert warned(9, "tr-dpo") == warned(10, "dpo") == []
+
+
+def test_weights_that_did_not_reach_an_engine_are_told(tiny_model: Path, tmp_path: Path) -> None:
+    """Rounds 1 and 3 of three."""
+    folder = RunFolder(run_config(tiny_model, tmp_path))
+    for index, failed in enumerate([True, False, True]):
+        tables.write_json(folder.stage(index, "trained.json"), {"round": index, "sync_failed": failed})
+    assert resent(folder) == [
+        "an engine failed while the weights of round 1, 3 came to it; it was brought up from their folder"
+    ]
+    tables.write_json(folder.stage(0, "trained.json"), {"round": 0})
+    tables.write_json(folder.stage(2, "trained.json"), {"round": 2, "sync_failed": False})
+    assert resent(folder) == []
 
 
 def test_a_round_whose_worker_died_between_checkpoint_and_report_is_told_by_the_coordinator(

@@ -386,6 +386,32 @@ def test_a_folder_that_makes_a_table_again_is_not_behind_its_copy(root: Path, ag
     kept.push()
     found = tables.read(str(root / "prompts"))
     assert (found and found[0]["prompt_id"].to_pylist()) == (list(again) or None)
+    later = Mirror(str(root), URI)
+    assert (later.restore(), later.push()) == (0, 2), "a later start sends the two files without a manifest alone"
+    assert not [name for name in stored() if tables.TORN in name], "what was set aside stays where it was"
+
+
+@pytest.mark.usefixtures("empty")
+def test_a_folder_that_once_made_a_table_again_can_still_be_behind(root: Path, tmp_path: Path) -> None:
+    """It makes the table again, as a, c; elsewhere the run goes on with a, d: back here it is not a, c that counts."""
+    Mirror(str(root), URI).push()
+    make_again(root, "a", "c")
+    first = Mirror(str(root), URI)
+    first.restore()
+    first.push()
+    elsewhere = tmp_path / "elsewhere" / "run"
+    second = Mirror(str(elsewhere), URI)
+    second.restore()
+    make_again(elsewhere, "a", "d")
+    second.push()
+    assert Mirror(str(root), URI).restore() > 0
+    assert tables.read(str(root / "prompts"))[0]["prompt_id"].to_pylist() == ["a", "d"]
+
+
+def make_again(root: Path, *ids: str) -> None:
+    """Set the prompts aside, and commit others."""
+    tables.set_aside(str(root / "prompts"))
+    tables.commit(str(root / "prompts"), prompts(*ids), "prompts")
 
 
 @pytest.mark.usefixtures("empty")

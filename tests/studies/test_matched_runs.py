@@ -150,6 +150,7 @@ def test_every_condition_is_a_run_of_the_quickstart_with_another_objective(condi
     )
     objective = objective_of(config)
     assert objective.name == condition
+    assert config.objective.hyperparameters["beta"] == (2.0 if condition == "simpo" else 1.0)
     assert (config.dispersion.estimator == "none") == (condition not in online.DISPERSED)
     assert online.second_of(config) == "quality"
     other = online.config_of(tree, "dpo", 3, tmp_path / "runs")

@@ -28,7 +28,7 @@ TABLE: dict[str, Row] = {**pairs.ROWS, **sets.ROWS, **priors.ROWS, **anchored.RO
 COMMON = ("beta", "tie_eps")
 """Hyperparameters of every preset."""
 
-OPTIONAL: dict[str, float] = {"tie_eps": 0.0, "power": 1.0}
+OPTIONAL: dict[str, float] = {"tie_eps": 0.0, "power": 1.0, "label_smoothing": 0.0}
 """Hyperparameters that may be left out, and what they are then: the neutral value, not a choice."""
 
 
@@ -77,7 +77,11 @@ def preset(name: str, **given: float) -> AnyObjective:
     missing = [key for key in names if key not in given and key not in OPTIONAL]
     if missing:
         needed = [key for key in names if key not in OPTIONAL]
-        raise ConfigError(f"preset {name!r} needs {', '.join(missing)}", f"all of {', '.join(needed)}")
+        raise ConfigError(
+            f"preset {name!r} needs {', '.join(missing)}",
+            f"all of {', '.join(needed)}",
+            "give a value of each; `raypo presets` prints what is usual",
+        )
     for key, value in given.items():  # before the row divides by one
         if value not in HYPERPARAMETERS[key]:
             raise ConfigError(f"preset {name!r}: {key} = {value!r}", str(HYPERPARAMETERS[key]))
