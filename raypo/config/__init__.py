@@ -15,7 +15,7 @@ from __future__ import annotations
 from raypo.config.judge import JudgeConfig
 from raypo.config.load import apply_overrides, as_yaml, build, key_of, load, read_yaml
 from raypo.config.objective import HYPERPARAMETER_DEFAULTS, ObjectiveConfig
-from raypo.config.refusals import refuse_online
+from raypo.config.refusals import refuse_lengths, refuse_online
 from raypo.config.rewards import FunctionReward, HttpReward, ModelReward, RewardSource
 from raypo.config.section import Section
 from raypo.config.tree import (
@@ -64,5 +64,6 @@ __all__ = [
     "key_of",
     "load",
     "read_yaml",
+    "refuse_lengths",
     "refuse_online",
 ]

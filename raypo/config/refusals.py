@@ -11,7 +11,7 @@ from typing import Any
 from raypo.config.addresses import refuse_addresses
 from raypo.config.rewards import HttpReward
 from raypo.config.tree import RunConfig
-from raypo.errors import ConfigError
+from raypo.errors import ConfigError, ModelError
 
 READ_ONLY_WITH: tuple[tuple[str, str, frozenset[Any]], ...] = (
     ("policy.lora_rank", "policy.adapter", frozenset({"lora"})),
@@ -212,3 +212,24 @@ def _at(config: Any, path: str) -> Any:
 def _default(config: RunConfig, path: str) -> Any:
     section, name = path.split(".")
     return type(getattr(config, section)).model_fields[name].default
+
+
+def refuse_lengths(config: RunConfig, positions: int | None) -> None:
+    """Refuse lengths that the policy's context cannot hold: an engine would only say so when it starts.
+
+    Args:
+        config: of the run.
+        positions: of the policy. None: it sets no bound.
+
+    Raises:
+        ModelError: the run asks for longer sequences than it has positions.
+    """
+    needed = config.engine.max_model_tokens or config.prompts.max_prompt_tokens + config.sampling.max_response_tokens
+    if positions and needed > positions:
+        own = config.engine.max_model_tokens is not None
+        asked = "engine.max_model_tokens" if own else "prompts.max_prompt_tokens + sampling.max_response_tokens"
+        raise ModelError(
+            f"{config.policy.path} has {positions:,} positions and the run asks for sequences of {needed:,} tokens",
+            f"{asked} of at most {positions:,}",
+            f"lower {'it' if own else 'one of the two'}, or take a model with a longer context",
+        )

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from raypo.config import FunctionReward, HttpReward, ModelReward, RunConfig, refuse_online
+from raypo.config import FunctionReward, HttpReward, ModelReward, RunConfig, refuse_lengths, refuse_online
 from raypo.doctor import surroundings
 from raypo.doctor.findings import Finding, ok, warn
-from raypo.doctor.memory import BYTES, check_lengths, model_shape, size
+from raypo.doctor.memory import BYTES, model_shape, size
 from raypo.errors import ConfigError, ModelError, OutputError
 from raypo.models.load import check_folder, check_importance, load_config, load_tokenizer
 from raypo.scoring.function import import_function
@@ -100,7 +100,7 @@ def policy(config: RunConfig) -> Finding:
     read = load_config(given.path, given.revision).get_text_config()
     tokenizer = load_tokenizer(given.path, given.revision, given.chat_template)
     positions, vocabulary = getattr(read, "max_position_embeddings", None), read.vocab_size
-    check_lengths(config, positions)
+    refuse_lengths(config, positions)
     if len(tokenizer) > vocabulary:
         raise ModelError(
             f"the tokenizer of {given.path} has {len(tokenizer):,} tokens and its model embeds {vocabulary:,}",

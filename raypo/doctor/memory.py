@@ -188,23 +188,6 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_lengths(config: RunConfig, positions: int | None) -> None:
-    """Refuse lengths that the policy's context cannot hold.
-
-    Raises:
-        ModelError: the run asks for longer sequences than it has positions.
-    """
-    needed = config.engine.max_model_tokens or config.prompts.max_prompt_tokens + config.sampling.max_response_tokens
-    if positions and needed > positions:
-        own = config.engine.max_model_tokens is not None
-        asked = "engine.max_model_tokens" if own else "prompts.max_prompt_tokens + sampling.max_response_tokens"
-        raise ModelError(
-            f"{config.policy.path} has {positions:,} positions and the run asks for sequences of {needed:,} tokens",
-            f"{asked} of at most {positions:,}",
-            f"lower {'it' if own else 'one of the two'}, or take a model with a longer context",
-        )
-
-
 def _header(file: Path) -> dict[str, list[int]]:
     """Shapes by name: 8 bytes of length, then so many bytes of JSON."""
     with file.open("rb") as opened:

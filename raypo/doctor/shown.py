@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from rich.table import Column, Table
 from rich.text import Text
 
-from raypo.config import RunConfig
-from raypo.doctor.memory import check_lengths, memory, model_shape, size
+from raypo.config import RunConfig, refuse_lengths
+from raypo.doctor.memory import memory, model_shape, size
 from raypo.doctor.plan import Value, work
 
 
@@ -36,7 +36,7 @@ def row_table(title: str, rows: Mapping[str, str]) -> Table:
 def memory_table(config: RunConfig) -> Table:
     """Bytes per process, or that the model is not here."""
     shape = model_shape(config.policy.path)
-    check_lengths(config, shape.positions if shape else None)
+    refuse_lengths(config, shape.positions if shape else None)
     title = "memory per process (estimate)"
     if shape is None:
         return row_table(title, {"unknown": f"{config.policy.path} is no folder on this machine"})

@@ -25,10 +25,10 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
-from raypo.config import FunctionReward, ModelReward, RunConfig, refuse_online
+from raypo.config import FunctionReward, ModelReward, RunConfig, refuse_lengths, refuse_online
 from raypo.data.chat import load_prompts
 from raypo.errors import RaypoError, RunError
-from raypo.models.load import check_folder, check_importance, load_tokenizer
+from raypo.models.load import check_folder, check_importance, load_config, load_tokenizer
 from raypo.online.coordinator import Coordinator
 from raypo.online.folder import RunFolder, keeps_a_mirror, owns_its_folder
 from raypo.online.identity import RUN, Verb, open_folder, same_config
@@ -149,12 +149,14 @@ def check_sources(config: RunConfig, *, policy_exists: bool) -> None:
 
     Raises:
         ConfigError: a preset, a hyperparameter or a combination.
-        ModelError: the policy or a reward model cannot be read.
+        ModelError: the policy or a reward model cannot be read, or the policy's context is too short for the run.
         RewardError: a reward function cannot be imported.
     """
     cluster.objective_of(config)
     if policy_exists:
         check_folder(config.policy.path)
+        read = load_config(config.policy.path, config.policy.revision).get_text_config()
+        refuse_lengths(config, getattr(read, "max_position_embeddings", None))
     check_importance(config.annotation)
     for source in config.rewards:
         if isinstance(source, FunctionReward):

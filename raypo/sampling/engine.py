@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ SPOILT = -1
 CHUNK_BYTES = 256 * 2**20
 CPU_MIN_HEAD = 32
 CPU_BATCH_TOKENS = 4096
+LONGEST = 600  # characters of what vLLM says
 
 Backend = Literal["cpu", "gpu"]
 
@@ -115,7 +117,7 @@ class Engine:
             )
         except (ValueError, RuntimeError, OSError) as error:
             raise ModelError(
-                f"vLLM cannot serve {folder}: {str(error).strip().splitlines()[0]}",
+                f"vLLM cannot serve {folder}: {shorten(str(error), LONGEST)}",  # its first line may be a mere title
                 "a causal language model that vLLM knows",
                 "see engine.* and the model's config.json",
             ) from error

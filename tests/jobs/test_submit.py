@@ -255,11 +255,11 @@ def entry(place: Path, store: dict[str, str], name: str, *command: str, **enviro
 def test_every_kind_of_job_is_submitted(head: Head, place: Path, store: dict[str, str]) -> None:
     """Sampled, trained on what was sampled, compared, searched, and a claim studied: five jobs, each on the last's."""
     config, out = str(place / "run.yaml"), place / "out"
+    given = {"path": str(out / "sampled/sets.jsonl"), "heldout_fraction": 0.25, "max_prompt_tokens": 16}
     study = {
         "name": "rates",
         "output": str(out),
-        "base": yaml.safe_load((place / "run.yaml").read_text())
-        | {"rewards": [], "prompts": {"path": str(out / "sampled/sets.jsonl"), "heldout_fraction": 0.25}},
+        "base": yaml.safe_load((place / "run.yaml").read_text()) | {"rewards": [], "prompts": given},
         "rewards": [{"name": "ones", "path": "job_rewards:ones"}],
         "space": {"training.learning_rate": [1e-2, 1e-3]},
         "algorithm": "grid",

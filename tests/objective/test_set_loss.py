@@ -204,10 +204,11 @@ def test_metrics_are_unscaled_by_psi() -> None:
 
 
 def test_a_preset_names_the_hyperparameters_that_it_needs_and_no_optional_one() -> None:
-    """tie_eps may be left out."""
-    with pytest.raises(ConfigError, match="needs label_smoothing") as caught:
-        preset("dpo", beta=0.1)
-    assert caught.value.expected == "all of beta, label_smoothing"
+    """tie_eps and label_smoothing may be left out: 0 is none of them."""
+    with pytest.raises(ConfigError, match="needs alpha") as caught:
+        preset("w-mpo", beta=0.1)
+    assert caught.value.expected == "all of beta, alpha"
+    assert preset("dpo", beta=0.1) == preset("dpo", beta=0.1, label_smoothing=0.0)
 
 
 def test_ordinal_rewards_train_mpo_and_are_refused_by_w_mpo() -> None:

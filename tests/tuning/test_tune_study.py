@@ -20,7 +20,7 @@ import yaml
 from hf_folders import make_model
 from ray.util import placement_group_table
 
-from raypo.errors import ConfigError, DataError, IntegrityError, ResourceError
+from raypo.errors import ConfigError, DataError, IntegrityError, ModelError, ResourceError
 from raypo.stages import tables
 from raypo.training.tracking import read_metrics
 from raypo.tuning.online import STOPPED
@@ -46,6 +46,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append({"prompt": f"w{i} w{i + 3} w{i + 7}", "responses": texts, "rewards": [1.0, 1.0, 0.0, 0.0]})
     (folder / "sets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
+
+
+def test_lengths_that_the_model_cannot_hold_are_told_before_anything_starts(place: Path) -> None:
+    """256 positions; 250 + 8 tokens. No engine has to start for that."""
+    prompts = {"path": str(place / "sets.jsonl"), "heldout_fraction": 0.4, "max_prompt_tokens": 250}
+    with pytest.raises(ModelError, match="has 256 positions and the run asks for sequences of 258 tokens"):
+        tune_study(build(study_of(place, "long", base={"prompts": prompts})))
+    assert not (place / "studies" / "long").exists()
 
 
 def study_of(place: Path, name: str, **changes: Any) -> dict[str, Any]:
