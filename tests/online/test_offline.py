@@ -23,8 +23,10 @@ def test_a_reference_that_would_never_move_is_refused_before_the_name_is_taken(
     """40 sets of 4 a step, a tenth or so of them held out: at most 10 steps, and the default is to move every 512."""
     rows = [{"prompt": f"q{i}", "responses": ["a", "b"], "rewards": [1, 0]} for i in range(40)]
     (tmp_path / "sets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts = {"path": str(tmp_path / "sets.jsonl"), "max_prompt_tokens": 16}
+    sampling = {"max_response_tokens": 16}
     config = run_config(
-        tiny_model, tmp_path / "runs", prompts={"path": str(tmp_path / "sets.jsonl")}, objective={"preset": "tr-dpo"}
+        tiny_model, tmp_path / "runs", prompts=prompts, sampling=sampling, objective={"preset": "tr-dpo"}
     )
     with pytest.raises(ConfigError, match=r"reference_steps = 512 in a job of about \d+ optimizer steps"):
         train_offline(config)

@@ -141,10 +141,12 @@ def test_the_reference_reads_the_sets_once_and_a_trial_that_cannot_train_fails_a
 
 
 def test_no_more_trials_at_once_than_the_cluster_holds(place: Path, ray_cluster: None) -> None:
-    """8 CPUs less 2 for Ray Data: six trials of 1, two of 3, none of 7."""
+    """8 CPUs less 2 for Ray Data: six trials of 1, two of 3, none of 7. Where one of Ray's holds 0.1: five, one."""
     study = build(study_of(place, "many", concurrency=100))
-    assert concurrency(study, {"CPU": 1.0}) == 6
-    assert concurrency(study, {"CPU": 3.0, "GPU": 0.0}) == 2
+    free = ray.available_resources()["CPU"]
+    assert free in (8.0, 7.9)
+    assert concurrency(study, {"CPU": 1.0}) == (6 if free == 8.0 else 5)
+    assert concurrency(study, {"CPU": 3.0, "GPU": 0.0}) == (2 if free == 8.0 else 1)
     with pytest.raises(ResourceError, match="7"):
         concurrency(study, {"CPU": 7.0})
 
@@ -230,7 +232,8 @@ def test_what_cannot_be_tuned_is_refused_before_anything_starts(place: Path) -> 
 
     with pytest.raises(ConfigError, match="no reward source"):
         tune_study(tuned(rewards=[]))
+    none = {"path": str(place / "sets.jsonl"), "heldout_fraction": 0.0, "max_prompt_tokens": 16}
     with pytest.raises(DataError, match="held out"):
-        tune_study(tuned(base={"prompts": {"path": str(place / "sets.jsonl"), "heldout_fraction": 0.0}}))
+        tune_study(tuned(base={"prompts": none}))
     assert not Path(place, "studies", "refused").exists()
     assert winner([]) is None
