@@ -264,6 +264,7 @@ def test_every_kind_of_job_is_submitted(head: Head, place: Path, store: dict[str
         "space": {"training.learning_rate": [1e-2, 1e-3]},
         "algorithm": "grid",
         "concurrency": 1,
+        "rungs": 1,  # there are sets for one step
         "kl_bound": 50.0,
     }
     for key in ("name", "output", "mirror"):
