@@ -168,7 +168,6 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(raypo: Command, argument
 
 FIRST = """
 import sys
-from pathlib import Path
 
 from rich.console import Console
 
