@@ -29,9 +29,17 @@ from hf_folders import make_place
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 REWARDS = '''
-"""The reward of the test."""
+"""The reward of the test, which waits after the start's evaluation for as long as the file `hold` lies beside it."""
+
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+EVALUATED = HERE / "runs/submitted/evaluations/version-0000/_manifest.json"
 
 def ones(prompts, responses, metadata):
+    while (HERE / "hold").exists() and EVALUATED.exists():
+        time.sleep(0.1)
     return [float(response.count("1")) for response in responses]
 '''
 
@@ -186,13 +194,15 @@ def test_a_job_is_stopped_and_submitted_again_and_continues(head: Head, place: P
     """Stopped when its start is evaluated and copied, and its folder deleted; the same command under a new id fetches
     what there was, and ends.
 
-    The run's name resumes and not the id: Ray refuses a used one. Whoever has no token is refused too.
+    The run's name resumes and not the id: Ray refuses a used one. Whoever has no token is refused too. The first job's
+    reward is held, as it could otherwise end before the stop comes to it.
     """
     stranger = head.job("submit", *submission(place, store, "stranger"), token=False)
     assert stranger.returncode != 0
     assert "oken" in stranger.stdout
 
     evaluation = "submitted/evaluations/version-0000/_manifest.json"
+    (place / "hold").touch()
     with head.follow("submit", *submission(place, store, "first")) as first:
         wait_for("the copy", lambda: has(store, f"kept/{evaluation}") or first.poll() is not None, 240)
         assert first.poll() is None, first.communicate()[0]
@@ -204,6 +214,7 @@ def test_a_job_is_stopped_and_submitted_again_and_continues(head: Head, place: P
     assert not (place / "runs" / "submitted" / "summary.json").exists()
     before = (place / "runs" / evaluation).read_bytes()
     shutil.rmtree(place / "runs")
+    (place / "hold").unlink()
 
     used = head.job("submit", *submission(place, store, "first"))
     assert used.returncode != 0
