@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from raypo.bench.floor import HEADS, HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY, flops, product_rate
 from raypo.bench.measure import child, environment, show, spread, write
+from raypo.bench.trl_environment import make_interpreter, versions
 from raypo.errors import RunError
 
 AGREE = 1e-4
@@ -46,7 +47,8 @@ class Plan:
         steps: optimizer steps of a case in one process; the first two are not counted.
         rounds: processes per case, taken in turns: a machine whose speed drifts then treats all cases alike.
         threads: of torch.
-        python: interpreter of an environment with TRL, or None.
+        against: the peer, "trl", or None.
+        python: interpreter of an environment with the peer; None: one is made.
         batch_sizes: of the peer, in pairs; the fastest per pair counts.
         grid: also compare layouts over K and prompt lengths, forward and backward; and let a set grow to K = 512.
     """
@@ -57,6 +59,7 @@ class Plan:
     steps: int = 8
     rounds: int = 3
     threads: int = 2
+    against: str | None = None
     python: str | None = None
     batch_sizes: tuple[int, ...] = (1, 2, 4)
     grid: bool = False
@@ -66,11 +69,14 @@ def bench_train(plan: Plan, out: Path) -> dict[str, Any]:
     """Run all cases, print tables, write JSON; returns what was written.
 
     Raises:
-        RunError: gradients do not agree, or a case failed.
+        RunError: gradients do not agree, a case failed, or the peer cannot be had.
     """
     found: dict[str, Any] = {"plan": asdict(plan), "environment": environment(plan.threads)}
     with TemporaryDirectory() as place:
         folder = Path(place)
+        if plan.against:
+            plan = replace(plan, python=plan.python or make_interpreter(folder / "trl"))
+            found["peer"] = versions(str(plan.python))
         found["parameters"] = make_inputs(folder, plan.responses, plan.prompt, plan.response)
         found["gradients"] = agreement(folder, plan)
         show("gradients against `packing: none`", [{"case": k, **v} for k, v in found["gradients"].items()])
@@ -81,7 +87,7 @@ def bench_train(plan: Plan, out: Path) -> dict[str, Any]:
         ("one optimizer step", ("per pair", "tokens/s", "peak GB", "beyond libraries GB")),
     ):
         show(title, [{name: row[name] for name in ("case", *names)} for row in found["cases"]])
-    if plan.python:
+    if plan.against:
         found["ratios"] = ratios(found["cases"], plan.responses)
         show("ratios", [{"what": name, "times": value} for name, value in found["ratios"].items()])
     if plan.grid:
@@ -265,7 +271,8 @@ def _named(rows: Sequence[Mapping[str, Any]], case: str) -> Mapping[str, Any]:
 def ratios(rows: Sequence[Mapping[str, Any]], responses: int) -> dict[str, float]:
     """The marks: raypo's whole set against TRL at its best batch size, which is that of the least mean per pair.
 
-    Exploding a set of K responses, half of them better, gives (K / 2)^2 pairs.
+    Exploding a set of K responses, half of them better, gives (K / 2)^2 pairs. Tokens are those that a side computes:
+    the peer reads a pair's prompt twice.
     """
     peer = [row for row in rows if row["per pair"] is not None and not row["case"].endswith(LIVE)]
     best = min(peer, key=lambda row: row["per pair"])
@@ -275,6 +282,7 @@ def ratios(rows: Sequence[Mapping[str, Any]], responses: int) -> dict[str, float
         * best["per pair"]
         / whole["mean"],
         f"TRL on the best-worst pair / set of {responses}": best["per pair"] / whole["mean"],
+        "TRL on a pair / set of 2": best["per pair"] / pair["mean"],
         "tokens/s at K = 2 / TRL's": pair["tokens/s"] / best["tokens/s"],
         "peak memory at K = 2 / TRL's": pair["peak GB"] / best["peak GB"],
         "the same, beyond libraries": pair["beyond libraries GB"] / best["beyond libraries GB"],

@@ -18,7 +18,7 @@ bench = typer.Typer(help="Measure, print a table and write JSON.", no_args_is_he
 def bench_train(
     out: Annotated[Path, out_option("Where the JSON goes.")] = Path("bench-train.json"),
     against: Annotated[str | None, typer.Option(help="A peer to run beside: trl.")] = None,
-    python: Annotated[str | None, typer.Option(help="Interpreter of an environment that has the peer.")] = None,
+    python: Annotated[str | None, typer.Option(help="Interpreter that has the peer; without it uv makes one.")] = None,
     responses: Annotated[int, typer.Option(min=2, help="K.")] = 8,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 256,
     response: Annotated[int, typer.Option(min=2, help="Tokens of a response.")] = 64,
@@ -28,15 +28,15 @@ def bench_train(
     grid: Annotated[bool, typer.Option(help="Also K = 2 to 64 at three lengths of prompt, and K = 8 to 512.")] = False,
 ) -> None:
     """Measure a training step: prompts shared against separate rows, and against TRL on the same pairs."""
-    if (against is None) != (python is None) or against not in (None, "trl"):
+    if against not in (None, "trl") or (python and not against):
         raise ConfigError(
             f"--against {against} with --python {python}",
-            "--against trl with --python, the interpreter of an environment that has trl==1.16.0, or neither",
-            "make one with `uv venv` and `uv pip install trl==1.16.0`",
+            "--against trl, or neither; --python is the interpreter of the peer's environment",
+            "leave --python away, and one with trl is made by uv",
         )
     with opening("bench train"):
         from raypo.bench import train as benchmark
-    plan = benchmark.Plan(responses, prompt, response, steps, rounds, threads, python, grid=grid)
+    plan = benchmark.Plan(responses, prompt, response, steps, rounds, threads, against, python, grid=grid)
     benchmark.bench_train(plan, out)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import torch
 
-from raypo.bench import floor, train
+from raypo.bench import floor, train, trl_environment
 from raypo.bench.measure import spread
 from raypo.errors import RunError
 
@@ -34,7 +36,9 @@ def test_the_operations_of_a_set() -> None:
 
 
 def test_ratios_take_the_peers_best_batch_size_with_cached_references() -> None:
-    """Per pair 0.4 and 0.3 s: 16 x 0.3 / 0.2 = 24, 0.3 / 0.2 = 1.5, 900 / 300, 0.5 / 2, 0.1 / 0.5, 0.6 / 0.2 = 3."""
+    """Per pair 0.4 and 0.3 s: 16 x 0.3 / 0.2 = 24, 0.3 / 0.2 = 1.5, 0.3 / 0.1 = 3, 900 / 300, 0.5 / 2, 0.1 / 0.5, and
+    0.6 / 0.2 = 3.
+    """
     own = {"per pair": None, "tokens/s": 900.0, "peak GB": 0.5, "beyond libraries GB": 0.1}
     rows = [
         own | {"case": "K=8, shared", "mean": 0.2},
@@ -50,7 +54,7 @@ def test_ratios_take_the_peers_best_batch_size_with_cached_references() -> None:
             "beyond libraries GB": 0.1,
         },
     ]
-    assert list(train.ratios(rows, 8).values()) == pytest.approx([24.0, 1.5, 3.0, 0.25, 0.2, 3.0])
+    assert list(train.ratios(rows, 8).values()) == pytest.approx([24.0, 1.5, 3.0, 3.0, 0.25, 0.2, 3.0])
 
 
 def test_growth_is_told_per_response_token_and_against_eight(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,3 +109,20 @@ def test_layouts_agree_in_processes_of_their_own(tmp_path: Path) -> None:
     found = train.agreement(tmp_path, train.Plan(responses=3, threads=1))
     assert set(found) == {"w-mpo, shared", "dpo, shared"}
     assert found["dpo, shared"]["loss"] == pytest.approx(0.693147, abs=1e-5)
+
+
+def test_the_peer_needs_uv_or_an_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without uv on the path, and with an interpreter that lacks trl, the message says what to do."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RunError, match="no `uv`"):
+        trl_environment.make_interpreter(tmp_path / "trl")
+    empty = tmp_path / "python"
+    empty.write_text(f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n')  # no site-packages
+    empty.chmod(0o755)
+    with pytest.raises(RunError, match="trl"):
+        trl_environment.versions(str(empty))
+
+
+def test_the_peers_release_is_the_one_that_parity_is_tested_with() -> None:
+    group = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["dependency-groups"]["parity"]
+    assert trl_environment.TRL.removesuffix(".0") in {one.removesuffix(".*") for one in group}
