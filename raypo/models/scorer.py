@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from raypo.errors import ModelError
 from raypo.logprobs import Measure, TokenValues, chunked_token_logps
 from raypo.models.attention import refuse_unshareable, use_attention
+from raypo.models.linear import use_onednn
 from raypo.models.split import Span
 
 HEAD_TOLERANCE = 1e-4
@@ -45,6 +46,7 @@ class TokenScorer(nn.Module):
         self.model = model
         self.mask_head = mask_head
         use_attention(self.causal)
+        use_onednn(self.model)
 
     @property
     def causal(self) -> Any:
