@@ -92,8 +92,10 @@ def timed_steps(trainer: Any, case: dict[str, Any], libraries: int) -> None:
 
 def main(folder: str, case: dict[str, Any]) -> None:
     """Run one case."""
+    import datasets  # noqa: F401 - what follows needs these in memory, and trl and transformers import late
     import torch
-    import trl  # noqa: F401 - what follows needs it in memory
+    import transformers.models.llama.modeling_llama  # noqa: F401
+    from trl import DPOTrainer  # noqa: F401
 
     torch.set_num_threads(case["threads"])
     libraries = peak_bytes()
