@@ -36,7 +36,7 @@ LASTING = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryE
 """Faults of the path itself: the next attempt would meet them too."""
 DAMAGE = (DataError, pa.ArrowException, ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
 """What a file that is not as it was written can raise on its way to a table: a column of another name, text that is no
-UTF-8, a schema that cannot be. Of a committed folder none of it is the user's own mistake: it fitted when it was written.
+UTF-8, a schema that cannot be. Of a committed folder none is the user's own mistake: it fitted when it was written.
 """
 
 Answer = TypeVar("Answer")
@@ -202,8 +202,11 @@ def read(folder: str) -> tuple[pa.Table, Manifest] | None:
         )
     except (OSError, *DAMAGE) as error:
         # storage that is away is no reason to make anything again; of a local file such a fault has a number
-        away = isinstance(error, OSError) and (remote or error.errno is not None)
-        if away and not isinstance(error, FileNotFoundError):
+        if (
+            isinstance(error, OSError)
+            and not isinstance(error, FileNotFoundError)
+            and (remote or error.errno is not None)
+        ):
             raise _silent(folder, error) from error
         raise _torn(f"{folder}: {error}", "the files that its manifest lists") from error
     try:
