@@ -38,6 +38,19 @@ def test_a_users_error_in_the_workers_ends_them_and_is_left_for_the_driver(tmp_p
     assert refused.taken(str(tmp_path)) is None
 
 
+@pytest.mark.parametrize("left", [b"\0" * 40, b"[]", b'{"kind": "NoError"}', b'{"kind": "DataError"}', b'{"got": "x"}'])
+def test_what_the_workers_left_and_nobody_can_read_is_told_once(left: bytes, tmp_path: Path) -> None:
+    """A power loss between the rename and the data; an earlier attempt's is no matter of this one."""
+    place = tmp_path / refused.FILE
+    place.write_bytes(left)
+    with pytest.raises(RunError, match="cannot be read"):
+        refused.taken(str(tmp_path))
+    assert refused.taken(str(tmp_path)) is None
+    place.write_bytes(left)
+    refused.forget(str(tmp_path))
+    assert refused.taken(str(tmp_path)) is None
+
+
 def test_only_the_first_round_decides_whether_rewards_are_ordinal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
