@@ -287,7 +287,7 @@ def _refusal(root: Path, told: dict[str, Any]) -> OutputError:
         f"{root} is owned by {who}, since {told.get('began', 'an unknown time')}, "
         f"last sign of life {told.get('seen', 'unknown')}",
         "one driver at a time: two would remove each other's half-written checkpoints",
-        f"wait for {who} or end it, then give the same command again; or choose another name=",
+        f"wait for {who} or end it, then give the same command again; or choose another name= or --out",
     )
 
 

@@ -317,7 +317,14 @@ def test_a_torn_version_is_set_aside_and_the_one_before_is_resumed(what: str, ti
 
 @pytest.mark.parametrize(
     "changes",
-    [{"files": []}, {"files": {}}, {"files": {"state/.metadata": "9"}}, {"facts": [3]}, {"contents": []}, {"step": "2"}],
+    [
+        {"files": []},
+        {"files": {}},
+        {"files": {"state/.metadata": "9"}},
+        {"facts": [3]},
+        {"contents": []},
+        {"step": "2"},
+    ],
 )
 def test_a_manifest_that_is_none_of_a_checkpoint_is_set_aside(
     changes: dict[str, Any], tiny_model: Path, tmp_path: Path
