@@ -120,7 +120,8 @@ def _write_rows(folder: str, name: str, table: pa.Table) -> int:
 
     def write() -> int:
         filesystem.create_dir(f"{path}/{name.split('/')[0]}", recursive=True)
-        pq.write_table(table, f"{path}/{name}", filesystem=filesystem)
+        # the train workers read the file without its manifest: its pages tell damage by themselves
+        pq.write_table(table, f"{path}/{name}", filesystem=filesystem, write_page_checksum=True)
         if isinstance(filesystem, pafs.LocalFileSystem):
             with open(f"{path}/{name}", "rb") as file:
                 os.fsync(file.fileno())  # the manifest must not reach the disk before what it lists
@@ -196,10 +197,13 @@ def read(folder: str) -> tuple[pa.Table, Manifest] | None:
         return None
     filesystem, path = resolve(folder)
     remote = not isinstance(filesystem, pafs.LocalFileSystem)
+
+    def load() -> list[pa.Table]:
+        files = [f"{path}/{name}" for name in manifest.files]
+        return [pq.read_table(file, filesystem=filesystem, page_checksum_verification=True) for file in files]
+
     try:
-        parts = _patiently(
-            filesystem, lambda: [pq.read_table(f"{path}/{name}", filesystem=filesystem) for name in manifest.files]
-        )
+        parts = _patiently(filesystem, load)
     except (OSError, *DAMAGE) as error:
         # storage that is away is no reason to make anything again; of a local file such a fault has a number
         if (
