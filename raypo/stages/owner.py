@@ -202,6 +202,11 @@ class Claim:
             self._file.unlink(missing_ok=True)
 
 
+def is_no_claim(name: str) -> bool:
+    """Whether a file's name is not that of a driver's file, which belongs to its machine alone."""
+    return not (name.startswith(".") and ".owner-" in name)
+
+
 def _prefix(root: Path) -> str:
     return f".{root.name}.owner-"
 

@@ -188,6 +188,14 @@ def test_a_file_is_renewed_and_a_driver_without_its_file_ends(root: Path, monkey
     assert files(root) == []
 
 
+def test_a_drivers_file_within_another_folder_is_known_as_one(root: Path) -> None:
+    """`raypo evaluate` keeps its figures in the run's folder: its claim is not copied to the run's mirror."""
+    with owned(str(root)):
+        assert [owner.is_no_claim(path.name) for path in files(root)] == [False]
+    assert owner.is_no_claim(".doctor-1")
+    assert owner.is_no_claim("the.owner-s.json")
+
+
 def test_a_block_within_a_block_is_the_same_driver_and_another_thread_is_not(root: Path) -> None:
     with owned(str(root)):
         with owned(str(root)):
