@@ -9,7 +9,6 @@ that they are repeatable.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from raypo import config
 from raypo.bench import chaos
 from raypo.cli.arguments import local_path
 from raypo.errors import ConfigError, OutputError, RaypoError
+from raypo.stages import tables
 
 
 def main(arguments: list[str]) -> int:
@@ -46,6 +46,7 @@ def main(arguments: list[str]) -> int:
             "three names that are free",
             "choose another name=, or remove them",
         )
+    write(given.out, {"runs": [str(place) for place in runs.values()]})  # before the hours that it tells of
     plan = chaos.random_plan(given.kills, settings.online.rounds, given.seed)
     records = {}
     for kind, place in runs.items():
@@ -73,12 +74,24 @@ def main(arguments: list[str]) -> int:
     }
     for name, value in told.items():
         console.print(f"{name:32} {value}", highlight=False)
-    given.out.write_text(json.dumps(told | {"plan": [vars(kill) for kill in record.kills]}, indent=1), encoding="utf-8")
+    write(given.out, told | {"plan": [vars(kill) for kill in record.kills]})
     counts = ("rows lost", "rows repeated", "steps lost", "steps repeated", "processes left")
     repeatable = floor["weights_equal"] and not floor["differ"]
     broken = repeatable and not (found["weights_equal"] and not found["differ"])
     nothing = given.kills > 0 and not record.kills
     return int(any(told[name] for name in counts) or broken or nothing)
+
+
+def write(out: Path, tree: dict[str, Any]) -> None:
+    """Write what is told.
+
+    Raises:
+        OutputError: it cannot be written there.
+    """
+    try:
+        tables.write_json(str(out), tree)
+    except OSError as error:
+        raise OutputError(f"cannot write {out}: {error}", "a place for the figures", "choose another --out") from error
 
 
 if __name__ == "__main__":

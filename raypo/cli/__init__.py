@@ -75,10 +75,16 @@ def run(
     with opening("run", path):
         from raypo.online.fork import fork as forked
         from raypo.online.run import run as align
+    looked: list[config.RunConfig] = []
+
+    def look(one: config.RunConfig) -> None:
+        if not looked:
+            preflight(one)
+        looked.append(one)
+
     if fork is not None:
-        preflight(loaded)
-        loaded = forked(loaded, fork)
-    align(loaded, accept_pins=accept_pins, preflight=preflight if fork is None else None)
+        loaded = forked(loaded, fork, preflight=look)
+    align(loaded, accept_pins=accept_pins, preflight=look)
 
 
 @app.command()

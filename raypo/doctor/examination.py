@@ -15,7 +15,7 @@ from rich.text import Text
 from raypo.config import RunConfig
 from raypo.doctor import checks, data, rehearsal, surroundings
 from raypo.doctor.findings import Finding, failed, tried
-from raypo.errors import ResourceError
+from raypo.errors import RaypoError
 from raypo.stages import cluster
 
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
@@ -64,7 +64,7 @@ def with_ray(config: RunConfig, read: data.Data) -> tuple[list[Finding], list[Te
     texts: list[Text] = []
     try:
         owned = cluster.start(config, search_path=cluster.search_path())
-    except ResourceError as error:
+    except RaypoError as error:
         return [Finding("Ray", "fail", error.got, error.expected, error.remedy)], texts
     try:
         found = rehearsal.places(config)

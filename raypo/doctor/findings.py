@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from raypo.errors import UserError
+from raypo.errors import RaypoError
 
 Verdict = Literal["ok", "warn", "fail", "skipped"]
 
@@ -41,7 +41,7 @@ def warn(name: str, got: str, expected: str, remedy: str) -> Finding:
 
 
 def tried(name: str, check: Callable[[], Finding | Sequence[Finding]]) -> list[Finding]:
-    """A check's outcome; an error that the user can mend is a failure, any other is raised.
+    """A check's outcome; an error of raypo's is a failure, also one that ends a run by itself: the others are told too.
 
     Args:
         name: of the check, for a failure.
@@ -49,7 +49,7 @@ def tried(name: str, check: Callable[[], Finding | Sequence[Finding]]) -> list[F
     """
     try:
         found = check()
-    except UserError as error:
+    except RaypoError as error:
         return [Finding(name, "fail", error.got, error.expected, error.remedy)]
     return [found] if isinstance(found, Finding) else list(found)
 

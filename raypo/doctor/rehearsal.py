@@ -116,11 +116,12 @@ def token() -> Finding:
 
 
 def rehearse(config: RunConfig, prompts: pa.Table) -> tuple[list[Finding], list[Text]]:
-    """Sixteen responses from the policy, scored: how they end, how long they are, what the rewards say of them.
+    """Sixteen responses from the policy or a few more, scored: how they end, how long they are, what the rewards say.
 
     Args:
         config: of the run; one engine and one replica of each scorer are started.
-        prompts: rows of records.PROMPTS, of which the first by content hash are used.
+        prompts: rows of records.PROMPTS, of which the first by content hash are used: so many that there are at least
+            RESPONSES responses, or all.
 
     Returns:
         findings, and texts as they would be trained.
@@ -135,7 +136,7 @@ def rehearse(config: RunConfig, prompts: pa.Table) -> tuple[list[Finding], list[
     try:
         actors.engines.bring_up(config.policy.path, 0)
         started = time.monotonic() - began
-        chosen = prompts.sort_by("prompt_id").slice(0, RESPONSES // each)
+        chosen = prompts.sort_by("prompt_id").slice(0, -(-RESPONSES // each))
         drawn, facts = verbs.sample(
             chosen,
             actors,

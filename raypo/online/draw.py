@@ -1,6 +1,6 @@
 """`raypo sample`: responses of one policy to prompts, scored where the config has rewards, in a folder of their own.
 
-OUT/sample.json                what is sampled: config, policy, split
+OUT/sample.json                what is sampled: config, policy and its weights, split, versions
 OUT/prompts/                   records.PROMPTS
 OUT/parts/part-0000/           records.SCORED, or records.SAMPLED without rewards
 OUT/sets.jsonl                 prompt, responses and rewards: what `raypo train` takes as it is
@@ -26,13 +26,16 @@ from rich.console import Console
 from raypo.config import RunConfig
 from raypo.data.chat import load_prompts
 from raypo.data.sources import MESSAGES_KEY
-from raypo.errors import ConfigError, DataError, OutputError
+from raypo.errors import ConfigError, DataError
+from raypo.models.content import content_of
 from raypo.models.load import check_folder, load_tokenizer
-from raypo.online.identity import changed_fields
+from raypo.online.identity import WEIGHTS, versions
+from raypo.online.kept import keep_record
 from raypo.online.progress import console_of_choice
 from raypo.online.run import check_sources, engine_setup
 from raypo.stages import cluster, tables, verbs
 from raypo.stages.actors import Actors, create
+from raypo.stages.owner import owned
 
 BATCHES_PER_PART = 8
 """Calls to each engine between two commits: what a job that dies may lose."""
@@ -53,15 +56,21 @@ def sample_policy(
         console: where progress goes.
 
     Raises:
-        UserError: the input cannot be sampled; nothing was started.
+        UserError: the input cannot be sampled, or another driver writes to the folder; nothing was started.
         RunError: sampling or scoring broke; what was committed stays, and the same command continues.
     """
-    console, began = console or console_of_choice(), time.monotonic()
     if split not in SPLITS:
         raise ConfigError(f"--split {split}", f"one of {', '.join(SPLITS)}", "choose one of them")
     chosen = policy or config.policy.path
     check_sources(config, policy_exists=True)
     check_folder(chosen)
+    with owned(str(out)):
+        return _sampled(config, out, chosen, split, console or console_of_choice())
+
+
+def _sampled(config: RunConfig, out: Path, chosen: str, split: str, console: Console) -> dict[str, Any]:
+    """As `sample_policy`, in a folder that is this driver's alone."""
+    began = time.monotonic()
     open_folder(config, out, chosen, split)
     prompts = prompts_of(config, out, split)
     size = config.sampling.batch_prompts * config.engine.count * BATCHES_PER_PART
@@ -74,7 +83,7 @@ def sample_policy(
         soft_wrap=True,
     )
     if missing:
-        owned = cluster.start(config, search_path=cluster.search_path())
+        ours = cluster.start(config, search_path=cluster.search_path())
         try:
             cluster.check_resources(config, trains=False)
             actors = create(config, *engine_setup(config))
@@ -85,7 +94,7 @@ def sample_policy(
             finally:
                 actors.shutdown()
         finally:
-            if owned:
+            if ours:
                 cluster.stop()
     facts = finish(places, out) | {"wall_seconds": round(time.monotonic() - began, 1)}
     console.print(
@@ -101,24 +110,20 @@ def open_folder(config: RunConfig, out: Path, policy: str, split: str) -> None:
     """Write what is sampled; the same command keeps what it has.
 
     Raises:
-        ConfigError: the folder holds other samples; what differs is named.
+        ConfigError: the folder holds other samples, or of other weights or versions; what differs is named.
+        IntegrityError: its record is damaged.
+        ModelError: the policy's weights cannot be read.
         OutputError: the folder cannot be written.
     """
-    record = {"config": json.loads(config.model_dump_json()), "policy": policy, "split": split}
-    place = str(out / "sample.json")
-    known = tables.read_json(place)
-    if known is None:
-        try:
-            tables.write_json(place, record)
-        except OSError as error:
-            raise OutputError(f"cannot write to {out}: {error}", "a writable folder", "choose another --out") from error
-        return
-    if changed := list(changed_fields(known, record)):
-        raise ConfigError(
-            f"{out} holds other samples; changed: {', '.join(changed[:5])}",
-            "the config, policy and split that it was started with",
-            "choose another --out, or remove the folder",
-        )
+    revision = config.policy.revision if policy == config.policy.path else None
+    record = {
+        "config": json.loads(config.model_dump_json()),
+        "policy": policy,
+        "split": split,
+        WEIGHTS: content_of(policy, revision),
+        "versions": versions(),
+    }
+    keep_record(out, "sample.json", record, what="other samples")
 
 
 def prompts_of(config: RunConfig, out: Path, split: str) -> pa.Table:

@@ -1,6 +1,6 @@
 """`raypo evaluate`: policies sampled on the same held-out prompts with the same seeds, in a folder of their own.
 
-OUT/evaluate.json                      what is compared: config and policy folders
+OUT/evaluate.json                      what is compared: config and policy folders; versions
 OUT/prompts/                           records.PROMPTS
 OUT/policies/NAME/scored|measured|moved/
 OUT/judge.sqlite                       every answer of the judge
@@ -31,11 +31,13 @@ from raypo.online.comparison_prompts import commit_prompts, read_prompts
 from raypo.online.comparison_tables import shown
 from raypo.online.decisions import best_version
 from raypo.online.folder import RunFolder
-from raypo.online.identity import changed_fields, kind_of, record_at
+from raypo.online.identity import kind_of, record_at, versions
+from raypo.online.kept import keep_record, write_json
 from raypo.online.run import check_sources, engine_setup
 from raypo.scoring.judge import Judge, Pair
 from raypo.stages import cluster, heldout, tables
 from raypo.stages.actors import Actors, create
+from raypo.stages.owner import owned
 from raypo.training import checkpoint
 
 SHAPE = ("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -124,12 +126,18 @@ def evaluate_policies(
         console: where progress goes; standard output by default.
 
     Raises:
-        UserError: the input cannot be run; nothing was started.
+        UserError: the input cannot be run, or another driver writes to the folder; nothing was started.
         RunError: sampling or scoring broke; what was committed stays, and the same command continues.
     """
-    console, began = console or Console(), time.monotonic()
     everyone = [Policy(START, START, config.policy.path), *policies]
     check(config, everyone)
+    with owned(str(out)):
+        return _evaluated(config, everyone, out, console or Console())
+
+
+def _evaluated(config: RunConfig, everyone: Sequence[Policy], out: Path, console: Console) -> dict[str, Any]:
+    """As `evaluate_policies`, in a folder that is this driver's alone."""
+    began = time.monotonic()
     read = read_prompts(config, out)  # first: what is refused takes no folder
     judge = config.evaluation.judge
     asker = None if judge is None else Judge(judge, out / "judge.sqlite")
@@ -144,7 +152,7 @@ def evaluate_policies(
         "prompts": prompts.num_rows,
         "wall_seconds": round(time.monotonic() - began, 1),
     }
-    tables.write_json(str(out / "evaluation.json"), told)
+    write_json(out, "evaluation.json", told)
     for table in shown(found, config.evaluation.confidence):
         console.print(table)
     for name, one in found.policies.items():
@@ -189,22 +197,16 @@ def open_folder(config: RunConfig, everyone: Sequence[Policy], out: Path) -> Non
     """Write what is compared; the same comparison keeps what it has.
 
     Raises:
-        ConfigError: the folder holds another comparison; what differs is named.
+        ConfigError: the folder holds another comparison, or one by other versions; what differs is named.
+        IntegrityError: its record is damaged.
+        OutputError: the folder cannot be written.
     """
     record = {
         "config": json.loads(config.model_dump_json()),
         "policies": {one.name: {"folder": one.folder, "files": weights_of(one.folder)} for one in everyone},
+        "versions": versions(),
     }
-    known = tables.read_json(str(out / "evaluate.json"))
-    if known is None:
-        tables.write_json(str(out / "evaluate.json"), record)
-        return
-    if changed := list(changed_fields(known, record)):
-        raise ConfigError(
-            f"{out} holds another comparison; changed: {', '.join(changed[:5])}",
-            "the config and the policies that it was started with",
-            "choose another --out, or remove the folder",
-        )
+    keep_record(out, "evaluate.json", record, what="another comparison")
 
 
 def weights_of(folder: str) -> dict[str, str]:
@@ -239,7 +241,7 @@ def draw_all(
 ) -> dict[str, Drawn]:
     """What is measured of each policy, from committed tables that are whole; Ray starts only for the rest."""
     if left := missing(everyone, out):
-        owned = cluster.start(config, search_path=cluster.search_path())
+        ours = cluster.start(config, search_path=cluster.search_path())
         try:
             cluster.check_resources(config, trains=False)
             actors = create(config, *engine_setup(config))
@@ -249,7 +251,7 @@ def draw_all(
             finally:
                 actors.shutdown()
         finally:
-            if owned:
+            if ours:
                 ray.shutdown()
     found = {}
     for one in everyone:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ MAY_CHANGE = ("objective", "training", "online", "engine", "annotation", "cluste
 REWRITTEN = ("metrics.jsonl",)  # in place, step by step: copied, never linked
 
 
-def fork(config: RunConfig, name: str) -> RunConfig:
+def fork(config: RunConfig, name: str, *, preflight: Callable[[RunConfig], None] | None = None) -> RunConfig:
     """Make the run `name` of what the run `config.name` has finished; the config to go on with is returned.
 
     The same fork again, with the same config, is the run itself: it continues. With a mirror both are fetched from it,
@@ -39,8 +40,11 @@ def fork(config: RunConfig, name: str) -> RunConfig:
     Args:
         config: `name` is the older run's; the other fields are the new run's.
         name: of the new run, in the same `output`.
+        preflight: refuses in seconds what would end the new run later, before it is made. One that is there is left to
+            its own command: it may have ended, and needs nothing any more.
 
     Raises:
+        UserError: as of the preflight.
         ConfigError: there is no older run, it is offline, a field changed that may not, or the new run exists with
             another config.
         DataError: the objective needs scalar rewards, and those of the older run are labels.
@@ -53,6 +57,8 @@ def fork(config: RunConfig, name: str) -> RunConfig:
         fetched(new, target.root)
         if tables.read_json(target.path("run.json")) is not None:
             return new
+        if preflight is not None:
+            preflight(new)
         fetched(config, source.root)
     known = record_at(source.root)
     if known is None or name == config.name:

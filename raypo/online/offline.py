@@ -20,7 +20,7 @@ from torch import Tensor
 
 from raypo.config import RunConfig
 from raypo.data.chat import load_sets
-from raypo.errors import DataError, RewardError
+from raypo.errors import DataError, IntegrityError, RewardError
 from raypo.evaluation.statistics import Floats, Interval, mean_interval
 from raypo.models.load import load_tokenizer
 from raypo.online.folder import RunFolder, keeps_a_mirror, owns_its_folder
@@ -131,7 +131,6 @@ def train_offline(
     finally:
         if owned:
             ray.shutdown()
-    last = read_metrics(Path(folder.path("metrics.jsonl")))[-1]
     made = tables.manifest_of(folder.path("train", "annotated")).facts  # type: ignore[union-attr]
     summary = {
         "name": config.name,
@@ -141,8 +140,7 @@ def train_offline(
         "data": {name: facts[name] for name in ("rows", "formats", "responses", "rendered", "template")},
         "sets_trained": made["trainable"],
         "untrainable": made["untrainable"],
-        "loss": last["loss"],
-        "steps": last["step"],
+        **trained(folder),
         "heldout_accuracy": accuracy.to_dict(),
         "wall_seconds": round(time.monotonic() - began, 1),
         "model": folder.model(1),
@@ -151,6 +149,21 @@ def train_offline(
     tables.write_json(folder.path("summary.json"), summary)
     console.print(told_at_the_end(summary, accuracy), highlight=False, soft_wrap=True, markup=False)
     return summary
+
+
+def trained(folder: RunFolder) -> dict[str, Any]:
+    """Loss of the last step, and steps, as the checkpoint has them: metrics.jsonl is for people, and may be lost.
+
+    Raises:
+        IntegrityError: the checkpoint is gone or torn.
+    """
+    if (found := checkpoint.read(folder.root, 1)) is None:
+        raise IntegrityError(
+            f"{folder.checkpoint(1)} was made and is gone",
+            "the version that was trained",
+            "run the same command again: it is trained again from the annotated sets",
+        )
+    return {"loss": found.facts["metrics"]["loss"], "steps": found.step}
 
 
 def given_sets(config: RunConfig) -> tuple[pa.Table, dict[str, Any]]:

@@ -278,7 +278,7 @@ def fit_workers(config: RunConfig, folder: RunFolder, source: TableSource, sync:
             ),
         ),
     )
-    refused.taken(folder.root)  # of an attempt whose driver died before it read it
+    refused.forget(folder.root)
     try:
         trainer.fit()
         if (error := refused.taken(folder.root)) is not None:

@@ -11,9 +11,9 @@ import json
 import logging
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 
 from raypo.config import JudgeConfig
-from raypo.errors import RewardError
+from raypo.errors import OutputError, RewardError
 from raypo.masking import masked
 from raypo.scoring.http import TRY_AGAIN, Unreadable, beginning, check_url, headers, post, told
 
@@ -89,6 +89,7 @@ class Judge:
     Raises:
         RewardError: not an http address, the token's variable is not set, or the template cannot be read or lacks a
             field.
+        OutputError: the file cannot be written, or is no SQLite file of answers.
     """
 
     def __init__(self, config: JudgeConfig, cache: str | Path) -> None:
@@ -97,8 +98,7 @@ class Judge:
         self._headers = headers(config.token_env, self._who)
         self._template = TEMPLATE if config.template is None else read_template(config.template)
         self._cache, self._lock = Path(cache), Lock()
-        self._cache.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(self._cache)) as store, store:
+        with self._store() as store:
             store.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)")
 
     def __call__(self, pairs: Sequence[Pair]) -> list[Verdict]:
@@ -106,6 +106,7 @@ class Judge:
 
         Raises:
             RewardError: the server refuses a request, or answers in a wrong shape.
+            OutputError: an answer cannot be kept.
         """
         texts = [self._filled(pair.prompt, pair.ours, pair.theirs) for pair in pairs]
         texts += [self._filled(pair.prompt, pair.theirs, pair.ours) for pair in pairs]
@@ -181,13 +182,27 @@ class Judge:
         )
 
     def _kept(self, key: str) -> str | None:
-        with self._lock, closing(sqlite3.connect(self._cache)) as store:
+        with self._store() as store:
             row = store.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
     def _keep(self, key: str, answer: str) -> None:
-        with self._lock, closing(sqlite3.connect(self._cache)) as store, store:
+        with self._store() as store:
             store.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, answer))
+
+    @contextmanager
+    def _store(self) -> Iterator[sqlite3.Connection]:
+        """The file of answers, for one thread at a time; what was written is committed at the end."""
+        try:
+            self._cache.parent.mkdir(parents=True, exist_ok=True)
+            with self._lock, closing(sqlite3.connect(self._cache)) as store, store:
+                yield store
+        except (OSError, sqlite3.Error) as error:
+            raise OutputError(
+                f"{self._who}: its answers cannot be kept in {self._cache}: {error}",
+                "a writable folder, and there no file or an SQLite file that the judge made",
+                "check space and rights; remove a damaged file, and what it kept is asked again",
+            ) from error
 
 
 def read_template(path: str) -> str:

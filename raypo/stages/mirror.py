@@ -23,6 +23,7 @@ import pyarrow.fs as pafs
 from raypo.config import RunConfig
 from raypo.errors import OutputError
 from raypo.stages import tables
+from raypo.stages.owner import is_no_claim
 from raypo.stages.units import Unit, age, has_manifest, listed, parent, replaced, same_commit, same_files, units
 from raypo.training import checkpoint
 
@@ -180,7 +181,7 @@ class Mirror:
         for place, folders, files in os.walk(self._root, onerror=_raise):
             if Path(place) == self._root:
                 folders[:] = [name for name in folders if name != "ray"]
-            for name in files:
+            for name in filter(is_no_claim, files):  # of a comparison's driver, within a run's folder
                 with suppress(FileNotFoundError):  # renamed meanwhile
                     path = Path(place, name)
                     found[path.relative_to(self._root).as_posix()] = _mark(path)

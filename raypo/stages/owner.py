@@ -202,6 +202,11 @@ class Claim:
             self._file.unlink(missing_ok=True)
 
 
+def is_no_claim(name: str) -> bool:
+    """Whether a file's name is not that of a driver's file, which belongs to its machine alone."""
+    return not (name.startswith(".") and ".owner-" in name)
+
+
 def _prefix(root: Path) -> str:
     return f".{root.name}.owner-"
 
@@ -287,7 +292,7 @@ def _refusal(root: Path, told: dict[str, Any]) -> OutputError:
         f"{root} is owned by {who}, since {told.get('began', 'an unknown time')}, "
         f"last sign of life {told.get('seen', 'unknown')}",
         "one driver at a time: two would remove each other's half-written checkpoints",
-        f"wait for {who} or end it, then give the same command again; or choose another name=",
+        f"wait for {who} or end it, then give the same command again; or choose another name= or --out",
     )
 
 

@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from raypo.data.files import open_store
-from raypo.errors import IntegrityError, OutputError
+from raypo.data.manifest import opened, sealed
+from raypo.errors import DataError, IntegrityError, OutputError
 from raypo.records import SCHEMAS, conform
 
 MANIFEST = "_manifest.json"
@@ -33,6 +34,10 @@ TORN = "_manifest.torn"
 ATTEMPTS, FIRST_WAIT_S = 3, 0.2
 LASTING = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 """Faults of the path itself: the next attempt would meet them too."""
+DAMAGE = (DataError, pa.ArrowException, ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
+"""What a file that is not as it was written can raise on its way to a table: a column of another name, text that is no
+UTF-8, a schema that cannot be. Of a committed folder none is the user's own mistake: it fitted when it was written.
+"""
 
 Answer = TypeVar("Answer")
 
@@ -103,7 +108,7 @@ def commit(folder: str, table: pa.Table, schema: str, facts: dict[str, Any] | No
     try:
         size = _write_rows(folder, name, table)
         manifest = Manifest(schema, {name: size}, table.num_rows, content_hash(table), facts or {})
-        write_json(join(folder, MANIFEST), asdict(manifest))
+        write_json(join(folder, MANIFEST), sealed(asdict(manifest)))
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error}", "a writable folder", "check space and rights") from error
     return manifest
@@ -115,7 +120,8 @@ def _write_rows(folder: str, name: str, table: pa.Table) -> int:
 
     def write() -> int:
         filesystem.create_dir(f"{path}/{name.split('/')[0]}", recursive=True)
-        pq.write_table(table, f"{path}/{name}", filesystem=filesystem)
+        # the train workers read the file without its manifest: its pages tell damage by themselves
+        pq.write_table(table, f"{path}/{name}", filesystem=filesystem, write_page_checksum=True)
         if isinstance(filesystem, pafs.LocalFileSystem):
             with open(f"{path}/{name}", "rb") as file:
                 os.fsync(file.fileno())  # the manifest must not reach the disk before what it lists
@@ -129,7 +135,7 @@ def _patiently(filesystem: pafs.FileSystem, call: Callable[[], Answer]) -> Answe
     if not isinstance(filesystem, pafs.LocalFileSystem):
         return call()
     attempts = Retrying(
-        retry=retry_if_exception(lambda error: isinstance(error, OSError) and not isinstance(error, LASTING)),
+        retry=retry_if_exception(_may_pass),
         stop=stop_after_attempt(ATTEMPTS),
         wait=wait_exponential(FIRST_WAIT_S),
         reraise=True,
@@ -137,21 +143,27 @@ def _patiently(filesystem: pafs.FileSystem, call: Callable[[], Answer]) -> Answe
     return attempts(call)
 
 
+def _may_pass(error: BaseException) -> bool:
+    """Whether a fault is one of the storage, and not of the path or, as Arrow's own, of what the file holds."""
+    return isinstance(error, OSError) and error.errno is not None and not isinstance(error, LASTING)
+
+
 def manifest_of(folder: str) -> Manifest | None:
     """The manifest of a committed folder; None where nothing was committed.
 
     Raises:
-        IntegrityError: the manifest is torn.
+        IntegrityError: the manifest is torn, or is no manifest of a table.
+        OutputError: the storage does not answer.
     """
     try:
-        tree = read_json(join(folder, MANIFEST))
-        return None if tree is None else Manifest(**tree)
+        if (tree := read_json(join(folder, MANIFEST))) is None:
+            return None
+        found = Manifest(**opened(tree, schema=str, rows=int, content=str, facts=dict))
+        if found.schema not in SCHEMAS:
+            raise ValueError(f"its schema {found.schema!r} is none of {', '.join(SCHEMAS)}")
+        return found
     except (ValueError, TypeError) as error:
-        raise IntegrityError(
-            f"{folder}: its manifest is torn: {error}",
-            "a whole manifest",
-            "delete the folder; its stage is then redone",
-        ) from error
+        raise _torn(f"{folder}: its manifest is torn: {error}", "a whole manifest") from error
 
 
 def whole(folder: str) -> tuple[pa.Table, Manifest] | None:
@@ -185,26 +197,36 @@ def read(folder: str) -> tuple[pa.Table, Manifest] | None:
         return None
     filesystem, path = resolve(folder)
     remote = not isinstance(filesystem, pafs.LocalFileSystem)
+
+    def load() -> list[pa.Table]:
+        files = [f"{path}/{name}" for name in manifest.files]
+        return [pq.read_table(file, filesystem=filesystem, page_checksum_verification=True) for file in files]
+
     try:
-        parts = _patiently(
-            filesystem, lambda: [pq.read_table(f"{path}/{name}", filesystem=filesystem) for name in manifest.files]
-        )
-    except (OSError, pa.ArrowException) as error:
-        # storage that is away is no reason to make anything again; Arrow's own faults with a local file have no number
-        away = isinstance(error, OSError) and (remote or error.errno is not None)
-        if away and not isinstance(error, FileNotFoundError):
+        parts = _patiently(filesystem, load)
+    except (OSError, *DAMAGE) as error:
+        # storage that is away is no reason to make anything again; of a local file such a fault has a number
+        if (
+            isinstance(error, OSError)
+            and not isinstance(error, FileNotFoundError)
+            and (remote or error.errno is not None)
+        ):
             raise _silent(folder, error) from error
-        raise IntegrityError(
-            f"{folder}: {error}", "the files that its manifest lists", "delete the folder; its stage is then redone"
-        ) from error
-    table = conform(pa.concat_tables(parts), SCHEMAS[manifest.schema], what=folder)
-    if content_hash(table) != manifest.content:
-        raise IntegrityError(
-            f"{folder}: rows differ from those committed",
-            manifest.content,
-            "delete the folder; its stage is then redone",
-        )
+        raise _torn(f"{folder}: {error}", "the files that its manifest lists") from error
+    try:
+        table = conform(pa.concat_tables(parts), SCHEMAS[manifest.schema], what=folder)
+        content = content_hash(table)
+    except DAMAGE as error:
+        told = error.got if isinstance(error, DataError) else f"{folder}: {error}"
+        raise _torn(told, "the rows that were committed") from error
+    if content != manifest.content:
+        raise _torn(f"{folder}: rows differ from those committed", manifest.content)
     return table, manifest
+
+
+def _torn(got: str, expected: str) -> IntegrityError:
+    """For a folder that does not hold what was committed."""
+    return IntegrityError(got, expected, "delete the folder; its stage is then redone")
 
 
 def files_of(folder: str) -> list[str]:

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from raypo.data.manifest import SEAL
 from raypo.stages import tables
 from raypo.training import checkpoint
 
 MANIFESTS = frozenset({tables.MANIFEST, checkpoint.MANIFEST})
 CHECKPOINT = re.compile(rf"checkpoints/version-(\d+)(?:\.step-(\d+))?/{re.escape(checkpoint.MANIFEST)}")
 STATE = "state/"
+OF_FILES = ("files", "contents", SEAL)  # of a manifest: the lists of its files, and the hash of all that it says
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def same_commit(mine: bytes, theirs: bytes) -> bool:
     A table's files are named by the attempt that wrote them; what is in them has a hash of its own.
     """
     one, other = _tree(mine), _tree(theirs)
-    if any(one.get(key) != other.get(key) for key in one.keys() | other.keys() if key not in ("files", "contents")):
+    if any(one.get(key) != other.get(key) for key in one.keys() | other.keys() if key not in OF_FILES):
         return False
     ours, other_hashes = _hashes(one), _hashes(other)
     names = ours.keys() | other_hashes.keys()

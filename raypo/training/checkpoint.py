@@ -38,11 +38,13 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
+from raypo.data.manifest import opened, sealed
 from raypo.errors import IntegrityError, OutputError
 from raypo.training import plain
 
 MANIFEST = "manifest.json"
 TORN = "manifest.torn.json"
+KINDS = {"version": int, "progress": int | float, "step": int, "contents": dict, "weights": str, "world_size": int}
 METADATA = "state/.metadata"  # written last of a state, when all ranks have written their shards
 HASHERS = 8  # threads: hashing leaves the interpreter lock, and a state has a file per rank
 
@@ -171,7 +173,7 @@ def _write(place: Path, checkpoint: Checkpoint) -> None:
     """Put a manifest in place, whole or not at all."""
     temporary = place / (MANIFEST + ".tmp")
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump(asdict(checkpoint), file, indent=1, sort_keys=True)
+        json.dump(sealed(asdict(checkpoint)), file, indent=1, sort_keys=True)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, place / MANIFEST)
@@ -203,7 +205,8 @@ def read_folder(place: Path) -> Checkpoint | None:
         if not (place / MANIFEST).is_file():
             return None
         try:
-            found = Checkpoint(**json.loads((place / MANIFEST).read_text(encoding="utf-8")))
+            tree = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
+            found = Checkpoint(**opened(tree, facts=dict, **KINDS))
         except (ValueError, TypeError) as error:
             raise _torn(place, f"{place / MANIFEST} cannot be read: {error}", "a whole manifest") from error
         for name, size in found.files.items():

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from raypo import errors
-from raypo.errors import UserError
+from raypo.errors import RunError, UserError
 
 FILE = "refused.json"
 
@@ -25,12 +25,29 @@ def tell(run_dir: str, error: UserError) -> None:
     torn.replace(place)
 
 
+def forget(run_dir: str) -> None:
+    """Remove the error of an attempt whose driver died before it read it."""
+    (Path(run_dir) / FILE).unlink(missing_ok=True)
+
+
 def taken(run_dir: str) -> UserError | None:
-    """The error that was left, once."""
+    """The error that was left, once.
+
+    Raises:
+        RunError: one was left, and what it says cannot be read.
+    """
     place = Path(run_dir) / FILE
     if not place.is_file():
         return None
-    told = json.loads(place.read_text(encoding="utf-8"))
+    text = place.read_bytes()
     place.unlink()
-    kind: type[UserError] = getattr(errors, told.pop("kind"))
-    return kind(**told)
+    try:
+        told = json.loads(text)
+        kind: type[UserError] = getattr(errors, told.pop("kind"))
+        return kind(**told)
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        raise RunError(
+            f"the train workers refused the run, and what they left in {place} cannot be read: {error}",
+            "a whole file",
+            "run the same command again: they will tell it again",
+        ) from error

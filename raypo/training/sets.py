@@ -11,13 +11,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from raypo.data.packing import ResponseSet
-from raypo.errors import DataError
+from raypo.errors import DataError, IntegrityError
 from raypo.objective import AnyObjective, set_loss
 from raypo.objective.tokens import importance
+from raypo.records import ANNOTATED, conform
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,31 @@ class TrainingSet:
             reference_token_logps=[token_logps[k] for k in slots] if token_logps else (),
             token_weights=[weights[k] for k in slots] if weights else (),
         )
+
+
+def read_tables(paths: Sequence[str]) -> pa.Table:
+    """The rows of Parquet files of records.ANNOTATED, whose pages' checksums are compared on the way.
+
+    The driver has compared the rows with their manifest; a worker group that starts again reads them hours later.
+
+    Raises:
+        IntegrityError: a file is not what was written.
+        OSError: the storage does not answer.
+    """
+    parts = []
+    for path in paths:
+        try:
+            table = pq.read_table(path, page_checksum_verification=True)
+            parts.append(conform(table, ANNOTATED, what=path))
+        except (DataError, pa.ArrowException, OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # Arrow's own faults with a file have no number
+            raise IntegrityError(
+                error.got if isinstance(error, DataError) else f"{path}: {error}",
+                "the rows that were committed",
+                "run the same command again: a table that is torn is made again",
+            ) from error
+    return pa.concat_tables(parts)
 
 
 def training_sets(table: pa.Table, objective: AnyObjective, *, first_round: bool = True) -> list[TrainingSet]:

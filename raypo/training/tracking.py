@@ -188,13 +188,19 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Whole lines of a metrics file; a line that a dying process cut short is dropped."""
+    """Whole lines of a metrics file, each with its `step`.
+
+    What is none is dropped: a line that a dying process cut short, and what a power loss made of a file that nobody
+    had synced.
+    """
     if not path.is_file():
         return []
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            found.append(line)
     return found

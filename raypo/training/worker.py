@@ -19,8 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray.train
 import torch
 import torch.distributed as dist
@@ -48,7 +46,7 @@ from raypo.training.checkpoint import Checkpoint, folder_of
 from raypo.training.environment import environment
 from raypo.training.moves import check_moves
 from raypo.training.rounds import RoundTask, SyncSender, TableSource, rung_steps
-from raypo.training.sets import TrainingSet, training_sets
+from raypo.training.sets import TrainingSet, read_tables, training_sets
 from raypo.training.step import make_optimizer, step_order, train_step
 from raypo.training.terms import Means
 from raypo.training.tracking import Tracker
@@ -134,10 +132,10 @@ class Learner:
 
         Raises:
             RunError: the round has no set to train on.
+            IntegrityError: a table is not what was written.
             ConfigError: fewer steps than the parts that it is to be cut into.
         """
-        table = pa.concat_tables([pq.read_table(path) for path in task.tables])
-        sets = training_sets(table, self._objective, first_round=task.round == 0)
+        sets = training_sets(read_tables(task.tables), self._objective, first_round=task.round == 0)
         training = self._config.training
         if not sets:
             raise RunError(f"round {task.round} has no trainable set", "at least one", "see its annotated table")

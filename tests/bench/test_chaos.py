@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,7 +20,7 @@ from tiny import prompt_table
 
 from raypo.bench import chaos
 from raypo.bench.chaos import Kill
-from raypo.errors import RunError
+from raypo.errors import OutputError, RunError
 from raypo.stages import tables
 
 SAMPLED, SCORED = "rounds/round-0000/sampled", "rounds/round-0000/scored"
@@ -158,3 +160,31 @@ def test_a_driver_that_fails_of_its_own_or_does_not_end_is_an_error(tmp_path: Pa
     with pytest.raises(RunError, match="did not end within"):
         chaos.endure(command(0), tmp_path / "run", [], cwd=tmp_path, timeout_s=0.5)
     assert time.monotonic() - began < 30
+
+
+def chaos_job() -> Any:
+    """jobs/chaos.py, as a module."""
+    spec = importlib.util.spec_from_file_location("chaos_job", Path(__file__).parents[2] / "jobs/chaos.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_place_that_cannot_take_the_figures_is_told_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that is not there yet is made; below a file there can be none."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    job = chaos_job()
+    job.write(tmp_path / "missing" / "dir" / "x.json", {"kills": 3})
+    assert json.loads((tmp_path / "missing/dir/x.json").read_text()) == {"kills": 3}
+    (tmp_path / "run.yaml").write_text(
+        f"output: {tmp_path / 'runs'}\npolicy: {{path: p}}\nprompts: {{path: q.jsonl}}\n"
+        "rewards: [{name: ones, path: 'some:ones'}]\n"
+    )
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"cannot write .*x\.json"):
+        job.main([str(tmp_path / "run.yaml"), "--out", str(tmp_path / "file" / "x.json")])
+    assert not (tmp_path / "runs").exists()

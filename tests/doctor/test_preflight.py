@@ -20,9 +20,9 @@ from transformers import AutoTokenizer
 from raypo.cli import main
 from raypo.config import load
 from raypo.doctor import checks, data, memory, model_shape, rehearsal, surroundings
-from raypo.doctor.findings import Finding, failed, ok
+from raypo.doctor.findings import Finding, failed, ok, tried
 from raypo.doctor.memory import host_memory, on_gpus, on_host
-from raypo.errors import ResourceError
+from raypo.errors import EngineError, IntegrityError, LostProcess, RaypoError, ResourceError, RunError
 
 REWARDS = "def ones(prompts, responses, metadata):\n    return [0.0 for _ in responses]\n"
 
@@ -98,6 +98,28 @@ def test_what_fails_is_told_with_what_to_do_and_the_rest_is_still_looked_at(doct
     assert "what to do: lower one of the two" in out
     assert "prompts ok" in out
     assert "Ray and responses skipped not tried" in out
+
+
+@pytest.mark.parametrize("error", [EngineError, LostProcess, IntegrityError, RunError])
+def test_what_breaks_in_a_check_is_a_failure_of_the_table(error: type[RaypoError]) -> None:
+    """As of the rehearsal: what was found before it would be lost with it."""
+
+    def check() -> Finding:
+        raise error("the engine died", "an engine", "look at its log")
+
+    found = tried("responses", check)
+    assert found == [Finding("responses", "fail", "the engine died", "an engine", "look at its log")]
+    assert failed(found)
+
+
+def test_a_damaged_record_in_the_mirror_is_told_beside_the_rest(doctor: Doctor, tmp_path: Path) -> None:
+    (tmp_path / "kept" / "mine").mkdir(parents=True)
+    (tmp_path / "kept" / "mine" / "run.json").write_bytes(b"\0" * 40)
+    code, out = doctor("name=mine", f"mirror={(tmp_path / 'kept').as_uri()}")
+    assert code == 2
+    assert "output fail" in out
+    assert "is not JSON" in out
+    assert "prompts ok" in out
 
 
 def test_more_logical_cpus_than_there_are_is_a_failure_of_arithmetic(doctor: Doctor) -> None:

@@ -47,7 +47,7 @@ def quiet() -> Console:
 
 @pytest.mark.slow
 def test_the_doctor_samples_sixteen_responses_and_scores_them(ray_cluster: None, config: RunConfig) -> None:
-    """5 prompts of 3 responses are 15; the actors are gone afterwards: all 8 CPUs are free again."""
+    """6 prompts of 3 responses are 18, and of 5 of them 15. The actors are gone afterwards: all 8 CPUs are free."""
     import ray
 
     console = quiet()
@@ -56,8 +56,8 @@ def test_the_doctor_samples_sixteen_responses_and_scores_them(ray_cluster: None,
     assert {one.name for one in found.values() if one.verdict == "fail"} == set(), told
     assert found["resources"].got.startswith("5 CPUs asked, 8 free")
     assert found["shared files"].got.endswith("and 1 model folders")
-    assert re.match(r"\d+ of 15 responses end by themselves, \d+ are cut at 8 tokens", found["responses"].got)
-    assert found["reward ones"].got.endswith("on 15 of 15 responses, weight 1")
+    assert re.match(r"\d+ of 18 responses end by themselves, \d+ are cut at 8 tokens", found["responses"].got)
+    assert found["reward ones"].got.endswith("on 18 of 18 responses, weight 1")
     assert told.count("response 2 (") == 2, "two sets are shown as trained"
     assert not list(Path(config.output).glob("**/*")), "a doctor leaves nothing behind"
     for _ in range(100):

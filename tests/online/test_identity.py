@@ -13,12 +13,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
+from command_line import call
 from huggingface_hub import constants as hub_constants
 from rich.console import Console
 from tiny import annotated, run_config
 from tiny import prompt_table as prompts
 
-from raypo.config import RunConfig
+from raypo.config import RunConfig, as_yaml
 from raypo.errors import ConfigError, DataError, IntegrityError
 from raypo.models.content import content_of
 from raypo.online import identity
@@ -327,6 +328,31 @@ def test_a_fork_takes_over_what_is_finished_and_nothing_under_way(advanced: RunC
     assert identity.same_config(folder, new, RUN)
     assert fork(changed(advanced, "training", learning_rate=3e-3), "slower") == new
     assert sorted(path.name for path in Path(advanced.output).iterdir() if path.is_dir()) == ["run", "slower"]
+
+
+def test_a_fork_that_is_refused_is_not_made_and_one_that_is_there_is_asked_nothing(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A finished fork whose policy is gone says that it is finished, as a run does: exit code 0."""
+
+    def refuse(config: RunConfig) -> None:
+        raise ConfigError(f"{config.name} is refused", "another", "give another")
+
+    older = run_config(shutil.copytree(tiny_model, tmp_path / "policy"), tmp_path / "runs")
+    identity.open_folder(RunFolder(older), older, RUN)
+    with pytest.raises(ConfigError, match="slower is refused"):
+        fork(older, "slower", preflight=refuse)
+    new = fork(older, "slower", preflight=lambda config: None)
+    assert fork(older, "slower", preflight=refuse) == new
+    tables.write_json(RunFolder(new).path("summary.json"), {"name": "slower"})
+    shutil.rmtree(older.policy.path)
+    (tmp_path / "run.yaml").write_text(as_yaml(older))
+    code, out, err = call(monkeypatch, capsys, "run", str(tmp_path / "run.yaml"), "--fork", "slower")
+    assert code == 0, err
+    assert "run slower is finished" in out
+    code, out, err = call(monkeypatch, capsys, "run", str(tmp_path / "run.yaml"), "--fork", "another")
+    assert code == 2
+    assert not Path(older.output, "another").exists()
 
 
 def test_a_fork_is_made_and_continued_on_a_new_disk_from_the_mirror(advanced: RunConfig, tmp_path: Path) -> None:

@@ -11,10 +11,12 @@ import pyarrow as pa
 import pytest
 from tiny import annotated, run_config
 
-from raypo.errors import ConfigError, DataError
+from raypo.errors import ConfigError, DataError, IntegrityError
 from raypo.online.folder import RunFolder
-from raypo.online.offline import pair_shares, prompt_means, same_sets, train_offline
+from raypo.online.offline import pair_shares, prompt_means, same_sets, train_offline, trained
 from raypo.stages import tables
+from raypo.training import checkpoint
+from raypo.training.checkpoint import Checkpoint
 
 
 def test_a_reference_that_would_never_move_is_refused_before_the_name_is_taken(
@@ -31,6 +33,18 @@ def test_a_reference_that_would_never_move_is_refused_before_the_name_is_taken(
     with pytest.raises(ConfigError, match=r"reference_steps = 512 in a job of about \d+ optimizer steps"):
         train_offline(config)
     assert not (tmp_path / "runs" / config.name).exists()
+
+
+def test_the_last_loss_is_the_checkpoints_own_when_the_metrics_are_lost(tmp_path: Path) -> None:
+    """Metrics are not synced step by step; the checkpoint is."""
+    folder = RunFolder(run_config("unused", tmp_path))
+    with pytest.raises(IntegrityError, match=r"version-0001 was made and is gone"):
+        trained(folder)
+    state = checkpoint.folder_of(folder.root, 1) / "state"
+    state.mkdir(parents=True)
+    (state / ".metadata").touch()
+    checkpoint.commit(folder.root, Checkpoint(1, 1.0, 12, facts={"metrics": {"loss": 0.25, "step_s": 1.0}}))
+    assert trained(folder) == {"loss": 0.25, "steps": 12}
 
 
 def test_sets_of_one_prompt_count_as_one() -> None:

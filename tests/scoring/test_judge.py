@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 
 from raypo.config import JudgeConfig
-from raypo.errors import RewardError
+from raypo.errors import OutputError, RewardError
 from raypo.scoring import http
 from raypo.scoring.judge import Judge, Pair, Verdict
 
@@ -188,6 +190,25 @@ def test_a_template_of_ones_own(server: tuple[Server, str], tmp_path: Path) -> N
         judge(url, tmp_path, template=str(tmp_path / "bad.txt"))
     with pytest.raises(RewardError, match="cannot be read"):
         judge(url, tmp_path, template=str(tmp_path / "none.txt"))
+
+
+@pytest.mark.parametrize("there", ["rubbish", "folder", "below a file", "another table"])
+def test_answers_that_cannot_be_kept_are_told_with_the_files_name(there: str, tmp_path: Path) -> None:
+    place = tmp_path / "judge"
+    match there:
+        case "rubbish":
+            place.mkdir()
+            (place / "c.db").write_bytes(b"\0rubbish" * 999)
+        case "folder":
+            (place / "c.db").mkdir(parents=True)
+        case "below a file":
+            place.write_text("")
+        case "another table":
+            place.mkdir()
+            with closing(sqlite3.connect(place / "c.db")) as store, store:
+                store.execute("CREATE TABLE answers (other TEXT)")
+    with pytest.raises(OutputError, match=r"answers cannot be kept in .*c\.db"):
+        judge("http://localhost:9", place)(PAIRS)
 
 
 def test_what_cannot_work_is_refused_before_the_first_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,10 @@ from pathlib import Path
 import pytest
 from tiny import run_config
 
+from raypo.config import build
 from raypo.errors import OutputError, RunError
+from raypo.online.draw import sample_policy
+from raypo.online.evaluation import Policy, evaluate_policies
 from raypo.online.offline import train_offline
 from raypo.online.run import run
 from raypo.stages import owner
@@ -83,6 +86,23 @@ def test_a_second_driver_is_refused_in_one_message_that_names_the_first(
             verb(config)
         assert "wait for process" in e.value.remedy
         assert e.value.exit_code == 2
+    assert not root.exists()
+    assert len(files(root)) == 1
+
+
+def test_samples_and_a_comparison_have_one_driver_too(
+    root: Path, holder: subprocess.Popen[str], tiny_tied_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two in one folder would set the other's half-made tables aside."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+    rewards = [{"name": "ones", "path": "tests.rewards_of_tests:ones"}]
+    lengths = {"prompts": {"max_prompt_tokens": 8}, "sampling": {"max_response_tokens": 8}}
+    config = build(run_config(tiny_tied_model, root.parent, **lengths).model_dump(mode="json") | {"rewards": rewards})
+    compared = [Policy("p", "p", str(tiny_tied_model))]
+    for call in (lambda: sample_policy(config, root), lambda: evaluate_policies(config, compared, root)):
+        with pytest.raises(OutputError, match=f"owned by process {holder.pid} ") as e:
+            call()
+        assert "--out" in e.value.remedy
     assert not root.exists()
     assert len(files(root)) == 1
 
@@ -166,6 +186,14 @@ def test_a_file_is_renewed_and_a_driver_without_its_file_ends(root: Path, monkey
     assert time.monotonic() - began < 30.0
     assert signal.getsignal(owner.LOST_SIGNAL) == before
     assert files(root) == []
+
+
+def test_a_drivers_file_within_another_folder_is_known_as_one(root: Path) -> None:
+    """`raypo evaluate` keeps its figures in the run's folder: its claim is not copied to the run's mirror."""
+    with owned(str(root)):
+        assert [owner.is_no_claim(path.name) for path in files(root)] == [False]
+    assert owner.is_no_claim(".doctor-1")
+    assert owner.is_no_claim("the.owner-s.json")
 
 
 def test_a_block_within_a_block_is_the_same_driver_and_another_thread_is_not(root: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +182,61 @@ def test_a_torn_output_is_set_aside_and_can_be_made_again(tmp_path: Path) -> Non
     assert len(list(folder.glob(f"{tables.TORN}-*"))) == 2
     tables.commit(str(folder), prompts("c"), "prompts")
     assert tables.whole(str(folder))[0]["prompt_id"].to_pylist() == ["c"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schema": "prompt"},
+        {"schema": ["prompts"]},
+        {"files": {}},
+        {"files": 3},
+        {"files": [1]},
+        {"facts": []},
+        {"content": None},
+        {"rows": "2"},
+        {"more": 1},
+    ],
+)
+def test_a_manifest_that_is_none_of_a_table_is_torn(changes: dict[str, Any], tmp_path: Path) -> None:
+    """Also one without a seal, which hides nothing: it is set aside, and takes a new table."""
+    folder = tmp_path / "t"
+    tables.commit(str(folder), prompts("a"), "prompts")
+    tree = json.loads((folder / tables.MANIFEST).read_text())
+    del tree["seal"]
+    tables.write_json(str(folder / tables.MANIFEST), tree)
+    assert tables.read(str(folder))[1].rows == 1
+    tables.write_json(str(folder / tables.MANIFEST), tree | changes)
+    with pytest.raises(IntegrityError, match="its manifest is torn"):
+        tables.read(str(folder))
+    assert tables.whole(str(folder)) is None
+    assert tables.manifest_of(str(folder)) is None
+
+
+@pytest.mark.parametrize("what", ["rows", "manifest"])
+def test_one_wrong_bit_anywhere_is_a_torn_table_or_none_at_all(what: str, tmp_path: Path) -> None:
+    """A seeded bit at each byte of the Parquet file and of the manifest: the committed rows and facts, or refused.
+
+    Rows can come back whole in spite of it: Parquet holds statistics and names that nobody reads.
+    """
+    folder, table = tmp_path / "t", prompts("a", "b", "c")
+    facts = {"source": "abc/start", "scales": {"reward": 1.25, "psi": 0.5}}
+    made = tables.commit(str(folder), table, "prompts", facts)
+    path = folder / (tables.MANIFEST if what == "manifest" else next(iter(made.files)))
+    whole, draw = path.read_bytes(), random.Random(0)
+    torn = 0
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << draw.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            found = tables.read(str(folder))
+        except IntegrityError:
+            torn += 1
+            continue
+        assert found is not None
+        assert found[0].equals(table)
+        assert found[1] == made
+    assert torn > len(whole) // 3
+    path.write_bytes(whole)
+    assert tables.read(str(folder)) is not None

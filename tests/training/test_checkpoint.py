@@ -315,6 +315,40 @@ def test_a_torn_version_is_set_aside_and_the_one_before_is_resumed(what: str, ti
     assert not place.exists()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"files": []},
+        {"files": {}},
+        {"files": {"state/.metadata": "9"}},
+        {"facts": [3]},
+        {"contents": []},
+        {"step": "2"},
+    ],
+)
+def test_a_manifest_that_is_none_of_a_checkpoint_is_set_aside(
+    changes: dict[str, Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    """Of a version and inside a round: with no seal to break, and with one number of its facts that is another."""
+    first = saved(tmp_path, 1, tiny_model)
+    saved(tmp_path, 2, tiny_model)
+    place = folder_of(tmp_path, 2)
+    tree = json.loads((place / "manifest.json").read_text())
+    assert checkpoint.read_folder(place).step == 2
+    (place / "manifest.json").write_text(json.dumps({k: v for k, v in tree.items() if k != "seal"} | changes))
+    assert checkpoint.resumable(tmp_path) == first
+    saved(tmp_path, 2, tiny_model)
+    (place / "manifest.json").write_text(json.dumps(tree | {"progress": 0.75}))
+    assert checkpoint.resumable(tmp_path) == first
+    scorer = TokenScorer(causal_lm())
+    for step in (2, 4):
+        checkpoint.save_state(tmp_path, 2, scorer, make_optimizer(scorer, training_config()), step=step)
+        checkpoint.commit(tmp_path, Checkpoint(2, 0.0, step, facts={"cursor": {}}), inside=True)
+    inside = folder_of(tmp_path, 2, 4) / "manifest.json"
+    inside.write_text(json.dumps(json.loads(inside.read_text()) | changes))
+    assert checkpoint.newest_inside(tmp_path, 2).step == 2
+
+
 def test_a_version_without_state_cannot_be_resumed_and_says_so(tiny_model: Path, tmp_path: Path) -> None:
     """Version 1's state was dropped when version 3 came, and 2 and 3 are torn."""
     for version in (1, 2, 3):

@@ -33,6 +33,16 @@ def test_steps_after_the_last_checkpoint_and_a_torn_line_are_dropped(tmp_path: P
     assert told == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 1.0}, {"step": 3, "loss": 7.0}]
 
 
+def test_what_a_power_loss_made_of_a_metrics_file_is_dropped(tmp_path: Path) -> None:
+    """Zeros, half a character, a number, a list, an object that is of no step: steps 1 and 2 are left."""
+    lines = [b'{"step": 1, "loss": 0.5}', b"\0" * 9, b"\xe2\x82", b"3", b"[1]", b'{"loss": 1.0}', b'{"step": "2"}']
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"\n".join([*lines, b'{"step": 2, "loss": 0.25}', b'{"step": 3, "lo']))
+    assert read_metrics(path) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
+    Tracker(run_config("m", tmp_path), tmp_path, 1).close()
+    assert path.read_text() == '{"step": 1, "loss": 0.5}\n'
+
+
 def test_numbers_reach_tensorboard_under_their_names(tmp_path: Path) -> None:
     tracker = Tracker(run_config("m", tmp_path), tmp_path, 0)
     tracker.step({"step": 1, "rewards/margins": 0.25})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
-from tiny import DyingSync, StoredTables, run_config, run_ranks, w_mpo
+from tiny import DyingSync, StoredTables, annotated, run_config, run_ranks, w_mpo
 
-from raypo.errors import ModelError, RunError
+from raypo.errors import IntegrityError, ModelError, RunError
+from raypo.stages import tables
 from raypo.training import checkpoint, refused, worker
 from raypo.training.checkpoint import folder_of
 from raypo.training.rounds import RoundTask
+from raypo.training.sets import read_tables
 from raypo.training.tracking import read_metrics
 from raypo.training.worker import Learner, train
 
@@ -36,6 +39,44 @@ def test_a_users_error_in_the_workers_ends_them_and_is_left_for_the_driver(tmp_p
     assert isinstance(error, ModelError)
     assert "no-model" in error.got
     assert refused.taken(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("left", [b"\0" * 40, b"[]", b'{"kind": "NoError"}', b'{"kind": "DataError"}', b'{"got": "x"}'])
+def test_what_the_workers_left_and_nobody_can_read_is_told_once(left: bytes, tmp_path: Path) -> None:
+    """A power loss between the rename and the data; an earlier attempt's is no matter of this one."""
+    place = tmp_path / refused.FILE
+    place.write_bytes(left)
+    with pytest.raises(RunError, match="cannot be read"):
+        refused.taken(str(tmp_path))
+    assert refused.taken(str(tmp_path)) is None
+    place.write_bytes(left)
+    refused.forget(str(tmp_path))
+    assert refused.taken(str(tmp_path)) is None
+
+
+def test_rows_that_were_damaged_after_the_driver_read_them_are_not_trained_on(tmp_path: Path) -> None:
+    """One bit of the file, seeded, 200 times: never other rows. Nor is a half file or none taken."""
+    folder, table = tmp_path / "annotated", annotated(6, responses=3, round_index=0)
+    made = tables.commit(str(folder), table, "annotated")
+    path = folder / next(iter(made.files))
+    whole, draw = path.read_bytes(), random.Random(0)
+    rows = read_tables([str(path)])
+    torn = 0
+    for _ in range(200):
+        damaged = bytearray(whole)
+        damaged[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            assert read_tables([str(path)]).equals(rows)
+        except IntegrityError:
+            torn += 1
+    assert torn > 100
+    path.write_bytes(whole[:-9])
+    with pytest.raises(IntegrityError, match="run the same command again"):
+        read_tables([str(path)])
+    path.unlink()
+    with pytest.raises(IntegrityError, match="the rows that were committed"):
+        read_tables([str(path)])
 
 
 def test_only_the_first_round_decides_whether_rewards_are_ordinal(
