@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from raypo.evaluation.length import Duel, difficulties, length_controlled, logistic
+from raypo.evaluation.length import Duel, controlled, difficulties, influence, length_controlled, logistic
 
 PROMPTS = 400
 
@@ -42,7 +42,8 @@ def test_a_policy_that_wins_by_length_alone_is_at_one_half() -> None:
     )["long"]
     assert found.win_rate.mean > 0.7
     assert found.controlled.mean == pytest.approx(0.5, abs=0.02)
-    assert found.length_effect == pytest.approx(1.5, abs=0.1)
+    assert found.length_effect.mean == pytest.approx(1.5, abs=0.1)
+    assert found.length_effect.low <= found.length_effect.mean <= found.length_effect.high
     assert not found.uses_difficulty
 
 
@@ -58,7 +59,7 @@ def test_known_strengths_lengths_and_difficulties_are_found_again() -> None:
         one = found[name]
         assert one.uses_difficulty
         assert one.controlled.low <= float(expit(theta + gamma).mean()) <= one.controlled.high, name
-        assert one.length_effect == pytest.approx(phi, abs=1.0), name
+        assert one.length_effect.low <= phi <= one.length_effect.high, name
     assert abs(found["short"].controlled.mean - found["short"].win_rate.mean) > 0.1
 
 
@@ -70,7 +71,7 @@ def test_equal_lengths_change_nothing() -> None:
         {"a": Duel(np.arange(PROMPTS), preference, np.full(PROMPTS, 7.0))}, PROMPTS, confidence=0.95, samples=50
     )["a"]
     assert found.controlled.mean == pytest.approx(preference.mean(), abs=1e-3)
-    assert found.length_effect == pytest.approx(0.0, abs=1e-6)
+    assert found.length_effect.mean == pytest.approx(0.0, abs=1e-6)
 
 
 def test_the_two_sides_of_a_duel_add_to_one() -> None:
@@ -90,6 +91,7 @@ def test_a_policy_that_always_wins_or_loses_has_a_finite_rate(wins: float) -> No
     found = length_controlled({"a": Duel(np.arange(30), preference, longer)}, 30, confidence=0.95, samples=50)["a"]
     assert found.controlled.mean == pytest.approx(wins, abs=0.02)
     assert found.win_rate.mean == wins
+    assert found.p == pytest.approx(1 / 5000 * 2)  # 30 prompts all one way: no drawn pattern of signs is as extreme
 
 
 def test_unknown_preferences_are_left_out_and_nothing_known_is_not_a_number() -> None:
@@ -103,3 +105,60 @@ def test_unknown_preferences_are_left_out_and_nothing_known_is_not_a_number() ->
     assert rates["half"].controlled.mean == pytest.approx(rates["holes"].controlled.mean, abs=1e-9)
     assert rates["holes"].controlled.n == 200
     assert math.isnan(rates["none"].controlled.mean)
+
+
+def test_what_each_prompt_adds_is_what_leaving_it_out_takes_away() -> None:
+    """Weight of one prompt up by 0.001: the rate moves by its influence / prompts times that."""
+    rng = np.random.default_rng(5)
+    gamma = rng.normal(size=PROMPTS)
+    one = duel(rng, 0.5, 1.0, 0.5, gamma, drawn=True)
+    features = 10.0 * np.stack([np.ones(PROMPTS), one.length_term(), gamma], axis=1)
+
+    def rate(weight: NDArray[np.float64]) -> float:
+        theta, _, psi = logistic(features, one.preference, weight) * 10.0
+        return float(np.average(expit(theta + psi * gamma), weights=weight))
+
+    found = influence(one, features, np.ones(PROMPTS), gamma)
+    for prompt in (0, 7, 31):
+        more = np.ones(PROMPTS)
+        more[prompt] += 0.5
+        less = np.ones(PROMPTS)
+        less[prompt] -= 0.5
+        assert found[prompt] == pytest.approx((rate(more) - rate(less)) * PROMPTS, rel=0.05, abs=0.01)
+    assert found.mean() == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_test_of_a_controlled_win_rate_is_calibrated() -> None:
+    """Nobody is better, but one writes longer and length wins: 5 % of tests at equal length, most without."""
+    fair, raw = [], []
+    for repeat in range(200):
+        rng = np.random.default_rng([9, repeat])
+        longer = rng.normal(size=60) + 1.0
+        won = (rng.random(60) < expit(2.0 * np.tanh(longer / longer.std()))).astype(float)
+        one = controlled(
+            Duel(np.arange(60), won, longer),
+            np.zeros(60),
+            rng.multinomial(60, np.full(60, 1 / 60), 10).astype(float),
+            confidence=0.95,
+            uses_difficulty=False,
+        )
+        fair.append(one.p < 0.05)
+        raw.append(abs(won.mean() - 0.5) > 2 * won.std(ddof=1) / np.sqrt(60))
+    assert 0.02 <= np.mean(fair) <= 0.08, (np.mean(fair), np.mean(raw))
+    assert np.mean(raw) > 0.5, np.mean(raw)
+
+
+@pytest.mark.parametrize("prompts", [1, 2, 5])
+def test_few_prompts_have_wide_bounds_within_what_a_rate_can_be(prompts: int) -> None:
+    """One tells no bounds; below ten they are Student's, cut to [0, 1]; no test finds anything among five."""
+    rng = np.random.default_rng(6)
+    one = Duel(np.arange(prompts), rng.random(prompts), rng.normal(size=prompts))
+    found = length_controlled({"a": one}, prompts, confidence=0.95, samples=50)["a"]
+    assert math.isnan(found.detectable)
+    assert found.p > 0.05
+    if prompts == 1:
+        assert math.isnan(found.controlled.low)
+        assert math.isnan(found.length_effect.low)
+    else:
+        assert 0.0 <= found.controlled.low < found.controlled.high <= 1.0
+        assert found.length_effect.low < found.length_effect.mean < found.length_effect.high
