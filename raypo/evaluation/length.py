@@ -29,6 +29,9 @@ from raypo.evaluation.statistics import Floats, Interval, detectable, expanded, 
 DIFFICULTY_PRIOR = 1.0
 """Standard deviation to which a prompt's difficulty is shrunk, in logits."""
 
+FIT = 1e-6
+"""How near to its end a fit stops; no rate is known better."""
+
 WEAK_PRIOR = 10.0
 """Standard deviation to which the other coefficients are shrunk, in logits: one that always wins stays finite."""
 
@@ -101,7 +104,7 @@ def logistic(features: NDArray[np.float64] | sparse.csr_array, preference: Float
         used[np.argmax(wins != wins[used][0])] = True
         weights = np.where(used & (weights == 0), 1e-12, weights)
     solver = "lbfgs" if sparse.issparse(features) else "newton-cholesky"  # few columns: some Newton steps, exact
-    fitted = LogisticRegression(C=1.0, fit_intercept=False, max_iter=1000, tol=1e-6, solver=solver)
+    fitted = LogisticRegression(C=1.0, fit_intercept=False, max_iter=1000, tol=FIT, solver=solver)
     fitted.fit(twice[used], wins[used], sample_weight=weights[used])
     return np.asarray(fitted.coef_[0], dtype=np.float64)
 
@@ -205,6 +208,7 @@ def controlled(
         bounds = np.quantile(found, [tail, 1 - tail], axis=0).T.tolist()
         told = [Interval(one, low, high, known) for one, (low, high) in zip((rate, effect), bounds, strict=True)]
     beyond = rate - 0.5 + influence(duel, features, weight(everyone), gamma)[here]
+    beyond[np.abs(beyond) < FIT] = 0.0  # ties alone: the fit's own rounding would be found to have a sign
     return LengthControlled(
         raw, told[0], paired_test(beyond), detectable(beyond, confidence=confidence), told[1], uses_difficulty
     )

@@ -84,7 +84,7 @@ def test_methods_with_seeds_are_compared_over_them() -> None:
         for number, shift in enumerate(shifts, 1):
             name = f"{method}.{number}"
             policies[name] = drawn(method, shift, 1.0, seed=10 * len(policies) + number)
-    found = compare(policies, config())
+    found = compare(policies, config(evaluation={"num_responses": 2, "bootstrap_samples": 100}))
     told = {(one.one, one.other): one for one in found.methods}
     assert set(told) == {("b", "a"), ("c", "a"), ("c", "b")}
     sure, unsure = told["b", "a"], told["c", "a"]
@@ -113,7 +113,7 @@ def test_tables_tell_every_figure_with_its_bounds() -> None:
     for name, shift in {"a": 1.0, "a.2": 1.1, "b": 0.2, "b.2": 0.1}.items():
         policies[name] = drawn(name[0], shift, 1.0, seed=len(policies))
     verdicts = Verdicts([[1.0]] * PROMPTS, [[0.0]] * PROMPTS, [[3.0]] * PROMPTS)
-    found = compare(policies, config(), {"a": verdicts})
+    found = compare(policies, config(evaluation={"num_responses": 2, "bootstrap_samples": 100}), {"a": verdicts})
     console = Console(width=240, file=io.StringIO(), record=True)
     for table in shown(found, 0.95):
         console.print(table)
