@@ -23,6 +23,11 @@ def interval(found: dict[str, float] | float, digits: int = 3) -> str:
     return f"{found['mean']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
 
 
+def cell(found: dict[str, float] | float, digits: int = 3) -> str:
+    """The same for a table, where a narrow cell breaks before the bounds and not within them."""
+    return interval(found, digits).replace(", ", ",\u00a0")
+
+
 def plain(value: float | None) -> str:
     """`0.041`; empty where a record has none, or it cannot be told."""
     return "" if value is None or math.isnan(value) else f"{value:.2g}"
@@ -44,7 +49,7 @@ def render(record: RunRecord, *, confidence: float, untrained: list[str]) -> str
     environment = Environment(
         loader=PackageLoader("raypo.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["interval"] = interval
+    environment.filters["interval"] = cell
     environment.filters["plain"] = plain
     environment.filters["reward"] = scored
     drawn = {
