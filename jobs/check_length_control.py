@@ -18,18 +18,16 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from raypo.evaluation.length import Duel, length_controlled
+from raypo.evaluation.length import Duel, LengthControlled, length_controlled
 
 CONFIDENCE = 0.95
 WIDTH = 2 * float(stats.norm.ppf(0.5 + CONFIDENCE / 2))  # of an interval, in standard errors
 
 
-def main(answers: str, leaderboard: str) -> None:
-    """Fit, compare, print."""
+def read(answers: str) -> tuple[dict[str, Duel], int]:
+    """Each model's answers against the baseline's, and the number of prompts."""
     with gzip.open(answers, "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    with open(leaderboard, encoding="utf-8") as file:
-        published = {row["model"]: row for row in csv.DictReader(file)}
     duels = {}
     for model in [one["model"] for one in rows[0]["responses"]]:
         prompt, preference, longer = [], [], []
@@ -40,9 +38,37 @@ def main(answers: str, leaderboard: str) -> None:
                     preference.append(float(one["score"]))
                     longer.append(float(len(one["text"]) - len(row["baseline"])))
         duels[model] = Duel(np.array(prompt), np.array(preference), np.array(longer))
-    found = length_controlled(duels, len(rows), confidence=CONFIDENCE, samples=400)
+    return duels, len(rows)
+
+
+def leaderboard_of(path: str) -> dict[str, dict[str, str]]:
+    """Published rows by model."""
+    with open(path, encoding="utf-8") as file:
+        return {row["model"]: row for row in csv.DictReader(file)}
+
+
+def beside(
+    found: dict[str, LengthControlled], published: dict[str, dict[str, str]]
+) -> dict[str, tuple[float, float, float]]:
+    """Of each published model: our win rate at equal length, the published one, and our standard error, in percent."""
+    return {
+        model: (
+            100 * one.controlled.mean,
+            float(published[model]["length_controlled_winrate"]),
+            100 * (one.controlled.high - one.controlled.low) / WIDTH,
+        )
+        for model, one in found.items()
+        if model in published
+    }
+
+
+def main(answers: str, leaderboard: str) -> None:
+    """Fit, compare, print."""
+    duels, prompts = read(answers)
+    published = leaderboard_of(leaderboard)
+    found = length_controlled(duels, prompts, confidence=CONFIDENCE, samples=400)
+    rows = beside(found, published)
     table = Table("model", "win rate %", "published", "at equal length %", "published", "difference / error", box=None)
-    ours, theirs = [], []
     for model, one in found.items():
         low, high = 100 * one.controlled.low, 100 * one.controlled.high
         cells = [
@@ -51,18 +77,19 @@ def main(answers: str, leaderboard: str) -> None:
             "",
             f"{100 * one.controlled.mean:.2f} [{low:.2f}, {high:.2f}]",
         ]
-        if model in published:
+        if model in rows:
+            ours, theirs, error = rows[model]
             cells[2] = f"{float(published[model]['win_rate']):.2f}"
-            ours.append(100 * one.controlled.mean)
-            theirs.append(float(published[model]["length_controlled_winrate"]))
-            cells += [f"{theirs[-1]:.2f}", f"{(ours[-1] - theirs[-1]) / ((high - low) / WIDTH):+.2f}"]
+            cells += [f"{theirs:.2f}", f"{(ours - theirs) / error:+.2f}"]
         table.add_row(*cells)
     console = Console(width=140)
     console.print(table)
+    ours_all, theirs_all, _ = np.array(list(rows.values())).T
     console.print(
-        f"{len(rows)} prompts; rank correlation with the published {stats.spearmanr(ours, theirs).statistic:.3f}, "
-        f"Pearson's {np.corrcoef(ours, theirs)[0, 1]:.3f}, mean difference in size "
-        f"{np.abs(np.array(ours) - theirs).mean():.2f} points"
+        f"{prompts} prompts; rank correlation with the published "
+        f"{stats.spearmanr(ours_all, theirs_all).statistic:.3f}, Pearson's "
+        f"{np.corrcoef(ours_all, theirs_all)[0, 1]:.3f}, mean difference in size "
+        f"{np.abs(ours_all - theirs_all).mean():.2f} points"
     )
 
 

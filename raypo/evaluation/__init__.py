@@ -1,6 +1,10 @@
 """Makes numbers for people: each with its interval, from tables alone.
 
-statistics    intervals and tests over prompts, their power, several seeds together
+significance  tests of a difference, their power, several tests together
+intervals     a figure with its interval; few units
+statistics    intervals over prompts, by resampling
+seeds         several seeds together
+methods       two methods over their seeds
 winrate       win rates by reward and by a judge, position bias
 length        win rates at equal length
 responses     variety, the best of n, ties

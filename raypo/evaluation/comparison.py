@@ -16,7 +16,9 @@ import pyarrow as pa
 from raypo.config import RunConfig
 from raypo.evaluation.diagnostics import REFITS, Evaluation, evaluate, reward_duel
 from raypo.evaluation.frontier import AtEqualKl, Point, at_equal_kl, on_frontier
+from raypo.evaluation.intervals import SHARE
 from raypo.evaluation.length import Duel, LengthControlled, length_controlled
+from raypo.evaluation.methods import difference_over_seeds
 from raypo.evaluation.statistics import (
     Combined,
     Floats,
@@ -107,6 +109,29 @@ class Against:
 
 
 @dataclass(frozen=True)
+class MethodAgainst:
+    """Two methods by the training reward over their seeds.
+
+    Args:
+        one: the first's name, with its point on its path if it has one.
+        other: the second's.
+        seeds: of the first and of the second.
+        difference: reward of the first less that of the second, over seeds and prompts.
+        p: p-value that it is 0, as it is.
+        p_adjusted: the same for all comparisons of the table together (Holm).
+        detectable: smallest true difference that would have been found four times in five.
+    """
+
+    one: str
+    other: str
+    seeds: tuple[int, int]
+    difference: Interval
+    p: float
+    p_adjusted: float
+    detectable: float
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Everything that is told of several policies.
 
@@ -116,8 +141,9 @@ class Comparison:
         judged: by name, by the judge; empty without one.
         judged_controlled: the same at equal length in characters.
         frontier: names that nobody beats at reward and KL at once.
-        pairs: every two policies.
+        pairs: every two policies that are not seeds of each other.
         seeds: by method and point with several seeds: reward gain over seeds and prompts.
+        methods: every two methods and points with several seeds each, over their seeds.
         equal_kl: by `a against b`, methods where both moved equally far; without those that share no KL.
     """
 
@@ -128,6 +154,7 @@ class Comparison:
     frontier: list[str]
     pairs: list[Against]
     seeds: dict[str, Combined]
+    methods: list[MethodAgainst]
     equal_kl: dict[str, AtEqualKl]
 
     def to_dict(self) -> dict[str, Any]:
@@ -164,14 +191,18 @@ def compare(
         frontier=[name for name, on in zip(found, on_frontier(kls, rewards), strict=True) if on],
         pairs=each_against_each(drawn, options),
         seeds=over_seeds(drawn, settings.confidence),
+        methods=method_against_method(drawn, options),
         equal_kl=methods_at_equal_kl(drawn, found, options),
     )
 
 
 def each_against_each(drawn: Mapping[str, Drawn], options: dict[str, Any]) -> list[Against]:
-    """Every two policies, the later against the earlier."""
+    """Every two policies, the later against the earlier, but for seeds of each other.
+
+    That two seeds differ is no finding; in the family it would cost the others power.
+    """
     rows = {name: one.rows["rewards"].to_pylist() for name, one in drawn.items()}
-    names = [(later, earlier) for earlier, later in combinations(drawn, 2)]
+    names = [(later, earlier) for earlier, later in combinations(drawn, 2) if not alike(drawn[later], drawn[earlier])]
     gains = [prompt_means(rows[one]) - prompt_means(rows[other]) for one, other in names]
     p_values = [paired_test(gain) for gain in gains]
     return [
@@ -182,10 +213,15 @@ def each_against_each(drawn: Mapping[str, Drawn], options: dict[str, Any]) -> li
             p,
             adjusted,
             detectable(gain, confidence=options["confidence"]),
-            mean_interval(win_shares(rows[one], rows[other]), **options),
+            mean_interval(win_shares(rows[one], rows[other]), **options, within=SHARE),
         )
         for (one, other), gain, p, adjusted in zip(names, gains, p_values, holm(p_values), strict=True)
     ]
+
+
+def alike(one: Drawn, other: Drawn) -> bool:
+    """Whether two policies are seeds of each other."""
+    return (one.method, one.point) == (other.method, other.point)
 
 
 def groups(drawn: Mapping[str, Drawn]) -> dict[str, dict[str, list[str]]]:
@@ -201,25 +237,50 @@ def over_seeds(drawn: Mapping[str, Drawn], confidence: float) -> dict[str, Combi
     """Reward gain over the start, where a method has several seeds at one point."""
     before = drawn[START].reward()
     return {
-        f"{method} {point}".strip(): combine_seeds(
-            np.stack([drawn[name].reward() - before for name in names]), confidence=confidence
-        )
+        name: combine_seeds(rewards - before, confidence=confidence)
+        for name, rewards in rewards_of_seeds(drawn).items()
+    }
+
+
+def rewards_of_seeds(drawn: Mapping[str, Drawn]) -> dict[str, Floats]:
+    """Mean reward of each prompt, [S, P], of each method and point with several seeds."""
+    return {
+        f"{method} {point}".strip(): np.stack([drawn[name].reward() for name in names])
         for method, points in groups(drawn).items()
         for point, names in points.items()
         if len(names) > 1
     }
 
 
+def method_against_method(drawn: Mapping[str, Drawn], options: dict[str, Any]) -> list[MethodAgainst]:
+    """Every two that have several seeds each, the later against the earlier."""
+    rewards = rewards_of_seeds(drawn)
+    names = [(later, earlier) for earlier, later in combinations(rewards, 2)]
+    found = [difference_over_seeds(rewards[one], rewards[other], **options) for one, other in names]
+    return [
+        MethodAgainst(one, other, each.seeds, each.interval, each.p, adjusted, each.detectable)
+        for (one, other), each, adjusted in zip(names, found, holm([each.p for each in found]), strict=True)
+    ]
+
+
 def methods_at_equal_kl(
     drawn: Mapping[str, Drawn], found: Mapping[str, Evaluation], options: dict[str, Any]
 ) -> dict[str, AtEqualKl]:
-    """Every two methods at the largest KL that both reach; a method's path begins at the start."""
+    """Every two methods at the largest KL that all their seeds reach; the path of each seed begins at the start.
 
-    def point(names: list[str]) -> Point:
-        kl = float(np.mean([found[name].kl_per_response.mean for name in names]))
-        return Point(kl, np.mean([drawn[name].reward() for name in names], axis=0))
+    The seeds of a point are numbered as they were given: the second of every point are one path.
+    """
 
-    paths = {method: [point([START]), *map(point, points.values())] for method, points in groups(drawn).items()}
+    def point(name: str) -> Point:
+        return Point(found[name].kl_per_response.mean, drawn[name].reward())
+
+    paths = {
+        method: [
+            [point(START), *(point(names[seed]) for names in points.values() if seed < len(names))]
+            for seed in range(max(map(len, points.values())))
+        ]
+        for method, points in groups(drawn).items()
+    }
     compared = {
         f"{one} against {other}": at_equal_kl(paths[one], paths[other], **options)
         for one, other in combinations(paths, 2)

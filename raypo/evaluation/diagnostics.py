@@ -6,15 +6,17 @@ Pure functions of tables: no network, no tokenizer, no Ray.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from raypo.config import HYPERPARAMETER_DEFAULTS, RunConfig
-from raypo.evaluation.length import Duel, length_controlled
+from raypo.evaluation.intervals import AMOUNT, SHARE
+from raypo.evaluation.length import Duel, LengthControlled, length_controlled
 from raypo.evaluation.likelihood import likelihoods
 from raypo.evaluation.responses import best_of, distinct_2, distinct_within, self_similarity, tied_pairs
 from raypo.evaluation.statistics import (
@@ -41,6 +43,10 @@ REFITS = 200
 class Evaluation:
     """Held-out figures of one weight version. Intervals are over prompts; gains are paired by prompt.
 
+    Tested is what there is a value to be tested against: the gain against 0, win rates against 1/2. The reward itself
+    has any unit; a KL is 0 for the start alone, whatever the sample; and no length, entropy or variety is the right
+    one: they describe, and their intervals tell how well.
+
     Args:
         reward: training reward.
         reward_gain: its difference from the initial policy, per prompt.
@@ -48,12 +54,17 @@ class Evaluation:
         reward_gain_detectable: smallest true gain that the paired test would have found four times in five.
         reward_by_source: each source's own values, unweighted.
         reward_win_rate: share of pairs that beat the initial policy's response by the training reward, ties half.
+        reward_win_rate_p: p-value that it is one half, paired by prompt.
+        reward_win_rate_detectable: smallest true distance from one half that would have been found four times in five.
         reward_win_rate_controlled: the same if responses were as long as the initial policy's (`length`).
+        reward_win_rate_controlled_p: p-value that it is one half.
+        reward_win_rate_controlled_detectable: as of reward_win_rate.
         kl_per_response: exact per-token KL to the initial policy, summed over a response, nats.
         entropy_per_token: of the policy, nats.
-        engine_gap: mean absolute difference of engine and trainer log-prob per token, nats.
+        engine_gap: mean absolute difference of engine and trainer log-prob per token, nats; no interval: it compares
+            two programs on these very tokens, and is no estimate for other prompts.
         length: response tokens.
-        truncated: share of responses that met the limit.
+        truncated: share of responses that met the limit, mean over prompts.
         distinct_2: distinct token pairs over all token pairs of all responses; no interval: a resample repeats prompts.
         distinct_within: by n: distinct runs of n tokens over all of them, within a prompt.
         self_similarity: mean cosine of token-pair counts of two responses to one prompt; 1: all the same.
@@ -72,12 +83,16 @@ class Evaluation:
     reward_gain_detectable: float
     reward_by_source: dict[str, Interval]
     reward_win_rate: Interval
+    reward_win_rate_p: float
+    reward_win_rate_detectable: float
     reward_win_rate_controlled: Interval
+    reward_win_rate_controlled_p: float
+    reward_win_rate_controlled_detectable: float
     kl_per_response: Interval
     entropy_per_token: Interval
     engine_gap: float
     length: Interval
-    truncated: float
+    truncated: Interval
     distinct_2: float
     distinct_within: dict[str, Interval]
     self_similarity: Interval
@@ -109,9 +124,9 @@ def evaluate(
     """
     settings = config.evaluation
 
-    def interval(values: Floats) -> Interval:
-        return mean_interval(values, confidence=settings.confidence, samples=settings.bootstrap_samples)
-
+    whole: dict[str, Any] = {"confidence": settings.confidence, "samples": settings.bootstrap_samples}
+    interval: Callable[..., Interval] = partial(mean_interval, **whole)
+    share, amount = partial(interval, within=SHARE), partial(interval, within=AMOUNT)
     options: dict[str, Any] = {"confidence": settings.confidence, "samples": min(settings.bootstrap_samples, REFITS)}
     rewards, before = rows["rewards"].to_pylist(), initial["rewards"].to_pylist()
     gain = prompt_means(rewards) - prompt_means(before)
@@ -119,28 +134,32 @@ def evaluate(
     lengths = [[float(len(one)) for one in row] for row in ids]
     per_prompt = np.array([sum(row) for row in lengths])
     entropies = np.array([sum(row) for row in measured["policy_entropies"].to_pylist()], dtype=np.float64)
-    finished = [reason for row in rows["finish_reasons"].to_pylist() for reason in row]
+    cut = [[float(reason == "length") for reason in row] for row in rows["finish_reasons"].to_pylist()]
+    won = win_shares(rewards, before)
+    fair = controlled_win_rate(rows, initial, options)
     found = Evaluation(
         reward=interval(prompt_means(rewards)),
         reward_gain=interval(gain),
         reward_gain_p=paired_test(gain),
         reward_gain_detectable=detectable(gain, confidence=settings.confidence),
         reward_by_source={name: interval(prompt_means(values)) for name, values in by_source(rows).items()},
-        reward_win_rate=interval(win_shares(rewards, before)),
-        reward_win_rate_controlled=controlled_win_rate(rows, initial, options),
-        kl_per_response=interval(prompt_means(measured["kl"].to_pylist())),
-        entropy_per_token=ratio_interval(
-            entropies, per_prompt, confidence=settings.confidence, samples=settings.bootstrap_samples
-        ),
+        reward_win_rate=share(won),
+        reward_win_rate_p=paired_test(won - 0.5),
+        reward_win_rate_detectable=detectable(won - 0.5, confidence=settings.confidence),
+        reward_win_rate_controlled=fair.controlled,
+        reward_win_rate_controlled_p=fair.p,
+        reward_win_rate_controlled_detectable=fair.detectable,
+        kl_per_response=amount(prompt_means(measured["kl"].to_pylist())),
+        entropy_per_token=ratio_interval(entropies, per_prompt, **whole, within=AMOUNT),
         engine_gap=engine_gap(
             rows["engine_logps"].to_pylist(), measured["policy_logps"].to_pylist(), float(per_prompt.sum())
         ),
-        length=interval(prompt_means(lengths)),
-        truncated=finished.count("length") / max(len(finished), 1),
+        length=amount(prompt_means(lengths)),
+        truncated=share(prompt_means(cut)),
         distinct_2=distinct_2(ids),
-        distinct_within={str(n): interval(distinct_within(ids, n)) for n in (1, 2, 3)},
-        self_similarity=interval(self_similarity(ids)),
-        tie_rate=interval(tied_pairs(rewards)),
+        distinct_within={str(n): share(distinct_within(ids, n)) for n in (1, 2, 3)},
+        self_similarity=share(self_similarity(ids)),
+        tie_rate=share(tied_pairs(rewards)),
         length_correlation=correlation_interval(by_prompt(rewards), by_prompt(lengths), **options),
         best_of_n={str(n): interval(best_of(rewards, n)) for n in doublings(settings.num_responses)},
     )
@@ -155,10 +174,10 @@ def doublings(most: int) -> list[int]:
     return sorted({2**power for power in range(most.bit_length()) if 2**power <= most} | {most})
 
 
-def controlled_win_rate(rows: pa.Table, initial: pa.Table, options: dict[str, Any]) -> Interval:
+def controlled_win_rate(rows: pa.Table, initial: pa.Table, options: dict[str, Any]) -> LengthControlled:
     """Length-controlled win rate by the training reward, each response against the one drawn with the same seed."""
     duel = reward_duel(rows, initial)
-    return length_controlled({"policy": duel}, rows.num_rows, **options)["policy"].controlled
+    return length_controlled({"policy": duel}, rows.num_rows, **options)["policy"]
 
 
 def reward_duel(rows: pa.Table, other: pa.Table) -> Duel:
@@ -192,7 +211,7 @@ def where_probability_went(
     return {
         "chosen_shift": interval(found.chosen),
         "rejected_shift": interval(found.rejected),
-        "saturated": interval(found.saturated),
+        "saturated": interval(found.saturated, within=SHARE),
     }
 
 
@@ -254,6 +273,6 @@ def warnings_for(found: Evaluation, initial_distinct_2: float, config: RunConfig
     bound = config.online.kl_bound
     if bound is not None and found.kl_per_response.mean > bound:
         told.append(f"KL {found.kl_per_response.mean:.2f} nats per response is above the bound of {bound:g}")
-    if found.truncated > 0.5:
-        told.append(f"{found.truncated:.0%} of responses met the length limit: the reward judges unfinished text")
+    if found.truncated.mean > 0.5:
+        told.append(f"{found.truncated.mean:.0%} of responses met the length limit: the reward judges unfinished text")
     return told

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raypo.evaluation.statistics import Floats, Interval, mean_interval, paired_test
+from raypo.evaluation.methods import difference_over_seeds
+from raypo.evaluation.statistics import Floats, Interval
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,11 @@ def at_kl(path: Sequence[Point], kl: float) -> Floats | None:
 
     Args:
         path: points of one method, such as its weight versions; the start (KL 0) among them.
-        kl: nats per response, not negative.
+        kl: nats per response. One below 0, which an estimate from samples can be, counts as 0; so do the points' own.
     """
     ordered = sorted(path, key=lambda point: point.kl)
     roots = np.sqrt([max(point.kl, 0.0) for point in ordered])
-    wanted = math.sqrt(kl)
+    wanted = math.sqrt(max(kl, 0.0))
     if not roots[0] <= wanted <= roots[-1]:
         return None
     right = int(np.searchsorted(roots, wanted))
@@ -63,28 +64,40 @@ class AtEqualKl:
     """Two methods where both have moved equally far.
 
     Args:
-        kl: nats per response at which they are compared: the most that both reach.
-        difference: of the first's reward and the second's, paired by prompt.
+        kl: nats per response at which they are compared: the most that every seed of both reaches.
+        difference: of the first's reward and the second's, over seeds and paired by prompt.
         p: p-value that it is 0.
+        detectable: smallest true difference that would have been found four times in five; NaN where none would.
+        seeds: of the first and of the second; with one each, see `methods.Difference`.
     """
 
     kl: float
     difference: Interval
     p: float
+    detectable: float
+    seeds: tuple[int, int]
 
 
-def at_equal_kl(one: Sequence[Point], other: Sequence[Point], *, confidence: float, samples: int) -> AtEqualKl | None:
-    """Compare two methods at the largest KL that both reach; None where their paths share no KL.
+def at_equal_kl(
+    one: Sequence[Sequence[Point]], other: Sequence[Sequence[Point]], *, confidence: float, samples: int
+) -> AtEqualKl | None:
+    """Compare two methods at the largest KL that all their seeds reach; None where their paths share no KL.
+
+    Each seed has its own path and its own reward at that KL: a mean path would take the seeds for certain.
 
     Args:
-        one: points of a method on some prompts.
-        other: points of the other, on the same prompts.
+        one: of each seed of a method, its points on some prompts.
+        other: of each seed of the other, on the same prompts.
         confidence: coverage, in (0, 1).
         samples: bootstrap resamples.
     """
-    kl = min(max(point.kl for point in path) for path in (one, other))
-    first, second = at_kl(one, kl), at_kl(other, kl)
-    if first is None or second is None:
-        return None
-    difference = first - second
-    return AtEqualKl(kl, mean_interval(difference, confidence=confidence, samples=samples), paired_test(difference))
+    kl = max(min(max(point.kl for point in path) for path in (*one, *other)), 0.0)
+    sides = []
+    for paths in (one, other):
+        ends = [at_kl(path, kl) for path in paths]
+        known = [end for end in ends if end is not None]
+        if len(known) < len(ends):
+            return None
+        sides.append(np.stack(known))
+    found = difference_over_seeds(*sides, confidence=confidence, samples=samples)
+    return AtEqualKl(kl, found.interval, found.p, found.detectable, found.seeds)

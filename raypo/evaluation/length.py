@@ -23,10 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from raypo.evaluation.statistics import Floats, Interval, expanded, mean_interval
+from raypo.evaluation.intervals import FEW, SHARE, jackknife
+from raypo.evaluation.statistics import Floats, Interval, detectable, expanded, mean_interval, paired_test
 
 DIFFICULTY_PRIOR = 1.0
 """Standard deviation to which a prompt's difficulty is shrunk, in logits."""
+
+FIT = 1e-6
+"""How near to its end a fit stops; no rate is known better."""
 
 WEAK_PRIOR = 10.0
 """Standard deviation to which the other coefficients are shrunk, in logits: one that always wins stays finite."""
@@ -66,13 +70,18 @@ class LengthControlled:
     Args:
         win_rate: mean preference over prompts, as it is.
         controlled: the same if lengths were equal; its interval is from resampled prompts, difficulties held.
-        length_effect: phi: logits won by a response that is much longer than the baseline's.
+        p: p-value that `controlled` is one half, from what each prompt adds to it; 1 where nothing can be told.
+        detectable: smallest true distance from one half that would have been found four times in five.
+        length_effect: phi: logits won by a response that is much longer than the baseline's; interval as of
+            `controlled`. It describes the judge and is not tested: its interval tells whether it may be 0.
         uses_difficulty: whether gamma_x could be told: it needs two comparisons per prompt by other policies.
     """
 
     win_rate: Interval
     controlled: Interval
-    length_effect: float
+    p: float
+    detectable: float
+    length_effect: Interval
     uses_difficulty: bool
 
 
@@ -95,7 +104,7 @@ def logistic(features: NDArray[np.float64] | sparse.csr_array, preference: Float
         used[np.argmax(wins != wins[used][0])] = True
         weights = np.where(used & (weights == 0), 1e-12, weights)
     solver = "lbfgs" if sparse.issparse(features) else "newton-cholesky"  # few columns: some Newton steps, exact
-    fitted = LogisticRegression(C=1.0, fit_intercept=False, max_iter=1000, tol=1e-6, solver=solver)
+    fitted = LogisticRegression(C=1.0, fit_intercept=False, max_iter=1000, tol=FIT, solver=solver)
     fitted.fit(twice[used], wins[used], sample_weight=weights[used])
     return np.asarray(fitted.coef_[0], dtype=np.float64)
 
@@ -147,7 +156,7 @@ def length_controlled(
         found[name] = (
             controlled(told[name], gamma, draws, confidence=confidence, uses_difficulty=uses)
             if name in told
-            else LengthControlled(nothing, nothing, math.nan, False)
+            else LengthControlled(nothing, nothing, 1.0, math.nan, nothing, False)
         )
     return found
 
@@ -166,23 +175,66 @@ def controlled(
     """
     counts = np.bincount(duel.prompt, minlength=len(gamma)).astype(np.float64)
     here = counts > 0
+    known = int(here.sum())
     features = WEAK_PRIOR * np.stack([np.ones(len(duel.prompt)), duel.length_term(), gamma[duel.prompt]], axis=1)
 
-    def figures(drawn: Floats) -> tuple[float, float]:
+    def weight(drawn: Floats) -> Floats:
         # prompts weigh alike, however many comparisons each has
-        weight = (drawn / np.maximum(counts, 1))[duel.prompt] * (counts.sum() / here.sum())
-        theta, phi, psi = logistic(features, duel.preference, weight) * WEAK_PRIOR
+        return (drawn / np.maximum(counts, 1))[duel.prompt] * (counts.sum() / known)
+
+    def figures(drawn: Floats) -> tuple[float, float]:
+        theta, phi, psi = logistic(features, duel.preference, weight(drawn)) * WEAK_PRIOR
         equal = 1 / (1 + np.exp(-(theta + psi * gamma[here])))
         return float(np.average(equal, weights=drawn[here])), float(phi)
 
-    rate, effect = figures(np.ones(len(gamma)))
+    everyone = np.ones(len(gamma))
+    rate, effect = figures(everyone)
     sums = np.bincount(duel.prompt, weights=duel.preference, minlength=len(gamma))
     raw = mean_interval(
-        np.where(here, sums / np.maximum(counts, 1), math.nan), confidence=confidence, samples=len(draws)
+        np.where(here, sums / np.maximum(counts, 1), math.nan), confidence=confidence, samples=len(draws), within=SHARE
     )
-    if here.sum() < 2:
-        return LengthControlled(raw, Interval(rate, math.nan, math.nan, int(here.sum())), effect, uses_difficulty)
-    rates = [figures(drawn)[0] for drawn in draws if drawn[here].sum()]
-    tail = (1 - expanded(confidence, int(here.sum()), len(rates))) / 2
-    low, high = np.quantile(rates, [tail, 1 - tail])
-    return LengthControlled(raw, Interval(rate, float(low), float(high), int(here.sum())), effect, uses_difficulty)
+    if known < 2:
+        told = [Interval(one, math.nan, math.nan, known) for one in (rate, effect)]
+        return LengthControlled(raw, told[0], 1.0, math.nan, told[1], uses_difficulty)
+    if known < FEW:
+        left = np.array([figures(everyone - one) for one in np.eye(len(gamma))[here]])
+        told = [
+            jackknife(rate, left[:, 0], confidence=confidence, within=SHARE),
+            jackknife(effect, left[:, 1], confidence=confidence),
+        ]
+    else:
+        found = np.array([figures(drawn) for drawn in draws if drawn[here].sum()])
+        tail = (1 - expanded(confidence, known, len(found))) / 2
+        bounds = np.quantile(found, [tail, 1 - tail], axis=0).T.tolist()
+        told = [Interval(one, low, high, known) for one, (low, high) in zip((rate, effect), bounds, strict=True)]
+    beyond = rate - 0.5 + influence(duel, features, weight(everyone), gamma)[here]
+    beyond[np.abs(beyond) < FIT] = 0.0  # ties alone: the fit's own rounding would be found to have a sign
+    return LengthControlled(
+        raw, told[0], paired_test(beyond), detectable(beyond, confidence=confidence), told[1], uses_difficulty
+    )
+
+
+def influence(duel: Duel, features: Floats, weight: Floats, gamma: Floats) -> Floats:
+    """What each prompt adds to the controlled win rate, [prompts]: its derivative by the prompt's weight, by prompts.
+
+    The infinitesimal jackknife (Efron and Tibshirani, chapter 21): prompt x moves the mean by its own q less the mean,
+    and the coefficients by H^-1 times its part of the score, H being the penalized Hessian. Their mean, which the
+    prior alone moves from 0, is taken off. A prompt without a comparison has what is not read.
+
+    Args:
+        duel: known comparisons only.
+        features: [N, 3], as fitted.
+        weight: [N], as fitted.
+        gamma: logits per prompt, [prompts].
+    """
+    fitted = logistic(features, duel.preference, weight)
+    chance = 1 / (1 + np.exp(-(features @ fitted)))
+    hessian = (features * (weight * chance * (1 - chance))[:, None]).T @ features + np.eye(len(fitted))
+    score = np.zeros((len(gamma), len(fitted)))
+    np.add.at(score, duel.prompt, features * (weight * (duel.preference - chance))[:, None])
+    here = np.bincount(duel.prompt, minlength=len(gamma)) > 0
+    at_equal = WEAK_PRIOR * np.stack([np.ones(len(gamma)), np.zeros(len(gamma)), gamma], axis=1)
+    equal = 1 / (1 + np.exp(-(at_equal @ fitted)))
+    slope = ((equal * (1 - equal))[:, None] * at_equal)[here].mean(0)
+    moved = equal + here.sum() * (score @ np.linalg.solve(hessian, slope))
+    return np.asarray(moved - moved[here].mean(), dtype=np.float64)

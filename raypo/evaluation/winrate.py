@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raypo.evaluation.statistics import Floats, Interval, mean_interval, paired_test
+from raypo.evaluation.intervals import SHARE
+from raypo.evaluation.statistics import Floats, Interval, detectable, mean_interval, paired_test
 
 
 def win_shares(policy: Sequence[Sequence[float | None]], other: Sequence[Sequence[float | None]]) -> Floats:
@@ -36,9 +37,12 @@ def win_shares(policy: Sequence[Sequence[float | None]], other: Sequence[Sequenc
 class Judged:
     """What a judge said of a policy against another, over prompts.
 
+    Tested is the win rate; ties, position bias and turned verdicts describe the judge, and their intervals tell enough.
+
     Args:
         win_rate: mean preference of both orders, ties half. A prompt's pairs are averaged first.
         p: p-value that it is one half, paired by prompt.
+        detectable: smallest true distance from one half that would have been found four times in five.
         tie_rate: pairs whose preference is exactly one half, of those with a preference.
         position_bias: how much more often the first place wins than one half, in [-1/2, 1/2].
         turned: pairs whose verdict names another winner in the other order.
@@ -48,6 +52,7 @@ class Judged:
 
     win_rate: Interval
     p: float
+    detectable: float
     tie_rate: Interval
     position_bias: Interval
     turned: Interval
@@ -91,14 +96,16 @@ def judged(
         bias.append(float((first - second).mean() / 2))  # first place won: first in one order, 1 - second in the other
         turned.append(float(((first - 0.5) * (second - 0.5) < 0).mean()))
 
-    def interval(values: list[float]) -> Interval:
-        return mean_interval(np.array(values, dtype=np.float64), confidence=confidence, samples=samples)
+    def interval(values: list[float], within: tuple[float, float] = SHARE) -> Interval:
+        return mean_interval(np.array(values, dtype=np.float64), confidence=confidence, samples=samples, within=within)
 
+    beyond = np.array(shares, dtype=np.float64) - 0.5
     return Judged(
         interval(shares),
-        paired_test(np.array(shares, dtype=np.float64) - 0.5),
+        paired_test(beyond),
+        detectable(beyond, confidence=confidence),
         interval(ties),
-        interval(bias),
+        interval(bias, (-0.5, 0.5)),
         interval(turned),
         1 - known / pairs if pairs else math.nan,
         pairs,

@@ -2,60 +2,116 @@
 
 from __future__ import annotations
 
+import math
+
 from rich.table import Column, Table
 
 from raypo.evaluation.comparison import Comparison
 from raypo.evaluation.statistics import Interval
 
 
-def figure(interval: Interval) -> str:
-    """`0.412 [0.380, 0.441]`."""
-    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+def figure(interval: Interval, digits: int = 3) -> str:
+    """`0.412 [0.380, 0.441]`; without bounds where there are none."""
+    if math.isnan(interval.low):
+        return f"{interval.mean:.{digits}f}"
+    return f"{interval.mean:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+
+
+def least(detectable: float) -> str:
+    """`0.041`; `none` where no effect would have been found."""
+    return "none" if math.isnan(detectable) else f"{detectable:.3f}"
+
+
+def folded(*heads: str, title: str | None = None) -> Table:
+    """An empty table whose cells break where the terminal is narrow."""
+    columns = (Column(head, overflow="fold") for head in heads)
+    return Table(*columns, title=title, box=None, title_justify="left")
 
 
 def shown(found: Comparison, confidence: float) -> list[Table]:
-    """Tables for the terminal."""
+    """Tables for the terminal; "detectable" is the least true effect that would have been found four times in five."""
+    made = [by_reward(found, confidence), responses(found)]
+    if found.judged:
+        made.append(by_judge(found))
+    if found.seeds:
+        table = folded("method", "seeds", "gain over seeds and prompts", "p", "detectable", "spread of seeds")
+        for method, both in found.seeds.items():
+            gain, spread = figure(both.interval), f"{both.seed_spread:.3f}"
+            table.add_row(method, str(both.seeds), gain, f"{both.p:.2g}", least(both.detectable), spread)
+        made.append(table)
+    if found.methods:
+        table = folded("over seeds", "seeds", "difference", "p (Holm)", "detectable")
+        for one in found.methods:
+            told = [f"{one.one} - {one.other}", counted(one.seeds), figure(one.difference)]
+            table.add_row(*told, f"{one.p_adjusted:.2g}", least(one.detectable))
+        made.append(table)
+    pairs = folded("one against another", "difference", "p (Holm)", "detectable", "win rate")
+    for pair in found.pairs:
+        told = [f"{pair.one} - {pair.other}", figure(pair.difference), f"{pair.p_adjusted:.2g}"]
+        pairs.add_row(*told, least(pair.detectable), figure(pair.win_rate))
+    made.append(pairs)
+    if found.equal_kl:
+        table = folded("at equal KL", "seeds", "KL", "difference", "p", "detectable")
+        for name, equal in found.equal_kl.items():
+            told = [name, counted(equal.seeds), f"{equal.kl:.2f}", figure(equal.difference)]
+            table.add_row(*told, f"{equal.p:.2g}", least(equal.detectable))
+        made.append(table)
+    return made
+
+
+def counted(seeds: tuple[int, int]) -> str:
+    """Seeds of two methods: `3`, or `3, 2` where they are not as many."""
+    return str(seeds[0]) if seeds[0] == seeds[1] else f"{seeds[0]}, {seeds[1]}"
+
+
+def by_reward(found: Comparison, confidence: float) -> Table:
+    """Reward, gain and win rates of each policy."""
     title = f"held-out prompts, {confidence:.0%} intervals over prompts; * nobody is better at reward and KL at once"
-    heads = ["policy", "reward", "gain", "p", "win rate", "at equal length", "KL", "tokens", "self-similarity"]
-    whole = Table(*(Column(head, overflow="fold") for head in heads), title=title, box=None, title_justify="left")
+    heads = ["policy", "reward", "gain", "p", "detectable", "win rate", "p", "at equal length", "p"]
+    table = folded(*heads, title=title)
     for name, one in found.policies.items():
         fair = found.length_controlled.get(name)
-        whole.add_row(
+        table.add_row(
             name + (" *" if name in found.frontier else ""),
             figure(one.reward),
             figure(one.reward_gain),
             f"{one.reward_gain_p:.2g}",
+            least(one.reward_gain_detectable),
             figure(one.reward_win_rate),
-            "" if fair is None else figure(fair.controlled),
-            f"{one.kl_per_response.mean:.2f}",
-            f"{one.length.mean:.1f}",
-            f"{one.self_similarity.mean:.3f}",
+            f"{one.reward_win_rate_p:.2g}",
+            *(["", ""] if fair is None else [figure(fair.controlled), f"{fair.p:.2g}"]),
         )
-    made = [whole]
-    if found.judged:
-        heads = ["by the judge", "win rate", "p", "at equal length", "ties", "position bias", "turned", "unanswered"]
-        table = Table(*(Column(head, overflow="fold") for head in heads), box=None)
-        for name, told in found.judged.items():
-            fair = found.judged_controlled[name]
-            figures = [figure(told.win_rate), f"{told.p:.2g}", figure(fair.controlled), f"{told.tie_rate.mean:.2f}"]
-            figures += [figure(told.position_bias), f"{told.turned.mean:.2f}", f"{told.unanswered:.0%}"]
-            table.add_row(name, *figures)
-        made.append(table)
-    if found.seeds:
-        table = Table("method", "seeds", "gain over seeds and prompts", "p", "spread of seeds", box=None)
-        for method, combined in found.seeds.items():
-            gain = figure(combined.interval)
-            table.add_row(method, str(combined.seeds), gain, f"{combined.p:.2g}", f"{combined.seed_spread:.3f}")
-        made.append(table)
-    pairs = Table("one against another", "difference", "p (Holm)", "detectable", "win rate", box=None)
-    for pair in found.pairs:
-        names = f"{pair.one} - {pair.other}"
-        pairs.add_row(
-            names, figure(pair.difference), f"{pair.p_adjusted:.2g}", f"{pair.detectable:.3f}", figure(pair.win_rate)
+    return table
+
+
+def responses(found: Comparison) -> Table:
+    """How far each policy moved, and what its responses are like."""
+    table = folded("policy", "KL", "tokens", "cut off", "self-similarity", "entropy per token")
+    for name, one in found.policies.items():
+        table.add_row(
+            name,
+            figure(one.kl_per_response, 2),
+            figure(one.length, 1),
+            figure(one.truncated, 2),
+            figure(one.self_similarity),
+            figure(one.entropy_per_token),
         )
-    made.append(pairs)
-    for name, equal in found.equal_kl.items():
-        table = Table("at equal KL", "KL", "difference", "p", box=None)
-        table.add_row(name, f"{equal.kl:.2f}", figure(equal.difference), f"{equal.p:.2g}")
-        made.append(table)
-    return made
+    return table
+
+
+def by_judge(found: Comparison) -> Table:
+    """Win rates by the judge, and how far it can be trusted."""
+    heads = ["by the judge", "win rate", "p", "detectable", "at equal length", "p"]
+    table = folded(*heads, "ties", "position bias", "turned", "unanswered")
+    for name, told in found.judged.items():
+        fair = found.judged_controlled[name]
+        rates = [
+            figure(told.win_rate),
+            f"{told.p:.2g}",
+            least(told.detectable),
+            figure(fair.controlled),
+            f"{fair.p:.2g}",
+        ]
+        itself = [figure(told.tie_rate, 2), figure(told.position_bias), figure(told.turned, 2)]
+        table.add_row(name, *rates, *itself, f"{told.unanswered:.0%}")
+    return table

@@ -14,11 +14,23 @@ from raypo.report import plots
 from raypo.report.record import RunRecord
 
 
-def interval(found: dict[str, float]) -> str:
-    """`0.412 [0.380, 0.441]`; without bounds where there are none."""
+def interval(found: dict[str, float] | float, digits: int = 3) -> str:
+    """`0.412 [0.380, 0.441]`; without bounds where there are none, as of a figure that is a plain number."""
+    if not isinstance(found, dict):  # records of older runs have no interval of what was cut off
+        return f"{found:.{digits}f}"
     if not math.isfinite(found["low"]):
-        return f"{found['mean']:.3f}"
-    return f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+        return f"{found['mean']:.{digits}f}"
+    return f"{found['mean']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+
+
+def cell(found: dict[str, float] | float, digits: int = 3) -> str:
+    """The same for a table, where a narrow cell breaks before the bounds and not within them."""
+    return interval(found, digits).replace(", ", ",\u00a0")
+
+
+def plain(value: float | None) -> str:
+    """`0.041`; empty where a record has none, or it cannot be told."""
+    return "" if value is None or math.isnan(value) else f"{value:.2g}"
 
 
 def scored(value: float | None) -> str:
@@ -37,7 +49,8 @@ def render(record: RunRecord, *, confidence: float, untrained: list[str]) -> str
     environment = Environment(
         loader=PackageLoader("raypo.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["interval"] = interval
+    environment.filters["interval"] = cell
+    environment.filters["plain"] = plain
     environment.filters["reward"] = scored
     drawn = {
         "evaluations": evaluation_plots(record.evaluations, untrained),

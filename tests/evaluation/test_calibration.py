@@ -14,7 +14,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from raypo.evaluation.statistics import combine_seeds, correlation_interval, mean_interval, paired_test, prompt_means
+from raypo.evaluation.frontier import Point, at_equal_kl
+from raypo.evaluation.statistics import (
+    combine_seeds,
+    correlation_interval,
+    mean_interval,
+    paired_test,
+    prompt_means,
+    ratio_interval,
+)
 from raypo.evaluation.statistics import power as power_of
 from raypo.evaluation.winrate import win_shares
 
@@ -86,7 +94,7 @@ def test_the_paired_test_finds_a_true_gain_as_often_as_its_power_says() -> None:
     assert np.mean(found) == pytest.approx(expected, abs=3 * np.sqrt(expected * (1 - expected) / len(found)))
 
 
-@pytest.mark.parametrize(("seeds", "seed_spread"), [(3, 0.3), (5, 0.3), (4, 0.0)])
+@pytest.mark.parametrize(("seeds", "seed_spread"), [(2, 0.3), (3, 0.2), (3, 0.3), (5, 0.3), (4, 0.0)])
 def test_several_seeds_together_are_calibrated_for_new_seeds_and_new_prompts(seeds: int, seed_spread: float) -> None:
     """True mean 0; each seed is off by its own amount, each prompt by its own."""
     held, pooled = [], []
@@ -113,3 +121,58 @@ def test_the_interval_of_a_correlation_is_calibrated_over_prompts() -> None:
         found = correlation_interval(list(a), list(b), confidence=0.95, samples=200)
         held.append(found.low <= 0.0 <= found.high)
     assert 0.90 <= np.mean(held) <= 0.99, np.mean(held)
+
+
+@pytest.mark.parametrize("units", [2, 3, 5, 9])
+def test_intervals_of_few_units_hold_the_truth_as_often_as_they_say(units: int) -> None:
+    """Mean 0 of normal values; 2 nats per token of prompts that differ in their tokens.
+
+    Below ten units nothing is resampled: two values would hold the truth in 50 % of cases.
+    """
+    means, ratios = [], []
+    for rng in repeats():
+        found = mean_interval(rng.normal(size=units), confidence=0.95, samples=100)
+        means.append(found.low <= 0.0 <= found.high)
+        tokens = rng.integers(5, 40, units).astype(np.float64)
+        found = ratio_interval(tokens * (2 + 0.5 * rng.normal(size=units)), tokens, confidence=0.95, samples=100)
+        ratios.append(found.low <= 2.0 <= found.high)
+    assert 0.93 <= np.mean(means) <= 0.97, np.mean(means)
+    assert 0.91 <= np.mean(ratios) <= 0.98, np.mean(ratios)
+
+
+@pytest.mark.parametrize("units", [4, 6, 9])
+def test_rank_correlations_of_few_prompts_are_not_told_too_narrowly(units: int) -> None:
+    """Two quantities that share nothing: the interval of few is wide, never too narrow."""
+    held = []
+    for rng in repeats(0.5):
+        found = correlation_interval(*rng.normal(size=(2, units)), confidence=0.95, samples=100)
+        held.append(found.low <= 0.0 <= found.high)
+    assert np.mean(held) >= 0.94, np.mean(held)
+
+
+def path_of_a_seed(rng: np.random.Generator, base: NDArray[np.float64], spread: float) -> list[Point]:
+    """The start and one version: gain 1 and what the seed adds to it, noise per prompt, KL near 1."""
+    gain = 1.0 + spread * rng.normal() + 0.7 * rng.normal(size=len(base)) / np.sqrt(RESPONSES)
+    return [Point(0.0, base), Point(float(rng.uniform(0.8, 1.2)), base + gain)]
+
+
+@pytest.mark.parametrize("seeds", [(3, 3), (5, 5), (3, 4)])
+def test_methods_that_are_one_method_are_found_different_at_equal_kl_as_often_as_the_level_says(
+    seeds: tuple[int, int],
+) -> None:
+    """A/A with a spread of 0.2 between seeds and of 2 between prompts: 5 % of tests, and intervals agree with them.
+
+    Means of the paths over seeds would be found different in half of all cases.
+    """
+    significant, averaged = [], []
+    for rng in repeats():
+        base = levels(rng)
+        one, other = ([path_of_a_seed(rng, base, 0.2) for _ in range(count)] for count in seeds)
+        found = at_equal_kl(one, other, confidence=0.95, samples=100)
+        assert found is not None
+        significant.append(found.p < 0.05)
+        assert (found.difference.low <= 0.0 <= found.difference.high) != significant[-1]
+        gap = np.mean([p[1].rewards for p in one], axis=0) - np.mean([p[1].rewards for p in other], axis=0)
+        averaged.append(abs(gap.mean()) > 2 * gap.std(ddof=1) / np.sqrt(PROMPTS))
+    assert 0.03 <= np.mean(significant) <= 0.07, np.mean(significant)
+    assert np.mean(averaged) > 0.3, np.mean(averaged)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from test_diagnostics import PROMPTS, config, measured, moved, synthetic
 
 from raypo.evaluation.comparison import START, Drawn, Verdicts, compare, groups
-from raypo.evaluation.statistics import holm
+from raypo.evaluation.statistics import Interval, holm
+from raypo.online.comparison_tables import figure, least, shown
 
 
 def test_holm_by_hand() -> None:
@@ -54,17 +58,75 @@ def test_policies_are_compared_with_the_start_with_each_other_and_over_seeds() -
     assert set(found.seeds) == {"good"}
     assert found.seeds["good"].interval.mean == pytest.approx(1.05, abs=0.05)
     by_names = {(one.one, one.other): one for one in found.pairs}
-    assert len(by_names) == 6
+    assert len(by_names) == 5  # six but for the two seeds
     last = by_names["far", "good"]
     assert last.difference.mean == pytest.approx(-0.5, abs=0.05)
-    assert last.p <= last.p_adjusted <= 6 * last.p
+    assert last.p <= last.p_adjusted <= 5 * last.p
     assert last.win_rate.mean < 0.1
     # at KL 1 the far one is at sqrt(1 / 2) of its way: 0.354 of gain against 1.05
     equal = found.equal_kl["good against far"]
     assert equal.kl == 1.0
     assert equal.difference.mean == pytest.approx(1.05 - 0.5 * np.sqrt(0.5), abs=0.05)
+    assert (equal.seeds, equal.p) == ((2, 1), 1.0)  # of the far one's seeds nothing is known
+    assert found.methods == []
     assert found.judged == {}
     json.dumps(found.to_dict())
+
+
+def test_methods_with_seeds_are_compared_over_them() -> None:
+    """a: gains 1.0, 1.1, 1.2; b: 0.2, 0.3, 0.4, paired by number: 0.8 each time. c: gains 0 and 1, two seeds.
+
+    a - b: seeds agree. a - c: c's seeds alone leave 0.6 -+ 12.7 * 0.5. Seeds of one method are in no pair.
+    """
+    gains = {"a": [1.0, 1.1, 1.2], "b": [0.2, 0.3, 0.4], "c": [0.0, 1.0]}
+    policies = {START: drawn(START, 0.0, 0.0)}
+    for method, shifts in gains.items():
+        for number, shift in enumerate(shifts, 1):
+            name = f"{method}.{number}"
+            policies[name] = drawn(method, shift, 1.0, seed=10 * len(policies) + number)
+    found = compare(policies, config(evaluation={"num_responses": 2, "bootstrap_samples": 100}))
+    told = {(one.one, one.other): one for one in found.methods}
+    assert set(told) == {("b", "a"), ("c", "a"), ("c", "b")}
+    sure, unsure = told["b", "a"], told["c", "a"]
+    assert (sure.seeds, unsure.seeds) == ((3, 3), (2, 3))
+    assert sure.difference.mean == pytest.approx(-0.8, abs=0.05)
+    assert sure.p_adjusted < 0.01
+    assert sure.detectable < 0.3
+    assert unsure.difference.mean == pytest.approx(-0.6, abs=0.05)
+    assert unsure.p_adjusted > 0.3
+    assert unsure.difference.high > 4
+    assert unsure.detectable > 4
+    equal = found.equal_kl["a against b"]
+    assert (equal.seeds, equal.kl) == ((3, 3), 1.0)
+    assert equal.difference.mean == pytest.approx(0.8, abs=0.05)
+    assert equal.p < 0.01
+    assert found.equal_kl["a against c"].p > 0.1
+    assert not [pair for pair in found.pairs if pair.one[0] == pair.other[0] != "s"]
+    assert len(found.pairs) == 8 + 3 * 3 + 3 * 2 + 3 * 2
+    told_tables = json.dumps(found.to_dict())
+    assert '"methods": [{"one": "b", "other": "a", "seeds": [3, 3]' in told_tables
+
+
+def test_tables_tell_every_figure_with_its_bounds() -> None:
+    """Seeds on both sides, a judge, and a start: each table has its rows, and nothing is cut off a wide terminal."""
+    policies = {START: drawn(START, 0.0, 0.0)}
+    for name, shift in {"a": 1.0, "a.2": 1.1, "b": 0.2, "b.2": 0.1}.items():
+        policies[name] = drawn(name[0], shift, 1.0, seed=len(policies))
+    verdicts = Verdicts([[1.0]] * PROMPTS, [[0.0]] * PROMPTS, [[3.0]] * PROMPTS)
+    found = compare(policies, config(evaluation={"num_responses": 2, "bootstrap_samples": 100}), {"a": verdicts})
+    console = Console(width=240, file=io.StringIO(), record=True)
+    for table in shown(found, 0.95):
+        console.print(table)
+    text = console.export_text()
+    assert "1.00 [1.00, 1.00]" in text  # KL
+    assert "5.0 [5.0, 5.0]" in text  # tokens
+    assert "over seeds" in text
+    assert "b - a" in text
+    assert "a against b" in text
+    assert "0.500 [0.500, 0.500]" in text  # position bias of a judge that always takes the first place
+    assert " nan" not in text
+    assert least(math.nan) == "none"
+    assert figure(Interval(0.5, math.nan, math.nan, 1)) == "0.500"
 
 
 def test_versions_of_a_run_are_points_and_not_seeds() -> None:

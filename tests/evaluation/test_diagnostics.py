@@ -73,7 +73,10 @@ def test_every_figure_of_a_small_evaluation() -> None:
     assert found.tie_rate.mean == pytest.approx(1 / 2)
     assert found.best_of_n["1"].mean == pytest.approx(2.0)
     assert found.best_of_n["2"].mean == pytest.approx((4 + 1) / 2)  # the first prompt has one reward
-    assert found.truncated == 0.0
+    assert (found.truncated.mean, found.truncated.low, found.truncated.high) == (0.0, 0.0, 0.0)
+    assert found.reward_win_rate_p == pytest.approx(2 / 8)
+    assert math.isnan(found.reward_win_rate_detectable)  # three prompts: no test finds anything
+    assert found.reward_win_rate_controlled_p == pytest.approx(2 / 8)
     assert found.chosen_shift is None
     assert 0.5 < found.reward_win_rate_controlled.mean < 1
     json.dumps(found.to_dict())
@@ -84,7 +87,19 @@ def test_a_version_against_itself_gains_nothing_and_wins_half() -> None:
     assert (found.reward_gain.mean, found.reward_gain_p) == (0.0, 1.0)
     assert found.reward_win_rate.mean == 0.5
     assert found.reward_win_rate_controlled.mean == pytest.approx(0.5)
+    assert (found.reward_win_rate_p, found.reward_win_rate_controlled_p) == (1.0, 1.0)
     assert found.warnings == []
+
+
+def test_what_was_cut_off_has_an_interval_over_prompts() -> None:
+    """Both responses of every second of 24 prompts: 1/2 -+ about 2.07 * 0.511 / sqrt(24) = 0.216."""
+    table = synthetic([[5, 5]] * PROMPTS, [[0.0, 1.0]] * PROMPTS)
+    reasons = pa.array([["length" if n % 2 else "stop"] * 2 for n in range(PROMPTS)], table["finish_reasons"].type)
+    cut = table.set_column(table.column_names.index("finish_reasons"), "finish_reasons", reasons)
+    found = evaluate(cut, table, measured(table), config()).truncated
+    assert (found.mean, found.n) == (0.5, PROMPTS)
+    assert 0.5 - found.low == pytest.approx(0.216, abs=0.06)
+    assert found.high - 0.5 == pytest.approx(0.216, abs=0.06)
 
 
 def test_pairs_of_a_duel_are_those_of_the_same_seed() -> None:
@@ -163,6 +178,6 @@ def test_displacement_and_saturation_are_told(chosen: float, rejected: float, to
 def test_a_bound_that_is_passed_and_unfinished_text_are_told() -> None:
     table = scored([[0.0, 1.0]] * 3, [[[1, 2], [3, 4]]] * 3, reasons="length")
     found = evaluate(table, table, measured(table, kl=5.0), config(online={"kl_bound": 2.0}))
-    assert found.truncated == 1.0
+    assert found.truncated.mean == 1.0
     assert any("above the bound of 2" in text for text in found.warnings)
     assert any("100% of responses met the length limit" in text for text in found.warnings)

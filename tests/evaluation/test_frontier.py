@@ -33,7 +33,34 @@ def test_methods_are_compared_as_far_as_both_went() -> None:
     """One reaches KL 4 with rewards 2, 6 from 0, 2; the other KL 1 with 0.5, 3.5. At 1: (1, 4) - (0.5, 3.5)."""
     one = path((0.0, [0.0, 2.0]), (4.0, [2.0, 6.0]))
     other = path((0.0, [0.0, 2.0]), (1.0, [0.5, 3.5]))
+    found = at_equal_kl([one], [other], confidence=0.95, samples=100)
+    assert found is not None
+    assert (found.kl, found.difference.mean, found.seeds) == (1.0, pytest.approx(0.5), (1, 1))
+    assert (found.p, np.isnan(found.detectable)) == (0.5, True)  # of two prompts no test finds anything
+    assert at_equal_kl([one[1:]], [other], confidence=0.95, samples=100) is None
+
+
+def test_a_kl_that_was_estimated_below_0_is_0() -> None:
+    """One that never moved, estimated at -0.01: both are where they start, with 1 and 2 there."""
+    one, other = path((-0.01, [1.0, 1.0])), path((0.0, [2.0, 2.0]), (1.0, [5.0, 5.0]))
+    assert at_kl(other, -0.01).tolist() == [2.0, 2.0]  # type: ignore[union-attr]
+    found = at_equal_kl([one], [other], confidence=0.95, samples=100)
+    assert found is not None
+    assert (found.kl, found.difference.mean) == (0.0, -1.0)
+    assert at_kl(other, NAN) is None
+
+
+def test_each_seed_goes_its_own_path() -> None:
+    """Seeds at KL 1 and 4 with gains 1 and 4, all prompts alike. At 1: the second is half way, 2. The other: 0 and 1.
+
+    Differences 1 - 0 and 2 - 1: 1, of which both seeds are sure. Averaged first, the path would be at (2.5, 2.5), and
+    at 1 have 2.5 / sqrt(2.5) = 1.58.
+    """
+    start = (0.0, [0.0, 0.0])
+    one = [path(start, (1.0, [1.0, 1.0])), path(start, (4.0, [4.0, 4.0]))]
+    other = [path(start, (1.0, [0.0, 0.0])), path(start, (1.0, [1.0, 1.0]))]
     found = at_equal_kl(one, other, confidence=0.95, samples=100)
     assert found is not None
-    assert (found.kl, found.difference.mean) == (1.0, pytest.approx(0.5))
-    assert at_equal_kl(one[1:], other, confidence=0.95, samples=100) is None
+    assert (found.kl, found.seeds, found.difference.mean) == (1.0, (2, 2), 1.0)
+    assert (found.difference.low, found.difference.high, found.p) == (1.0, 1.0, 0.0)
+    assert at_equal_kl([one[0], one[1][1:]], other, confidence=0.95, samples=100) is None

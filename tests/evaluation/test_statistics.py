@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from raypo.evaluation.intervals import AMOUNT, SHARE
+from raypo.evaluation.significance import attainable, detectable_by_t, power_by_t
 from raypo.evaluation.statistics import (
     Interval,
     combine_seeds,
@@ -39,10 +41,24 @@ def test_a_prompts_mean_is_over_its_finite_values() -> None:
 
 
 def test_the_mean_is_over_prompts_and_unmeasured_ones_are_left_out() -> None:
-    """(1 + 2 + 6) / 3 = 3."""
+    """(1 + 2 + 6) / 3 = 3. Spread sqrt((4 + 1 + 9) / 2), error sqrt(7 / 3) = 1.528, t of 2 is 4.303: 3 -+ 6.572."""
     found = interval([1.0, NAN, 2.0, 6.0])
     assert (found.mean, found.n) == (3.0, 3)
-    assert 1.0 <= found.low < 3.0 < found.high <= 6.0
+    assert (found.low, found.high) == (pytest.approx(-3.572, abs=1e-3), pytest.approx(9.572, abs=1e-3))
+
+
+def test_what_a_figure_cannot_be_is_cut_off_its_interval() -> None:
+    """Shares 0.9, 1, 0.8: 0.9 -+ 4.303 * 0.1 / sqrt(3) = 0.652 to 1.148, of which a share can be at most 1."""
+    found = mean_interval(np.array([0.9, 1.0, 0.8]), confidence=0.95, samples=300, within=SHARE)
+    assert (found.low, found.high) == (pytest.approx(0.6516, abs=1e-4), 1.0)
+
+
+def test_ten_prompts_and_more_are_resampled() -> None:
+    """Student's interval is symmetric, the bootstrap's follows the values: of one 9 and nine 0 it goes further up."""
+    few, many = interval([9.0] + [0.0] * 8), interval([9.0] + [0.0] * 9)
+    assert few.mean - few.low == pytest.approx(few.high - few.mean)
+    assert many.high - many.mean > 1.5 * (many.mean - many.low)
+    assert many.low >= 0.0
 
 
 @pytest.mark.parametrize(("values", "n"), [([], 0), ([NAN], 0), ([2.0], 1), ([2.0, NAN], 1)])
@@ -59,7 +75,7 @@ def test_a_constant_has_itself_as_interval() -> None:
 
 
 @settings(max_examples=60)
-@given(st.lists(FINITE, min_size=2, max_size=8))
+@given(st.lists(FINITE, min_size=10, max_size=16))
 def test_an_interval_is_finite_ordered_and_within_the_values(values: list[float]) -> None:
     """A mean of resampled values cannot leave their range; no warning of the library either (warnings are errors)."""
     found = interval(values)
@@ -69,7 +85,7 @@ def test_an_interval_is_finite_ordered_and_within_the_values(values: list[float]
 
 
 @settings(max_examples=30)
-@given(st.lists(st.integers(-50, 50), min_size=3, max_size=8), st.integers(-64, 64), st.sampled_from([0.25, 2.0, 8.0]))
+@given(st.lists(st.integers(-50, 50), min_size=3, max_size=12), st.integers(-64, 64), st.sampled_from([0.25, 2.0, 8.0]))
 def test_an_interval_moves_and_stretches_with_the_values(values: list[int], shift: int, scale: float) -> None:
     """Interval of a x + b = a (interval of x) + b, for a > 0: the same resamples are drawn."""
     plain, moved = interval([float(v) for v in values]), interval([scale * v + shift for v in values])
@@ -131,17 +147,31 @@ def test_the_interval_of_a_correlation_counts_the_pairs_that_were_used() -> None
 
 
 @pytest.mark.parametrize("values", [[1e6, 1e6 + 1e-9], [0.0, 5e-324], [1e308, -1e308], [0.1 + 0.2, 0.3, 0.3]])
-def test_values_at_the_edge_of_what_numbers_can_tell_give_an_interval(values: list[float]) -> None:
-    """Differences of rounding only, of the smallest number, and of nearly the largest."""
-    found = interval(values)
-    assert min(values) <= found.low <= found.high <= max(values)
+@pytest.mark.parametrize("times", [1, 5])
+def test_values_at_the_edge_of_what_numbers_can_tell_give_an_interval(values: list[float], times: int) -> None:
+    """Differences of rounding only, of the smallest number, and of nearly the largest.
+
+    Student's bounds may be infinite; five times two or three values are resampled, and so stay within them.
+    """
+    found = interval(values * times)
+    assert found.low <= found.mean <= found.high
+    if times == 5:
+        assert min(values) <= found.low <= found.high <= max(values)
 
 
 def test_a_ratio_is_of_sums_and_not_a_mean_of_ratios() -> None:
-    """(1 + 6) / (1 + 2) nats per token, not (1 / 1 + 6 / 2) / 2; prompts without tokens count for nothing."""
-    found = ratio_interval(np.array([1.0, 6.0, 0.0]), np.array([1.0, 2.0, 0.0]), confidence=0.95, samples=200)
+    """(1 + 6) / (1 + 2) nats per token, not (1 / 1 + 6 / 2) / 2; prompts without tokens count for nothing.
+
+    Without one prompt in turn: 3, 1, 7 / 3, of mean 19 / 9: error sqrt(2 / 3 (64 + 100 + 4) / 81) = 1.176; times
+    4.303: 7 / 3 -+ 5.060.
+    """
+    given = np.array([1.0, 6.0, 0.0]), np.array([1.0, 2.0, 0.0])
+    found = ratio_interval(*given, confidence=0.95, samples=200)
     assert found.mean == pytest.approx(7 / 3)
-    assert 1.0 <= found.low <= found.high <= 3.0
+    assert (found.low, found.high) == (pytest.approx(-2.726, abs=1e-3), pytest.approx(7.393, abs=1e-3))
+    assert ratio_interval(*given, confidence=0.95, samples=200, within=AMOUNT).low == 0.0
+    many = ratio_interval(*(np.tile(one, 4) for one in given), confidence=0.95, samples=200)
+    assert 1.0 <= many.low <= many.high <= 3.0
     nothing = ratio_interval(np.array([0.0, 0.0]), np.array([0.0, 0.0]), confidence=0.95, samples=200)
     assert math.isnan(nothing.mean)
 
@@ -169,7 +199,41 @@ def test_the_power_of_the_paired_test() -> None:
     assert power(0.5, 0.0, 9, confidence=0.95) == 1.0
 
 
-@pytest.mark.parametrize("n", [2, 3, 10, 64, 500])
+@pytest.mark.parametrize(("n", "least"), [(2, 0.5), (3, 0.25), (4, 0.125), (5, 0.0625)])
+def test_where_the_test_can_find_nothing_no_power_is_claimed(n: int, least: float) -> None:
+    """The least p-value of n sign flips is 2 / 2^n; up to 5 it is above 5 %."""
+    differences = 100.0 + np.arange(n)
+    assert paired_test(differences) == least
+    assert power(100.0, 1.0, n, confidence=0.95) == 0.0
+    assert power(100.0, 0.0, n, confidence=0.95) == 0.0
+    assert math.isnan(detectable(differences, confidence=0.95))
+    assert power(100.0, 1.0, n, confidence=1 - least) == pytest.approx(1.0)
+
+
+def test_the_level_of_few_sign_flips_is_one_that_they_have() -> None:
+    """p-values are multiples of 2^(1 - n): 1 / 32 of 6, 3 / 64 of 7, 0.05 * 2048 = 102.4 so 102 / 2048 of 12."""
+    assert [attainable(0.95, n) for n in (5, 6, 7, 12)] == [0.0, 1 / 32, 3 / 64, 102 / 2048]
+    assert attainable(0.95, 13) == pytest.approx(0.05)
+    assert power(0.0, 1.0, 6, confidence=0.95) == pytest.approx(1 / 32)
+
+
+def test_the_power_of_few_prompts_is_what_the_test_has() -> None:
+    """Effect of 1.5 spreads, 7 prompts: the t distribution says 0.900 at 3 / 64; all 400 draws are counted."""
+    found = [paired_test(1.5 + np.random.default_rng([6, one]).normal(size=7)) < 0.05 for one in range(400)]
+    assert power(1.5, 1.0, 7, confidence=0.95) == pytest.approx(0.900, abs=1e-3)
+    assert np.mean(found) == pytest.approx(0.9, abs=0.05)
+
+
+@pytest.mark.parametrize(("degrees", "expected"), [(1.0, 16.0), (2.0, 5.6), (1000.0, 2.80)])
+def test_what_a_t_test_can_detect(degrees: float, expected: float) -> None:
+    """Many degrees: 1.96 + 0.84 = 2.80 errors. One degree: 12.7 errors are passed in 80 % only by an effect of 16."""
+    found = detectable_by_t(2.0, degrees, confidence=0.95)
+    assert found / 2.0 == pytest.approx(expected, rel=0.03)
+    assert power_by_t(found, 2.0, degrees, confidence=0.95) == pytest.approx(0.8, abs=1e-6)
+    assert detectable_by_t(0.0, degrees, confidence=0.95) == 0.0
+
+
+@pytest.mark.parametrize("n", [6, 10, 64, 500])
 def test_what_can_be_detected_has_the_power_that_was_asked_for(n: int) -> None:
     differences = np.random.default_rng(n).normal(size=n)
     found = detectable(differences, confidence=0.95, chance=0.8)
@@ -177,7 +241,8 @@ def test_what_can_be_detected_has_the_power_that_was_asked_for(n: int) -> None:
 
 
 def test_what_can_be_detected_without_spread_or_without_prompts() -> None:
-    assert detectable(np.array([0.5, 0.5, NAN]), confidence=0.95) == 0.0
+    assert detectable(np.array([0.5] * 6 + [NAN]), confidence=0.95) == 0.0
+    assert math.isnan(detectable(np.array([0.5, 0.5, NAN]), confidence=0.95))
     assert math.isnan(detectable(np.array([0.5]), confidence=0.95))
 
 
@@ -185,15 +250,36 @@ def test_seeds_and_prompts_are_both_samples() -> None:
     """Seeds' means 1 and 3, prompts' means 1, 2, 3, nothing beyond: y = seed + prompt - 2.
 
     MS_seed = 3 ((1 - 2)^2 + (3 - 2)^2) / 1 = 6; MS_prompt = 2 (1 + 0 + 1) / 2 = 2; MS_rest = 0.
-    Var(mean) = (6 + 2) / 6 = 4 / 3; df = 8^2 / (36 / 1 + 4 / 2) = 64 / 38; t_{0.975} of that: the interval.
+    Var(mean) = (6 + 2) / 6 = 4 / 3; df = 8^2 / (36 / 1 + 4 / 2) = 64 / 38: 2 -+ 6.0. The seeds alone, 1 and 3, have the
+    error sqrt(6 / 6) and one degree: 2 -+ 12.706, which is wider. p = 2 (1/2 - atan(2) / pi) = 0.295.
     Spread of seeds: sqrt(6 / 3).
     """
     found = combine_seeds(np.array([[0.0, 1.0, 2.0], [2.0, 3.0, 4.0]]), confidence=0.95)
-    half = stats.t.ppf(0.975, 64 / 38) * math.sqrt(4 / 3)
-    assert found.interval == Interval(2.0, pytest.approx(2 - half), pytest.approx(2 + half), 3)
+    assert found.interval == Interval(2.0, pytest.approx(-10.706, abs=1e-3), pytest.approx(14.706, abs=1e-3), 3)
     assert found.seeds == 2
     assert found.seed_spread == pytest.approx(math.sqrt(2))
-    assert found.p == pytest.approx(2 * stats.t.sf(2 / math.sqrt(4 / 3), 64 / 38))
+    assert found.p == pytest.approx(1 - 2 * math.atan(2) / math.pi)
+    assert (found.error, found.degrees) == (pytest.approx(1.0), 1.0)
+    assert found.detectable == pytest.approx(detectable_by_t(1.0, 1.0, confidence=0.95))
+
+
+def test_both_factors_together_may_be_the_widest() -> None:
+    """y = seed + prompt with seeds -2, -1, 0, 1, 2 and prompts as many times 2 and 1: MS_rest = 0.
+
+    Var by seeds 2.5 / 5 = 0.5, by prompts 10 / 5 = 2; both 2.5, df = 2.5^2 / (0.25 / 4 + 4 / 4) = 5.88.
+    Half widths: t_{5.88} sqrt(2.5) = 3.89, and t_4 sqrt(2) = 3.93 of the prompts alone. Of twenty prompts, each of the
+    five four times: 4 * 40 / 19 / 20 = 0.421 by prompts, 0.921 of both, which is the widest.
+    """
+    seeds, prompts = np.arange(-2.0, 3.0), 2.0 * np.arange(-2.0, 3.0)
+    found = combine_seeds(seeds[:, None] + prompts[None, :], confidence=0.95)
+    assert (found.error, found.degrees) == (pytest.approx(math.sqrt(2.0)), 4.0)
+    more = combine_seeds(seeds[:, None] + np.tile(prompts, 4)[None, :], confidence=0.95)
+    shared = 4 * 40 / 19 / 20
+    total = 0.5 + shared
+    assert more.error == pytest.approx(math.sqrt(total))
+    assert more.degrees == pytest.approx(total**2 / (0.25 / 4 + shared**2 / 19))
+    half = stats.t.ppf(0.975, more.degrees) * more.error
+    assert more.interval.high == pytest.approx(half)
 
 
 def test_one_seed_tells_nothing_of_seeds() -> None:

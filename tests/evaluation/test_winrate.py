@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raypo.evaluation.statistics import detectable
 from raypo.evaluation.winrate import judged, win_shares
 
 NAN = math.nan
@@ -58,6 +59,21 @@ def test_verdicts_of_both_orders() -> None:
 def test_a_judge_that_always_takes_the_first_place_has_a_bias_of_one_half() -> None:
     found = judged([[1.0]] * 5, [[0.0]] * 5, confidence=0.95, samples=100)
     assert (found.win_rate.mean, found.position_bias.mean, found.turned.mean, found.p) == (0.5, 0.5, 1.0, 1.0)
+
+
+def test_the_win_rate_by_a_judge_has_a_test_and_what_it_could_find() -> None:
+    """Preferences 1, 1, 1, 1, 1, 1/2, 1/2, 1/2 less 1/2: of 2^5 patterns of the five that count two are as extreme.
+
+    Spread of five halves and three zeros: sqrt(1/4 * 15/64 * 8/7) = 0.2588, error 0.0915; 3 to 4 errors are found.
+    """
+    first = [[1.0]] * 8
+    second = [[1.0]] * 5 + [[0.0]] * 3
+    found = judged(first, second, confidence=0.95, samples=100)
+    assert found.p == pytest.approx(2 / 32)
+    spread = np.array([0.5] * 5 + [0.0] * 3)
+    assert found.detectable == detectable(spread, confidence=0.95)
+    assert 0.2588 / np.sqrt(8) * 3 < found.detectable < 0.2588 / np.sqrt(8) * 4
+    assert found.win_rate.high <= 1.0
 
 
 def test_a_judge_that_never_answered_tells_nothing() -> None:

@@ -140,7 +140,7 @@ def test_policies_are_compared_on_the_same_prompts_with_the_same_seeds(place: Pa
     assert noise["reward"]["n"] == told["prompts"] == 12
     assert set(told["seeds"]) == {"noise"}
     assert told["seeds"]["noise"]["seeds"] == 2
-    assert len(told["pairs"]) == 6
+    assert len(told["pairs"]) == 5  # six but for the two seeds of noise
     assert "same against noise" in told["equal_kl"]
     assert told["judged"]["noise.2"]["position_bias"]["mean"] == 0.5  # it always takes the first place
     assert told["judged"]["noise.2"]["win_rate"]["mean"] == 0.5
@@ -149,9 +149,7 @@ def test_policies_are_compared_on_the_same_prompts_with_the_same_seeds(place: Pa
     assert again.returncode == 0, again.stdout + again.stderr
     assert "sampled and measured" not in again.stdout  # everything is committed
     twice = json.loads((place / "out" / "evaluation.json").read_text())
-    assert {k: v for k, v in twice.items() if k != "wall_seconds"} == {
-        k: v for k, v in told.items() if k != "wall_seconds"
-    }
+    assert json.dumps(twice | {"wall_seconds": 0}) == json.dumps(told | {"wall_seconds": 0})  # as text: NaN is itself
     other = raypo(place, *command, "--policy", "more=one", "--out", "out")
     assert other.returncode == 2
     assert "holds another comparison; changed: policies.more" in other.stderr

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any
 
-from raypo.report.page import interval, render
+from raypo.report.page import interval, plain, render
 from raypo.report.record import RunRecord, Sample
 
 
@@ -20,7 +22,10 @@ def evaluation(reward: float) -> dict[str, Any]:
         "reward_gain": figures(reward),
         "reward_by_source": {"other": figures(0.3)},
         "distinct_2": 0.5,
-        "truncated": 0.25,
+        "truncated": {"mean": 0.25, "low": 0.125, "high": 0.5, "n": 10},
+        "reward_gain_p": 0.0004,
+        "reward_gain_detectable": 0.07,
+        "reward_win_rate_p": 0.03,
         "best_of_n": {"1": figures(reward), "2": figures(2 * reward)},
         "chosen_shift": None,  # a start has moved nothing
         **{name: figures(0.6) for name in names},
@@ -77,3 +82,21 @@ def test_the_same_record_gives_the_same_page() -> None:
 def test_an_interval_is_shown_with_its_bounds_where_it_has_any() -> None:
     assert interval({"mean": 0.5, "low": 0.25, "high": 0.75}) == "0.500 [0.250, 0.750]"
     assert interval({"mean": 0.5, "low": float("nan"), "high": float("nan")}) == "0.500"
+    assert interval({"mean": 0.5, "low": 0.25, "high": 0.75}, 1) == "0.5 [0.2, 0.8]"
+
+
+def test_every_figure_of_the_table_has_its_bounds_and_its_test() -> None:
+    page = render(record("plain"), confidence=0.95, untrained=["other"])
+    row = re.sub(r"<[^>]*>", "|", page[page.index("<tbody><tr><td>0") :].split("</tr>")[0]).replace("\u00a0", " ")
+    assert "|0.100 [0.000, 0.200]||0.0004||0.07||" in row  # gain, p, detectable
+    assert "|0.600 [0.500, 0.700]||0.03||0.60 [0.50, 0.70]||0.6 [0.5, 0.7]||0.500||0.25 [0.12, 0.50]|" in row
+
+
+def test_a_record_of_an_older_run_is_shown_as_it_is() -> None:
+    """It has what was cut off as a plain number, no test of the win rate, and perhaps no detectable gain."""
+    given = record("plain")
+    new = ("reward_gain_p", "reward_gain_detectable", "reward_win_rate_p")
+    older = [{k: v for k, v in one.items() if k not in new} | {"truncated": 0.25} for one in given.evaluations]
+    page = render(replace(given, evaluations=older), confidence=0.95, untrained=["other"])
+    assert "<td>0.25</td>" in page
+    assert [plain(None), plain(float("nan")), plain(0.00041)] == ["", "", "0.00041"]
