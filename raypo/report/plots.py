@@ -119,6 +119,17 @@ def spread_and_dispersion(points: Sequence[tuple[float, float]]) -> Figure:
     return figure
 
 
+def histogram(counts: Sequence[int]) -> Figure:
+    """Sets per bin of the dispersion index, equal bins over [0, 1]."""
+    figure, ax = axes()
+    width = 1 / len(counts)
+    ax.bar([width * i for i in range(len(counts))], counts, width=0.92 * width, align="edge", color=COLOURS[0])
+    ax.set_xlim(0, 1)
+    ax.set_xlabel("dispersion index d")
+    ax.set_ylabel("sets")
+    return figure
+
+
 def rewards(evaluations: Sequence[dict[str, Any]], untrained: Sequence[str]) -> Figure:
     """Held-out rewards by round; those that are never trained on on their own axis."""
     figure, ax = axes()
@@ -175,7 +186,7 @@ def frontier(evaluations: Sequence[dict[str, Any]]) -> Figure:
 
 
 def time_spent(seconds: Sequence[dict[str, float]]) -> Figure:
-    """Seconds by stage: a bar for the start and one for each round."""
+    """Seconds by stage: a bar for the start and one for each round; one bar alone is all of a run without rounds."""
     figure, ax = axes(9.4, 0.5 * len(seconds) + 1.2)
     names = list(dict.fromkeys(name for one in reversed(seconds) for name, spent in one.items() if spent))
     for row, one in enumerate(seconds):
@@ -184,7 +195,8 @@ def time_spent(seconds: Sequence[dict[str, float]]) -> Figure:
             width = one.get(name, 0.0)
             ax.barh(row, width, left=left, color=colour, label=name if row == 0 else None)
             left += width
-    ax.set_yticks(range(len(seconds)), ["start", *(f"round {row}" for row in range(1, len(seconds)))])
+    rows = ["start" if len(seconds) > 1 else "run", *(f"round {row}" for row in range(1, len(seconds)))]
+    ax.set_yticks(range(len(seconds)), rows)
     ax.invert_yaxis()
     ax.set_xlabel("seconds")
     ax.legend(frameon=False, ncols=len(names), loc="lower center", bbox_to_anchor=(0.5, 1.0))
