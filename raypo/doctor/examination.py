@@ -71,9 +71,7 @@ def audit_sets(config: RunConfig, path: Path, known: list[pa.Table]) -> Finding:
     return ok("audit", f"{known[-1].num_rows} sets of {path}, at most {trust.AUDITED} are read")
 
 
-def with_ray(
-    config: RunConfig, read: data.Data, known: Sequence[pa.Table] = ()
-) -> tuple[list[Finding], list[Text]]:
+def with_ray(config: RunConfig, read: data.Data, known: Sequence[pa.Table] = ()) -> tuple[list[Finding], list[Text]]:
     """The checks that take Ray; responses too, where there are prompts and places for the run's processes.
 
     Args:

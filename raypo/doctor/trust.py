@@ -117,9 +117,7 @@ def judged_by(scored: pa.Table, truth: dict[str, list[Any]], config: RunConfig) 
         sources["training reward"] = scored["rewards"].to_pylist()
     options = config.evaluation
     return [
-        audit_finding(
-            name, audited(values, trusted, confidence=options.confidence, samples=options.bootstrap_samples)
-        )
+        audit_finding(name, audited(values, trusted, confidence=options.confidence, samples=options.bootstrap_samples))
         for name, values in sources.items()
     ]
 
@@ -141,4 +139,3 @@ def audit_finding(name: str, found: Audit) -> Finding:
             name, told, f"at least {RIGHT:.0%} of pairs in the known order", "mend the reward, or take another one"
         )
     return ok(name, told)
-

@@ -26,7 +26,7 @@ from raypo.models.load import load_tokenizer
 from raypo.online.folder import RunFolder, keeps_a_mirror, owns_its_folder
 from raypo.online.identity import TRAIN, open_folder
 from raypo.online.metrics import Metrics
-from raypo.online.offline_page import warnings_of, write_offline_page
+from raypo.online.offline_page import write_ended
 from raypo.online.progress import Terminal, console_of_choice
 from raypo.online.record import write_inputs
 from raypo.online.run import check_sources, finished, fit_workers
@@ -149,11 +149,7 @@ def train_offline(
         "model": folder.model(1),
         "seed": config.seed,
     }
-    summary["warnings"] = warnings_of(summary, folder)
-    page = write_offline_page(config, folder, summary)
-    tables.write_json(folder.path("summary.json"), summary)
-    lines = [told_at_the_end(summary, accuracy), f"  report {page}"]
-    lines += [f"  warning: {one}" for one in summary["warnings"]]
+    lines = [told_at_the_end(summary, accuracy), *write_ended(config, folder, summary)]
     console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
     return summary
 

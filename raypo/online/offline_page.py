@@ -22,6 +22,18 @@ from raypo.training.tracking import read_metrics
 COIN = 0.5
 
 
+def write_ended(config: RunConfig, folder: RunFolder, summary: dict[str, Any]) -> list[str]:
+    """Add its warnings to a summary, write report.html and then summary.json, by which a run is known to have ended.
+
+    Returns:
+        lines for the terminal: where the page is, and the warnings.
+    """
+    summary["warnings"] = warnings_of(summary, folder)
+    page = write_offline_page(config, folder, summary)
+    tables.write_json(folder.path("summary.json"), summary)
+    return [f"  report {page}", *(f"  warning: {one}" for one in summary["warnings"])]
+
+
 def write_offline_page(config: RunConfig, folder: RunFolder, summary: dict[str, Any]) -> str:
     """Write report.html, from the run's folder and its summary; returns its path.
 

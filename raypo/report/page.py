@@ -127,10 +127,10 @@ def spread_plots(points: list[tuple[float, float]], histogram: list[int]) -> lis
     """Dispersion against reward spread, and how it is distributed, where a run has sets."""
     found = []
     if points:
-        caption = "Training sets, of rounds those of the first: dispersion against reward spread."
+        caption = "Dispersion against reward spread, a point a training set; of a run in rounds, of the first."
         found.append(drawing(plots.spread_and_dispersion(points), caption))
     if any(histogram):
-        found.append(drawing(plots.histogram(histogram), "Training sets by their dispersion index."))
+        found.append(drawing(plots.histogram(histogram), "Those sets by their dispersion index."))
     return found
 
 

@@ -125,6 +125,7 @@ def histogram(counts: Sequence[int]) -> Figure:
     width = 1 / len(counts)
     ax.bar([width * i for i in range(len(counts))], counts, width=0.92 * width, align="edge", color=COLOURS[0])
     ax.set_xlim(0, 1)
+    ax.locator_params(axis="y", integer=True)
     ax.set_xlabel("dispersion index d")
     ax.set_ylabel("sets")
     return figure
@@ -207,6 +208,7 @@ def curve(steps: Sequence[dict[str, Any]], name: str, label: str, colour: str = 
     """One step metric over optimizer steps."""
     figure, ax = axes()
     ax.plot([one["step"] for one in steps], [one[name] for one in steps], color=colour, linewidth=1.2)
+    ax.locator_params(axis="x", integer=True)
     ax.set_xlabel("optimizer step")
     ax.set_ylabel(label)
     return figure

@@ -226,7 +226,8 @@ def finish(
         write_best(root, best_config(study, best, base))
         model = RunFolder(trial_config(study, best.point)).model(best.version)
         if study.form == "offline" and ask(shared.prompts.remote(other=True)).num_rows:
-            call = shared.evaluate.remote(f"{root}/confirmed/{best.name}", model, version=best.version, other_prompts=True)
+            place = f"{root}/confirmed/{best.name}"  # a crashed trial that is tried again may win later
+            call = shared.evaluate.remote(place, model, version=best.version, other_prompts=True)
             confirmed = ask(call)["evaluation"]
     if study.keep == "front":
         drop_weights(root, rows, best)

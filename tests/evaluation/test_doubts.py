@@ -14,7 +14,6 @@ from raypo.evaluation.doubts import SKEWED, TAIL, doubts, doubts_of_table
 from raypo.online.folder import RunFolder
 from raypo.online.record import FIRST, doubted, histogram, inputs, write_inputs
 from raypo.records import ANNOTATED
-from raypo.stages import tables
 
 RNG = np.random.default_rng(0)
 NORMAL = RNG.normal(size=(64, 8))

@@ -89,7 +89,7 @@ def test_calibration_by_hand() -> None:
 
 def test_an_audit_by_hand() -> None:
     """Two sets. The first is known as 2 > 1 > 0 and rewarded 1, 3, 3: pairs (a, b) wrong, (a, c) wrong, (b, c) a tie:
-    0 + 0 + 1/2 of 3. The second is known as 1 > 0 = 0, rewarded 5, 1 and unknown: (a, b) right, the rest left out: 1 of 1.
+    0 + 0 + 1/2 of 3. The second is known as 1 > 0 = 0, rewarded 5, 1 and unknown: (a, b) right, the rest left out.
     Mean over sets (1/6 + 1) / 2 = 7/12. Differences -2, -2, 0 and 4, each known as 1.
     """
     found = audited([[1.0, 3.0, 3.0], [5.0, 1.0, None]], [[2, 1, 0], [1, 0, 0]], confidence=0.95, samples=50)
@@ -106,7 +106,7 @@ def test_an_audit_by_hand() -> None:
 
 
 def test_an_audit_of_chosen_before_rejected_is_calibrated_all_the_same() -> None:
-    """Known pairs come with the better one first: verdict 1 always. Differences that are log-odds are still log-odds."""
+    """Known pairs come with the better one first: verdict 1 always. Differences that are log-odds still are."""
     rng = np.random.default_rng(1)
     odds = rng.normal(size=20_000)
     better = np.where(rng.random(20_000) < expit(odds), odds, -odds)

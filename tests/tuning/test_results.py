@@ -14,9 +14,9 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from raypo.errors import EngineError
 from raypo.stages import tables
 from raypo.tuning.results import FIGURES, MORE, importances, rows_of, winner, write_tables
+from raypo.tuning.space import trial_config
 from raypo.tuning.study import StudyConfig, build
 from raypo.tuning.telling import warnings_of
-from raypo.tuning.space import trial_config
 from raypo.tuning.trial import CRASH, RECORD, TOLD, read_records, told, worth, write_crash
 
 
@@ -116,7 +116,9 @@ def test_a_crashed_trial_is_failed_with_its_message_whatever_it_had_done(tmp_pat
     one, folders = placed(tmp_path, betas)
     for number in (0, 1, 3):
         made = record(number, 1.0, 1.0, over=number == 0, **{"objective.beta": betas[number]})
-        tables.write_json(str(folders[number] / RECORD), {k: v for k, v in made.items() if k not in ("folder", "crash")})
+        tables.write_json(
+            str(folders[number] / RECORD), {k: v for k, v in made.items() if k not in ("folder", "crash")}
+        )
     for number in (0, 1, 2):
         write_crash(one, {"objective.beta": betas[number]}, EngineError("the node died"))
     rows = {row.point["objective.beta"]: row for row in rows_of(one, read_records(str(tmp_path / "study")))}
