@@ -113,7 +113,7 @@ def best_of(evaluations: Sequence[dict[str, Any]]) -> Figure:
 def spread_and_dispersion(points: Sequence[tuple[float, float]]) -> Figure:
     """Estimated dispersion of a set against the spread of its rewards, a point a set."""
     figure, ax = axes()
-    ax.scatter([x for x, _ in points], [y for _, y in points], s=9, alpha=0.5, color=COLOURS[0], linewidths=0)
+    ax.scatter([x for x, _ in points], [y for _, y in points], s=12, alpha=0.75, color=COLOURS[0], linewidths=0)
     ax.set_xlabel("spread of a set's rewards, in units of the reward scale")
     ax.set_ylabel("dispersion index d")
     return figure

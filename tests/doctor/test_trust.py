@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import run_config
+from tiny import annotated, run_config
 
 from raypo.config import RunConfig, build
 from raypo.doctor import trust
@@ -45,6 +45,13 @@ def test_what_is_doubted_is_a_warning_with_what_it_rests_on() -> None:
     assert "rewards are skewed" in steep.got
     assert "(on 480 responses to 60 prompts)" in steep.got
     assert trust.doubt("judge", rng.normal(size=(60, 8)).tolist(), lengths).verdict == "ok"
+
+
+def test_every_source_of_scored_responses_has_a_finding() -> None:
+    """Four sets of three of one source, r, the last a tie: 12 responses, too few for a tail, and without a skew."""
+    found = trust.doubts_of(annotated(4, responses=3, round_index=0))
+    assert [(one.name, one.verdict) for one in found] == [("trust in r", "ok")]
+    assert found[0].got == "nothing speaks against its size or order on 12 responses to 4 prompts"
 
 
 @pytest.mark.slow
