@@ -190,13 +190,17 @@ def doctor(
     path: ConfigFile,
     overrides: Overrides = None,
     sample: Annotated[bool, typer.Option(help="Start Ray and an engine, and score sixteen responses.")] = True,
+    audit: Annotated[
+        Path | None,
+        typer.Option(metavar="SETS", help="Sets whose better responses are known: how often is each reward right?"),
+    ] = None,
 ) -> None:
     """Check a config before its run: files, data, rewards, resources, memory, and a few responses as trained."""
     loaded = load(path, overrides)
     with opening("doctor", path):
         from raypo.doctor.examination import examine
         from raypo.doctor.findings import failed
-    if failed(examine(loaded, sampled=sample, console=Console())):
+    if failed(examine(loaded, sampled=sample, console=Console(), audit=audit)):
         raise typer.Exit(2)
 
 

@@ -7,6 +7,7 @@
     checks     what the config names: policy, rewards, output; `raypo run` always does these, and the next
     surroundings  what is installed and there: packages, vLLM, trackers, Ray, memory
     data       the first rows as they would be read, rendered and trained
+    trust      what speaks against the rewards, by themselves and beside known preferences
     rehearsal  what takes Ray: resources, nodes, and sixteen responses, sampled and scored
     examination  all of it, as a table
 

@@ -16,6 +16,7 @@ from raypo.config import RunConfig
 from raypo.data.chat import load_sets, render_prompts
 from raypo.data.rendering import NO_END, NOT_A_PREFIX, WHOLE, answer_ids, render, template_hash
 from raypo.data.sources import read_prompts
+from raypo.doctor import trust
 from raypo.doctor.findings import Finding, ok, warn
 from raypo.errors import DataError
 from raypo.models.load import load_tokenizer
@@ -146,7 +147,9 @@ def sets(config: RunConfig) -> Data:
         )
     findings = [found, template_finding(f"{facts['template']}: ", ways)]
     if not config.rewards:
-        findings.append(reward_finding("given rewards", [row["rewards"] for row in rows], config))
+        rewards = [row["rewards"] for row in rows]
+        findings.append(reward_finding("given rewards", rewards, config))
+        findings.append(trust.doubt("given rewards", rewards, [[*map(len, row["response_token_ids"])] for row in rows]))
     return Data(findings, None, [as_trained(tokenizer, row) for row in rows[:SHOWN]])
 
 

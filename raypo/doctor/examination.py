@@ -6,22 +6,24 @@ import os
 import time
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
+import pyarrow as pa
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
 from raypo.config import RunConfig
-from raypo.doctor import checks, data, rehearsal, surroundings
-from raypo.doctor.findings import Finding, failed, tried
+from raypo.doctor import checks, data, rehearsal, surroundings, trust
+from raypo.doctor.findings import Finding, failed, ok, tried
 from raypo.errors import RaypoError
 from raypo.stages import cluster
 
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
 
 
-def examine(config: RunConfig, *, sampled: bool, console: Console) -> list[Finding]:
+def examine(config: RunConfig, *, sampled: bool, console: Console, audit: Path | None = None) -> list[Finding]:
     """Do every check, print the table, and return what was found.
 
     What would not be safe or would not mean anything after a failure is not tried, and the table says so.
@@ -30,6 +32,7 @@ def examine(config: RunConfig, *, sampled: bool, console: Console) -> list[Findi
         config: of the run.
         sampled: whether Ray and an engine are started, to sample and score sixteen responses.
         console: where the table goes.
+        audit: sets whose better responses are known; the run's rewards are compared with them, which starts Ray.
     """
     began = time.monotonic()
     online = checks.samples(config)
@@ -44,11 +47,14 @@ def examine(config: RunConfig, *, sampled: bool, console: Console) -> list[Findi
         return read.findings
 
     found += tried("data", rows)
+    known: list[pa.Table] = []
+    if audit is not None:
+        found += tried("audit", partial(audit_sets, config, audit, known))
     texts = read.shown
     if failed(found):
         found.append(Finding("Ray and responses", "skipped", "not tried: mend the failures first"))
-    elif sampled or os.environ.get("RAY_ADDRESS"):
-        told, more = with_ray(config, read if sampled else data.Data())
+    elif sampled or known or os.environ.get("RAY_ADDRESS"):
+        told, more = with_ray(config, read if sampled else data.Data(), known)
         found, texts = [*found, *told], [*texts, *more]
     else:
         found += tried("resources", lambda: surroundings.logical(config, engines=online))
@@ -59,8 +65,20 @@ def examine(config: RunConfig, *, sampled: bool, console: Console) -> list[Findi
     return found
 
 
-def with_ray(config: RunConfig, read: data.Data) -> tuple[list[Finding], list[Text]]:
-    """The checks that take Ray; responses too, where there are prompts and places for the run's processes."""
+def audit_sets(config: RunConfig, path: Path, known: list[pa.Table]) -> Finding:
+    """Read the sets of an audit into a list."""
+    known.append(trust.known_sets(config, path))
+    return ok("audit", f"{known[-1].num_rows} sets of {path}, at most {trust.AUDITED} are read")
+
+
+def with_ray(config: RunConfig, read: data.Data, known: Sequence[pa.Table] = ()) -> tuple[list[Finding], list[Text]]:
+    """The checks that take Ray; responses too, where there are prompts and places for the run's processes.
+
+    Args:
+        config: of the run.
+        read: with the prompts to sample for.
+        known: the sets of an audit, if there is one.
+    """
     texts: list[Text] = []
     try:
         owned = cluster.start(config, search_path=cluster.search_path())
@@ -77,6 +95,9 @@ def with_ray(config: RunConfig, read: data.Data) -> tuple[list[Finding], list[Te
                 return told
 
             found += tried("responses", responses)
+        if not failed(found):
+            for sets in known:
+                found += tried("audit", partial(trust.audit, rehearsal.one_of_each(config), sets))
         return found, texts
     finally:
         if owned:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from rich.text import Text
 
 from raypo.config import ModelReward, RunConfig
+from raypo.doctor import trust
 from raypo.doctor.checks import samples
 from raypo.doctor.data import SHOWN, as_trained, reward_finding
 from raypo.doctor.findings import Finding, ok, tried, warn
@@ -153,7 +154,7 @@ def rehearse(config: RunConfig, prompts: pa.Table) -> tuple[list[Finding], list[
     speed = f"started in {started:.0f} s, {facts['response_tokens'] / facts['seconds']:.0f} tokens/s so far"
     tokenizer = load_tokenizer(config.policy.path, config.policy.revision, config.policy.chat_template)
     shown = [as_trained(tokenizer, row) for row in scored.to_pylist()[:SHOWN]]
-    return [ok("engine", speed), endings(drawn, config), *judged(scored, config)], shown
+    return [ok("engine", speed), endings(drawn, config), *judged(scored, config), *trust.doubts_of(scored)], shown
 
 
 def one_of_each(config: RunConfig) -> RunConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -165,3 +165,52 @@ def calibration(difference: Floats, verdict: Floats) -> Calibration:
         float(((told - verdict) ** 2).mean()),
         len(verdict),
     )
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A reward beside known preferences, on pairs of responses to one prompt of which the better one is known.
+
+    Args:
+        right: share of pairs that the reward orders as they are known, its ties a half, a set's pairs averaged first;
+            interval over sets.
+        calibration: of its differences, each pair in both orders: which response stands first says nothing.
+        difference: reward of the first response less that of the second, [pairs].
+        verdict: 1 where the first is known to be better, else 0, [pairs].
+    """
+
+    right: Interval
+    calibration: Calibration
+    difference: Floats
+    verdict: Floats
+
+    @property
+    def pairs(self) -> int:
+        """Pairs compared."""
+        return len(self.difference)
+
+
+def audited(values: Values, known: Values, *, confidence: float, samples: int) -> Audit:
+    """Compare a reward with known preferences.
+
+    Args:
+        values: the reward, per set and response; None where there is none.
+        known: the greater is the better, for the same responses, e.g. labels, ranks or shares of votes. Pairs that are
+            equal here are left out: of two chosen responses nobody said that they are as good as each other.
+        confidence: coverage, in (0, 1).
+        samples: bootstrap resamples.
+    """
+    shares, differences, verdicts = [], [], []
+    for mine, theirs in zip(values, known, strict=True):
+        a, b = (np.array([math.nan if v is None else v for v in row], dtype=np.float64) for row in (mine, theirs))
+        first, second = np.triu_indices(len(a), 1)
+        gap, truth = a[first] - a[second], b[first] - b[second]
+        kept = np.isfinite(gap) & np.isfinite(truth) & (truth != 0)
+        gap, truth = gap[kept], np.sign(truth[kept])
+        shares.append(float(np.mean((np.sign(gap) * truth + 1) / 2)) if len(gap) else math.nan)
+        differences.append(gap)
+        verdicts.append((truth + 1) / 2)
+    difference, verdict = (np.concatenate(parts or [np.empty(0)]) for parts in (differences, verdicts))
+    both = calibration(np.concatenate([difference, -difference]), np.concatenate([verdict, 1 - verdict]))
+    right = mean_interval(np.array(shares, dtype=np.float64), confidence=confidence, samples=samples)
+    return Audit(right, replace(both, pairs=len(difference)), difference, verdict)

@@ -9,7 +9,8 @@ checkpoints/version-0001/         state/ for resume, model/ as a Hugging Face fo
 metrics.jsonl  tensorboard/       one line per optimizer step
 stop.json  summary.json  report.html
 
-An offline run has one version, and train/ and heldout/ with annotated/ and inputs.json in place of rounds/.
+An offline run has one version, and train/ and heldout/ with annotated/ and inputs.json in place of rounds/ and
+evaluations/.
 """
 
 from __future__ import annotations

@@ -26,8 +26,9 @@ from raypo.models.load import load_tokenizer
 from raypo.online.folder import RunFolder, keeps_a_mirror, owns_its_folder
 from raypo.online.identity import TRAIN, open_folder
 from raypo.online.metrics import Metrics
+from raypo.online.offline_page import write_ended
 from raypo.online.progress import Terminal, console_of_choice
-from raypo.online.record import inputs_of
+from raypo.online.record import write_inputs
 from raypo.online.run import check_sources, finished, fit_workers
 from raypo.scoring.rewards import score_given
 from raypo.stages import cluster, tables, verbs
@@ -146,8 +147,8 @@ def train_offline(
         "model": folder.model(1),
         "seed": config.seed,
     }
-    tables.write_json(folder.path("summary.json"), summary)
-    console.print(told_at_the_end(summary, accuracy), highlight=False, soft_wrap=True, markup=False)
+    lines = [told_at_the_end(summary, accuracy), *write_ended(config, folder, summary)]
+    console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
     return summary
 
 
@@ -214,9 +215,11 @@ def annotate(
             )
             facts |= {"data": data, "source": tables.content_hash(rows)}
             tables.commit(place, table, "annotated", facts)
-            tables.write_json(folder.path(split, "inputs.json"), inputs_of(table, config))
+            doubts = write_inputs(folder.path(split, "inputs.json"), table, config)
             text = f"annotate {split}: {facts['trainable']} of {facts['sets']} sets can train, {facts['seconds']:.1f} s"
             console.print(text, highlight=False)
+            for one in doubts if split == "train" else []:
+                console.print(f"warning: {one}", style="yellow", highlight=False, markup=False, soft_wrap=True)
         else:
             table, facts = known[0], known[1].facts
         scales, found[split] = facts["scales"], table

@@ -18,6 +18,8 @@ from raypo.training.tracking import read_metrics
 
 SAMPLES = 6
 SETS = 400  # points of a picture
+FIRST = ("rounds", "round-0000", "inputs.json")
+"""Of a run's folder: what its first round's sets look like."""
 
 
 def record_of(
@@ -36,7 +38,7 @@ def record_of(
         headline: sentences in plain words.
         seconds: of the start and of each round, seconds by stage.
     """
-    evaluations = folder.evaluations()
+    evaluations, place = folder.evaluations(), folder.path(*FIRST)
     return RunRecord(
         summary=summary,
         headline=headline,
@@ -45,7 +47,8 @@ def record_of(
         steps=read_metrics(Path(folder.path("metrics.jsonl"))),
         samples=samples(folder, len(evaluations) - 1),
         spread=spread(folder),
-        inputs=inputs(folder),
+        inputs=inputs(place),
+        histogram=histogram(place),
         dispersion=tables.read_json(folder.path("dispersion.json")),
         config=as_yaml(config),
     )
@@ -68,22 +71,49 @@ def spread(folder: RunFolder) -> list[tuple[float, float]]:
     found = tables.read(folder.stage(0, "annotated"))
     if found is None:
         return []
-    points = []
-    for row in found[0].slice(0, SETS).to_pylist():
+    return points(found[0])
+
+
+def points(annotated: pa.Table) -> list[tuple[float, float]]:
+    """Of the first sets that can train: standard deviation of usable scaled rewards, and dispersion index."""
+    made = []
+    for row in annotated.slice(0, SETS).to_pylist():
         kept = [r for r, usable in zip(row["scaled_rewards"], row["usable"], strict=True) if usable and r is not None]
         if row["trainable"] and row["dispersion"] is not None:
-            points.append((float(np.std(kept)), float(row["dispersion"])))
-    return points
+            made.append((float(np.std(kept)), float(row["dispersion"])))
+    return made
 
 
-def inputs_of(annotated: pa.Table, config: RunConfig) -> dict[str, Any]:
-    """What inputs.json says of a round's sets: figures of their rewards, and what is doubted of them."""
-    return describe_table(annotated, config).to_dict() | {"doubts": doubts_of_table(annotated)}
+def write_inputs(place: str, annotated: pa.Table, config: RunConfig) -> list[str]:
+    """Write inputs.json: figures of the rewards of annotated sets, and what is doubted of them; returns the doubts.
+
+    Args:
+        place: path of the file.
+        annotated: records.ANNOTATED.
+        config: of the run.
+    """
+    tables.write_json(place, describe_table(annotated, config).to_dict() | {"doubts": doubts_of_table(annotated)})
+    return doubted(place)
 
 
-def inputs(folder: RunFolder) -> list[tuple[str, str]]:
-    """Ties, skew and agreement of the first round's rewards, with intervals, and doubts, as label and value."""
-    found = tables.read_json(folder.path("rounds", "round-0000", "inputs.json"))
+def doubted(place: str) -> list[str]:
+    """What an inputs.json doubts of each reward source, as sentences; none where there is no such file.
+
+    Args:
+        place: path of the file.
+    """
+    found = tables.read_json(place) or {}
+    return [f"reward {name!r}: {one}" for name, those in found.get("doubts", {}).items() for one in those]
+
+
+def histogram(place: str) -> list[int]:
+    """Sets by dispersion index, of an inputs.json; empty where there is no such file."""
+    return list((tables.read_json(place) or {}).get("dispersion_histogram", []))
+
+
+def inputs(place: str) -> list[tuple[str, str]]:
+    """Ties, skew and agreement of an inputs.json's rewards, with intervals, and doubts, as label and value."""
+    found = tables.read_json(place)
     if found is None:
         return []
     kinds = {"tie_rate": "tied pairs", "no_preference": "sets without a preference", "skew": "skew of rewards"}

@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from raypo.config import RunConfig, build
-from raypo.errors import DataError
+from raypo.errors import DataError, IntegrityError
 from raypo.online.decisions import best_version
 from raypo.online.folder import RunFolder
 from raypo.online.identity import record_at
-from raypo.online.record import record_of
+from raypo.online.offline_page import write_offline_page
+from raypo.online.record import FIRST, doubted, record_of
 from raypo.report.page import write_report
 from raypo.stages import cluster, tables
 from raypo.training import checkpoint
 from raypo.training.tracking import read_metrics
 
+STUDIED, PAGE = "result.json", "page.html"  # of a folder of `raypo study`
 STAGES = ("sample", "score", "annotate", "train", "save", "sync", "evaluate")
 
 
@@ -60,7 +62,7 @@ def summarize(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
         "changed_fraction": [one["changed_fraction"] for one in trained],
         "engine_gap_per_token": [one["evaluation"]["engine_gap"] for one in evaluations],
         "stopped": (tables.read_json(folder.path("stop.json")) or {}).get("reason"),
-        "warnings": [*last["warnings"], *unmoved(config, folder), *resent(folder)],
+        "warnings": [*last["warnings"], *unmoved(config, folder), *resent(folder), *doubted(folder.path(*FIRST))],
         "versions": run.get("versions", {}),
         "seed": config.seed,
         "model": folder.model(evaluations[-1]["version"]),
@@ -204,23 +206,31 @@ def show(interval: dict[str, float]) -> str:
 def rewrite_report(path: str | Path) -> str:
     """Write a run's report again, from its folder, and its summary if it has ended; returns the report's path.
 
+    A folder of `raypo study` has a page already, whose figures the folder does not hold: its path is returned.
+
     Raises:
-        DataError: the folder holds no run, an offline one, or no evaluated version.
-        IntegrityError: tables of a finished round are gone.
+        DataError: the folder holds no run, one on given sets that has not ended, or no evaluated version.
+        IntegrityError: tables of a finished round are gone, or the summary of a run on given sets is damaged.
     """
     place = Path(path).absolute()
     known = record_at(str(place))
+    if known is None and (place / STUDIED).is_file() and (place / PAGE).is_file():
+        return str(place / PAGE)
     if known is None:
-        raise DataError(f"{path} has no run.json with a config", "the folder of a run", "give output/name of the run")
+        raise DataError(
+            f"{path} has no run.json with a config",
+            "the folder of a run, or of a study",
+            "give output/name of the run, or the study's --out",
+        )
     config = build(known["config"] | {"output": str(place.parent), "name": place.name})
     folder = RunFolder(config)
     if known["kind"] == "offline":
-        done = os.path.exists(folder.path("summary.json"))
-        raise DataError(
-            f"{path} is a run of raypo train, which writes no page",
-            "the folder of a run of raypo run, or of a study",
-            f"read {place / 'summary.json'}" if done else "let it run on: its figures are then in its summary.json",
-        )
+        summary, damage = folder.summary()
+        if damage is not None:
+            raise IntegrityError(damage, "the summary of a run of raypo train", "give the same raypo train again")
+        if summary is None:
+            raise DataError(f"{path} has not ended", "a run of raypo train that has", "let it run on")
+        return write_offline_page(config, folder, summary)
     if not folder.evaluations():
         raise DataError(f"{path} has no evaluated version yet", "a run whose start was evaluated", "let it run on")
     older = folder.summary()[0] or {}  # a damaged one is written again from the tables

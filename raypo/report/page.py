@@ -53,30 +53,35 @@ def render(record: RunRecord, *, confidence: float, untrained: list[str]) -> str
     environment.filters["plain"] = plain
     environment.filters["reward"] = scored
     drawn = {
-        "evaluations": evaluation_plots(record.evaluations, untrained),
-        "responses": response_plots(record.evaluations),
+        "evaluations": evaluation_plots(record.evaluations, untrained) if record.evaluations else [],
+        "responses": response_plots(record.evaluations) if record.evaluations else [],
         "steps": step_plots(record.steps),
-        "spread": spread_plots(record.spread),
+        "spread": spread_plots(record.spread, record.histogram),
         "dispersion": dispersion_plots(record.dispersion),
         "time": Markup(plots.svg(plots.time_spent(record.seconds))) if record.seconds else "",
     }
     template = environment.get_template("page.html.j2")
-    told = cards(record.evaluations[-1])
+    told = cards(record.evaluations[-1] if record.evaluations else record.figures)
     return template.render(record=record, plots=drawn, cards=told, confidence=confidence, untrained=untrained)
 
 
-def cards(evaluation: dict[str, Any]) -> list[dict[str, str]]:
-    """The last version's figures that a reader looks for first; those that it has."""
-    named = {
-        "reward_gain": ("reward gain, paired", "+.3f"),
-        "reward_win_rate": ("win rate against the start", ".3f"),
-        "reward_win_rate_controlled": ("win rate, lengths held equal", ".3f"),
-        "kl_per_response": ("KL to the start, nats", ".2f"),
-        "length": ("tokens per response", ".1f"),
-    }
+CARDS = {
+    "reward_gain": ("reward gain, paired", "+.3f"),
+    "reward_win_rate": ("win rate against the start", ".3f"),
+    "reward_win_rate_controlled": ("win rate, lengths held equal", ".3f"),
+    "kl_per_response": ("KL to the start, nats", ".2f"),
+    "length": ("tokens per response", ".1f"),
+    "heldout_accuracy": ("held-out pairs ranked as the rewards do", ".3f"),
+    "dispersion": ("dispersion of training sets, mean", ".3f"),
+}
+"""Figures that a reader looks for first, with their form."""
+
+
+def cards(figures: dict[str, Any]) -> list[dict[str, str]]:
+    """Those of `CARDS` that an evaluation, or a run without one, has."""
     found = []
-    for key, (label, form) in named.items():
-        if one := evaluation.get(key):
+    for key, (label, form) in CARDS.items():
+        if (one := figures.get(key)) and math.isfinite(one["mean"]):
             bounds = f"[{one['low']:{form}}, {one['high']:{form}}]" if math.isfinite(one["low"]) else ""
             found.append({"label": label, "value": f"{one['mean']:{form}}", "bounds": bounds})
     return found
@@ -131,11 +136,15 @@ def response_plots(evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def spread_plots(points: list[tuple[float, float]]) -> list[dict[str, Any]]:
-    """Dispersion against reward spread, where a run has sets."""
-    if not points:
-        return []
-    return [drawing(plots.spread_and_dispersion(points), "Sets of the first round: dispersion against reward spread.")]
+def spread_plots(points: list[tuple[float, float]], histogram: list[int]) -> list[dict[str, Any]]:
+    """Dispersion against reward spread, and how it is distributed, where a run has sets."""
+    found = []
+    if points:
+        caption = "Dispersion against reward spread, a point a training set; of a run in rounds, of the first."
+        found.append(drawing(plots.spread_and_dispersion(points), caption))
+    if any(histogram):
+        found.append(drawing(plots.histogram(histogram), "Those sets by their dispersion index."))
+    return found
 
 
 def step_plots(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -151,7 +160,8 @@ def step_plots(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
         ),
         "grad_norm": ("gradient norm", "Gradient norm before clipping."),
     }
-    return [drawing(plots.curve(steps, name, label), caption) for name, (label, caption) in named.items()]
+    known = {name: told for name, told in named.items() if name in steps[0]}
+    return [drawing(plots.curve(steps, name, label), caption) for name, (label, caption) in known.items()]
 
 
 def dispersion_plots(found: dict[str, Any] | None) -> list[dict[str, Any]]:

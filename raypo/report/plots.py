@@ -113,9 +113,21 @@ def best_of(evaluations: Sequence[dict[str, Any]]) -> Figure:
 def spread_and_dispersion(points: Sequence[tuple[float, float]]) -> Figure:
     """Estimated dispersion of a set against the spread of its rewards, a point a set."""
     figure, ax = axes()
-    ax.scatter([x for x, _ in points], [y for _, y in points], s=9, alpha=0.5, color=COLOURS[0], linewidths=0)
+    ax.scatter([x for x, _ in points], [y for _, y in points], s=12, alpha=0.75, color=COLOURS[0], linewidths=0)
     ax.set_xlabel("spread of a set's rewards, in units of the reward scale")
     ax.set_ylabel("dispersion index d")
+    return figure
+
+
+def histogram(counts: Sequence[int]) -> Figure:
+    """Sets per bin of the dispersion index, equal bins over [0, 1]."""
+    figure, ax = axes()
+    width = 1 / len(counts)
+    ax.bar([width * i for i in range(len(counts))], counts, width=0.92 * width, align="edge", color=COLOURS[0])
+    ax.set_xlim(0, 1)
+    ax.locator_params(axis="y", integer=True)
+    ax.set_xlabel("dispersion index d")
+    ax.set_ylabel("sets")
     return figure
 
 
@@ -175,7 +187,7 @@ def frontier(evaluations: Sequence[dict[str, Any]]) -> Figure:
 
 
 def time_spent(seconds: Sequence[dict[str, float]]) -> Figure:
-    """Seconds by stage: a bar for the start and one for each round."""
+    """Seconds by stage: a bar for the start and one for each round; one bar alone is all of a run without rounds."""
     figure, ax = axes(9.4, 0.5 * len(seconds) + 1.2)
     names = list(dict.fromkeys(name for one in reversed(seconds) for name, spent in one.items() if spent))
     for row, one in enumerate(seconds):
@@ -184,7 +196,8 @@ def time_spent(seconds: Sequence[dict[str, float]]) -> Figure:
             width = one.get(name, 0.0)
             ax.barh(row, width, left=left, color=colour, label=name if row == 0 else None)
             left += width
-    ax.set_yticks(range(len(seconds)), ["start", *(f"round {row}" for row in range(1, len(seconds)))])
+    rows = ["start" if len(seconds) > 1 else "run", *(f"round {row}" for row in range(1, len(seconds)))]
+    ax.set_yticks(range(len(seconds)), rows)
     ax.invert_yaxis()
     ax.set_xlabel("seconds")
     ax.legend(frameon=False, ncols=len(names), loc="lower center", bbox_to_anchor=(0.5, 1.0))
@@ -195,6 +208,7 @@ def curve(steps: Sequence[dict[str, Any]], name: str, label: str, colour: str = 
     """One step metric over optimizer steps."""
     figure, ax = axes()
     ax.plot([one["step"] for one in steps], [one[name] for one in steps], color=colour, linewidth=1.2)
+    ax.locator_params(axis="x", integer=True)
     ax.set_xlabel("optimizer step")
     ax.set_ylabel(label)
     return figure

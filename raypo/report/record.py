@@ -24,12 +24,14 @@ class RunRecord:
     Args:
         summary: as in summary.json.
         headline: sentences in plain words.
-        evaluations: per weight version, as from `Evaluation.to_dict`.
-        seconds: of the start and of each round, seconds by stage.
+        evaluations: per weight version, as from `Evaluation.to_dict`; none of a run that trained on given sets.
+        seconds: of the start and of each round, seconds by stage; of a run without rounds, of all of it.
         steps: step metrics, in order.
         samples: of held-out prompts.
         spread: of some training sets, the standard deviation of scaled rewards and the dispersion index.
-        inputs: what the first round's training sets look like, as label and value.
+        inputs: what the training sets, of rounds those of the first, look like, as label and value.
+        histogram: training sets by dispersion index, equal bins over [0, 1].
+        figures: intervals that a run without evaluations has, by their key in `page.CARDS`.
         dispersion: comparison of estimators with a known truth; only synthetic languages have one.
         config: the resolved config as YAML.
     """
@@ -42,5 +44,7 @@ class RunRecord:
     samples: list[Sample] = field(default_factory=list)
     spread: list[tuple[float, float]] = field(default_factory=list)
     inputs: list[tuple[str, str]] = field(default_factory=list)
+    histogram: list[int] = field(default_factory=list)
+    figures: dict[str, dict[str, float]] = field(default_factory=dict)
     dispersion: dict[str, Any] | None = None
     config: str = ""

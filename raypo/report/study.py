@@ -31,7 +31,7 @@ class StudyRecord:
         logarithmic: those that were searched on a logarithmic scale.
         trials: a row per trial: `trial`, `state`, `rungs`, each path, `reward`, `reward_low`, `reward_high`, `kl`,
             `gain`, `gain_low`, `gain_high`, `win_rate`, `length`, `front`, `within_bound`, `error`. Figures of failed
-            trials are None.
+            trials are None where they have no rung. `crashed`: that was no fault of the trial's input.
         best: number of the winner; None without one.
         start: held-out reward of the start.
         kl_bound: nats per response.

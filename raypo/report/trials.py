@@ -24,7 +24,7 @@ def front(rows: Rows, start: float, kl_bound: float, best: int | None) -> Figure
     """Reward against KL, with the Pareto front and the bound."""
     figure, ax = axes(4.6, 3.4)
     known = measured(rows)
-    kinds = (("finished", COLOURS[0], "o"), ("stopped", COLOURS[7], "x"))
+    kinds = (("finished", COLOURS[0], "o"), ("stopped", COLOURS[7], "x"), ("failed", COLOURS[3], "+"))
     for state, colour, marker in kinds:
         part = [row for row in known if row["state"] == state]
         if part:

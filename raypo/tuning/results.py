@@ -39,14 +39,15 @@ class Row:
         number: in the order in which trials began, from 1.
         name: of its folder.
         point: config path to value.
-        state: "finished" trained to the end, "stopped" by the scheduler, "failed".
+        state: "finished" trained to the end, "stopped" by the scheduler, "failed" by its input or by a crash.
         rungs: that it did.
         version: of the weights that it hands over; 0 is the start.
-        figures: of its last rung, by `FIGURES` and `MORE`; NaN for a failed trial.
+        figures: of its last rung, by `FIGURES` and `MORE`; NaN for a trial without one.
         front: whether no other finished trial has at least its reward at no more KL.
         within: whether its KL is within the bound.
         seconds: from its first to its last record.
         error: why it failed.
+        crashed: whether that was no fault of its input, so that the same command tries it again.
     """
 
     number: int
@@ -60,6 +61,7 @@ class Row:
     within: bool
     seconds: float
     error: str | None
+    crashed: bool = False
 
     def flat(self) -> dict[str, Any]:
         """One row of a table: choices that are no scalars as JSON."""
@@ -71,7 +73,8 @@ class Row:
             "rungs": self.rungs,
             "version": self.version,
         }
-        return whole | told | self.figures | {"front": self.front, "within_bound": self.within, "error": self.error}
+        ends = {"front": self.front, "within_bound": self.within, "error": self.error, "crashed": self.crashed}
+        return whole | told | self.figures | ends
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ def rows_of(study: StudyConfig, records: Sequence[dict[str, Any]]) -> list[Row]:
     found = []
     for number, one in enumerate(records, 1):
         last = one["rungs"][-1] if one["rungs"] else {}
-        state = "failed" if one["error"] else "finished" if one["over"] else "stopped"
+        error = one["error"] or one["crash"]
+        state = "failed" if error else "finished" if one["over"] else "stopped"
         figures = {name: float(last.get(name, math.nan)) for name in (*FIGURES, *MORE)}
         within = figures["kl"] <= study.kl_bound
         name, seconds = Path(one["folder"]).name, one["ended"] - one["began"]
@@ -108,7 +112,8 @@ def rows_of(study: StudyConfig, records: Sequence[dict[str, Any]]) -> list[Row]:
                 front=False,
                 within=within,
                 seconds=seconds,
-                error=one["error"],
+                error=error,
+                crashed=one["crash"] is not None,
             )
         )
     return with_front(found)

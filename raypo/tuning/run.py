@@ -9,7 +9,9 @@ STUDY/
     best.yaml                     the winner, as a config of a run
     summary.json  study.html
 
-The same command continues after the last rung that a trial finished.
+The same command continues after the last rung that a trial finished. Once all is done it only says so, unless trials
+crashed: a lost node or a process that was killed says nothing about a point, so those are tried again, each after its
+last rung, and what was written at the end is written anew. A trial that failed by its input is not: it would again.
 """
 
 from __future__ import annotations
@@ -80,8 +82,11 @@ def _tune_study(study: StudyConfig, root: str, console: Console) -> dict[str, An
     check_sources(evaluation_of(study, base), policy_exists=True)
     began = time.monotonic()
     if same_study(root, study) and (done := tables.read_json(f"{root}/summary.json")) is not None:
-        console.print(f"study {study.name} is finished: {root}/summary.json", highlight=False, soft_wrap=True)
-        return dict(done)
+        if not (crashed := [row["trial"] for row in done["trials"] if row.get("crashed")]):
+            console.print(f"study {study.name} is finished: {root}/summary.json", highlight=False, soft_wrap=True)
+            return dict(done)
+        told = f"study {study.name} is finished but for {len(crashed)} trials that crashed: they are tried again"
+        console.print(told, highlight=False, soft_wrap=True)
     given = sets_of(study, base)
     open_folder(root, study)
     count = space.size(study.space) if study.algorithm == "grid" else study.trials
@@ -183,12 +188,12 @@ def run_trials(study: StudyConfig, base: RunConfig, root: str, given: pa.Table |
         if study.form == "offline":
             ask(shared.start.remote())
         own, whole = resources(study, base)
-        errors = search.search(study, root, rungs_of(study, base), own, search.concurrency(study, whole))
+        search.search(study, root, rungs_of(study, base), own, search.concurrency(study, whole))
         rows = rows_of(study, read_records(root))
         if not any(row.rungs for row in rows):
-            told = [row.error for row in rows if row.error] + errors
+            told = [row.error for row in rows if row.error]
             raise RunError(f"no trial finished a rung: {told[0] if told else 'none began'}", "one that trains")
-        return finish(study, base, root, rows, errors, shared)
+        return finish(study, base, root, rows, shared)
     finally:
         ray.kill(shared)
         if actors is not None:
@@ -212,7 +217,6 @@ def finish(
     base: RunConfig,
     root: str,
     rows: list[Row],
-    errors: list[str],
     shared: Any,
 ) -> dict[str, Any]:
     """Choose, measure the winner on other prompts, write the files; returns the summary."""
@@ -222,7 +226,8 @@ def finish(
         write_best(root, best_config(study, best, base))
         model = RunFolder(trial_config(study, best.point)).model(best.version)
         if study.form == "offline" and ask(shared.prompts.remote(other=True)).num_rows:
-            call = shared.evaluate.remote(f"{root}/confirmed", model, version=best.version, other_prompts=True)
+            place = f"{root}/confirmed/{best.name}"  # a crashed trial that is tried again may win later
+            call = shared.evaluate.remote(place, model, version=best.version, other_prompts=True)
             confirmed = ask(call)["evaluation"]
     if study.keep == "front":
         drop_weights(root, rows, best)
@@ -236,7 +241,6 @@ def finish(
         "confirmed": confirmed,
         "importance": shares,
         "trials": [plain(row.flat() | {"seconds": round(row.seconds, 1)}) for row in rows],
-        "errors": errors,
         "kl_bound": study.kl_bound,
         "warnings": warnings_of(rows, best, confirmed),
     }
@@ -257,7 +261,7 @@ def plain(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def drop_weights(root: str, rows: Sequence[Row], best: Row | None) -> None:
-    """Remove the weights of trials that nobody will take: their config repeats them."""
+    """Remove the weights of trials that nobody will take: their config repeats them. A crashed one may go on."""
     for row in rows:
-        if not row.front and row != best:
+        if not row.front and row != best and not row.crashed:
             shutil.rmtree(Path(root, "trials", row.name, "checkpoints"), ignore_errors=True)

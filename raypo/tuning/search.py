@@ -22,11 +22,11 @@ from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
 from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
-from raypo.errors import IntegrityError, ResourceError
+from raypo.errors import IntegrityError, ResourceError, RunError
 from raypo.stages.cluster import CPUS_PER_DATASET
 from raypo.tuning import space
 from raypo.tuning.study import StudyConfig
-from raypo.tuning.trial import Trial
+from raypo.tuning.trial import Trial, write_crash
 
 SNAPSHOT_S = "2"  # what a killed driver can lose of Tune's own record; trials keep their own
 STARTUP_TRIALS = 5  # that TPE draws at random before it learns
@@ -34,10 +34,10 @@ RETRIES = 2  # of a trial whose process died; it goes on behind its last rung
 
 
 class Told(tune.Callback):
-    """A line per rung, per stopped and per failed trial."""
+    """A line per rung, per stopped and per failed trial; a crash is noted in the trial's folder as well."""
 
     def __init__(self, study: StudyConfig, rungs: int) -> None:
-        self._space, self._rungs, self._numbers = study.space, rungs, dict[str, int]()
+        self._study, self._rungs, self._numbers = study, rungs, dict[str, int]()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """A rung is done."""
@@ -56,12 +56,14 @@ class Told(tune.Callback):
             self._say(trial, f"stopped at rung {last['rung']}/{self._rungs}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Its process died, or it raised."""
-        self._say(trial, "failed")
+        """Its process died, or it raised, more often than `RETRIES`."""
+        error = trial.get_pickled_error() or trial.get_error() or RunError("Ray Tune kept no error")
+        point = space.point_of(self._study.space, trial.config)
+        self._say(trial, f"crashed: {write_crash(self._study, point, error)}")
 
     def _say(self, trial: Any, text: str) -> None:
         number = self._numbers.setdefault(trial.trial_id, len(self._numbers) + 1)
-        point = space.point_of(self._space, trial.config)
+        point = space.point_of(self._study.space, trial.config)
         told = ", ".join(f"{path}={value}" for path, value in point.items())
         Console().print(f"trial {number} ({told}): {text}", highlight=False, markup=False, soft_wrap=True)
 
@@ -118,7 +120,7 @@ def scheduler(study: StudyConfig, rungs: int) -> TrialScheduler:
 
 
 def restored(place: str, trainable: Any, points: dict[str, Any]) -> tune.Tuner:
-    """The search as Tune's record has it: finished trials stay, others go on.
+    """The search as Tune's record has it: finished trials stay, others go on, and crashed ones are tried again.
 
     Raises:
         IntegrityError: the record cannot be read.
@@ -133,8 +135,8 @@ def restored(place: str, trainable: Any, points: dict[str, Any]) -> tune.Tuner:
         ) from error
 
 
-def search(study: StudyConfig, root: str, rungs: int, per_trial: dict[str, float], at_once: int) -> list[str]:
-    """Run all trials, or those that an earlier start of the same study left; returns the errors of failed ones.
+def search(study: StudyConfig, root: str, rungs: int, per_trial: dict[str, float], at_once: int) -> None:
+    """Run all trials, or those that an earlier start of the same study left or that crashed in it.
 
     Args:
         study: of which the shared actor is up.
@@ -177,4 +179,4 @@ def search(study: StudyConfig, root: str, rungs: int, per_trial: dict[str, float
                 verbose=0,
             ),
         )
-    return [str(error) for error in tuner.fit().errors]
+    tuner.fit()

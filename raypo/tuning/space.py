@@ -29,6 +29,22 @@ ALLOWED = {
 """What a trial may change: nothing by which policies are measured, or trials would not compare."""
 FIXED = ("training.workers", "training.gpus_per_worker", "training.threads", "online.kl_bound", "online.rounds")
 """Within those: what a trial takes of the cluster, and how far it is let go."""
+REASONS = {
+    "policy": "trials share a start, and their KL is measured to it",
+    "prompts": "trials are measured on the same held-out prompts, and share the table of the others",
+    "rewards": "trials are judged by the same rewards, or what they reach would not compare",
+    "annotation": "the reference's figures are made once for all trials",
+    "sampling.num_responses": "given sets have the responses that they have; an online study may search over it",
+    "sampling": "held-out responses of all trials are drawn alike, or what they reach would not compare",
+    "evaluation": "trials are measured alike, or what they reach would not compare",
+    "engine": "it is of the cluster, which the trials share, and changes no policy",
+    "cluster": "it is of the cluster, which the trials share, and changes no policy",
+    "training": "what a trial takes of the cluster is the same for all of them",
+    "online.kl_bound": "all trials are held to the study's kl_bound",
+    "online.rounds": "a round is a rung, and the scheduler compares trials at the same one",
+    "online": "an offline study has no rounds; an online one may search over it",
+}
+"""Why a path is not searched over, by the longest of these that it is or lies below."""
 DIGITS = 4  # of a sampled number: a config that people read needs no more, and no trial tells more digits apart
 CORNERS = 512  # combinations that are tried out before a study starts
 
@@ -42,11 +58,14 @@ def check(study: StudyConfig) -> None:
     allowed = ALLOWED[study.form]
     for path in study.space:
         inside = any(path == one or path.startswith(one + ".") for one in allowed)
-        if not inside or path in FIXED:
+        # a choice of `training` or `online` may be a mapping with one of them in it
+        fixed = [one for one in paths_of(path, study.space[path]) if one in FIXED]
+        if not inside or fixed:
+            refused = fixed[0] if fixed else path
             raise ConfigError(
-                f"space: {path}",
-                f"a path below {', '.join(allowed)}, and none of {', '.join(FIXED)}: what policies are measured by and "
-                "what a trial takes of the cluster is the same for all trials",
+                f"space: {refused}",
+                f"in an {study.form} study a path below {', '.join(allowed)}, and none of {', '.join(FIXED)}: "
+                f"{reason(refused)}",
                 "remove it, or change it in the base",
             )
         parameter = study.space[path]
@@ -67,6 +86,18 @@ def check(study: StudyConfig) -> None:
             "one kind: labelled responses stand alone and others in sets, so that trials would not share a table",
             "make two studies",
         )
+
+
+def paths_of(path: str, parameter: Range | list[Any]) -> list[str]:
+    """A parameter's path, and those of the keys that its choices set where they are mappings."""
+    choices = [] if isinstance(parameter, Range) else [one for one in parameter if isinstance(one, dict)]
+    return [path, *(f"{path}.{key}" for one in choices for key in one)]
+
+
+def reason(path: str) -> str:
+    """Why a study does not search over a path."""
+    names = [one for one in REASONS if path == one or path.startswith(one + ".")]
+    return REASONS[max(names, key=len)] if names else "it changes no policy, or is no key of a config"
 
 
 def needs_labels(study: StudyConfig) -> bool:

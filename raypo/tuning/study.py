@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
 from raypo import config
 from raypo.config import RewardSource, RunConfig, Section
@@ -17,12 +18,26 @@ from raypo.errors import ConfigError
 Scalar = bool | int | float | str | None
 
 
+def _number(value: Any) -> Any:
+    """A finite number, or the text of one: YAML reads 1e-6 as text. Truth values are not 1 and 0 here."""
+    try:
+        found = float(value) if isinstance(value, str) else value
+    except ValueError:
+        found = None
+    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+        raise ValueError("not a finite number")
+    return found
+
+
+Number = Annotated[int | float, BeforeValidator(_number)]
+
+
 class Range(Section):
     """Numbers between two bounds, both included; whole ones where both bounds are."""
 
-    low: int | float
+    low: Number
     """Smallest value."""
-    high: int | float
+    high: Number
     """Largest value."""
     log: bool = False
     """Even on a logarithmic scale."""
@@ -43,6 +58,13 @@ class Range(Section):
         return isinstance(self.low, int) and isinstance(self.high, int)
 
 
+Parameter = Annotated[
+    Annotated[Range, Tag("range")] | Annotated[list[Any], Field(min_length=1), Tag("choices")],
+    Discriminator(lambda value: "choices" if isinstance(value, list) else "range"),
+]
+"""What is searched over; what is no list is meant as a range, so that a fault is told once."""
+
+
 class StudyConfig(Section):
     """One study."""
 
@@ -54,7 +76,7 @@ class StudyConfig(Section):
     """`offline`: trials train on a table that they share, as `raypo train` does. `online`: each is a `raypo run`."""
     base: str | dict[str, Any]
     """The config that trials override: a path, relative to the study's file, or the config itself."""
-    space: Annotated[dict[str, Range | Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)]
+    space: Annotated[dict[str, Parameter], Field(min_length=1)]
     """Dotted config paths to a range (`{low: 1e-6, high: 1e-4, log: true}`) or a list of choices."""
     algorithm: Literal["optuna", "random", "grid"] = "optuna"
     """`optuna`: multi-objective TPE, reward up and KL down. `grid`: every combination, once."""
@@ -123,13 +145,18 @@ def build(tree: Mapping[str, Any]) -> StudyConfig:
 
 
 def _told(fault: Any) -> str:
-    where = ".".join(str(part) for part in fault["loc"] if part not in ("Range", "list[Any]"))
+    within = fault["loc"][0] == "space" and len(fault["loc"]) > 2
+    # behind a path of the space stands which kind of parameter it was read as, which nobody has written
+    parts = [*fault["loc"][:2], *fault["loc"][3:]] if within else fault["loc"]
+    where = ".".join(str(part) for part in parts)
     if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(where, StudyConfig.model_fields, n=1, cutoff=0.4)
+        names = Range.model_fields if within else StudyConfig.model_fields
+        near = difflib.get_close_matches(str(parts[-1]), names, n=1, cutoff=0.4)
         return f"unknown key {where!r} of a study" + (f"; did you mean {near[0]!r}?" if near else "")
     if fault["type"] == "missing":
         return f"{where} must be given"
-    return f"{where} = {fault.get('input')!r}: {fault['msg']}"
+    message = "neither a range {low, high} nor a list of choices" if fault["type"] == "model_type" else fault["msg"]
+    return f"{where} = {fault.get('input')!r}: {message.removeprefix('Value error, ')}"
 
 
 def base_of(study: StudyConfig) -> RunConfig:

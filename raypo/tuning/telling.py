@@ -52,8 +52,12 @@ def write_page(root: str | Path) -> str:
 def warnings_of(rows: Sequence[Row], best: Row | None, confirmed: dict[str, Any] | None) -> list[str]:
     """What a reader should know before taking the winner."""
     told = []
-    if failed := [row for row in rows if row.state == "failed"]:
+    if failed := [row for row in rows if row.state == "failed" and not row.crashed]:
         told.append(f"{len(failed)} of {len(rows)} trials failed: {failed[0].error}")
+    if crashed := [row for row in rows if row.crashed]:
+        told.append(
+            f"{len(crashed)} of {len(rows)} trials crashed, and the same command tries them again: {crashed[0].error}"
+        )
     if best is None:
         return [*told, "no trial trained to its end within the KL bound: there is no winner, and no best.yaml"]
     if best.figures["gain_low"] <= 0:

@@ -2,6 +2,7 @@
 
 STUDY/trials/trial-<hash of the point>/
     trial.json                    point, state and figures by rung
+    crash.json                    of a trial whose process ended by no fault of its input, until it is tried again
     evaluations/version-0001/     held-out rows, records.SCORED, with the evaluation in the manifest's facts
     checkpoints/version-0001/     of the newest rung alone
 
@@ -11,7 +12,6 @@ The folder's name is the point's, so whatever becomes of Tune's own record, a po
 from __future__ import annotations
 
 import fcntl
-import json
 import math
 import os
 import time
@@ -20,11 +20,14 @@ from typing import Any, Protocol, TextIO
 
 import ray
 from ray import tune
+from ray.exceptions import RayError, RayTaskError
 
 from raypo.config import RunConfig
-from raypo.errors import UserError
+from raypo.errors import RaypoError, UserError
+from raypo.masking import masked
 from raypo.online.folder import RunFolder
 from raypo.stages import tables
+from raypo.stages.actors import unwrap
 from raypo.training.rounds import RoundTask
 from raypo.tuning.online import Online
 from raypo.tuning.shared import NAME, ask
@@ -33,6 +36,8 @@ from raypo.tuning.study import StudyConfig
 from raypo.tuning.training import Alone, Group, begin, drop_state
 
 RECORD = "trial.json"
+CRASH = "crash.json"
+TOLD = 400  # characters of a crash's text
 
 
 def worth(reward: float, kl: float, start: float, kl_bound: float) -> float:
@@ -106,6 +111,7 @@ class Progress:
         self._place = Path(RunFolder(self._config).root)
         self._place.mkdir(parents=True, exist_ok=True)
         self._lock = lock(self._place / "lock")
+        (self._place / CRASH).unlink(missing_ok=True)  # it is tried again
         self._start: float | None = None
         self._work: Work
         if study.form == "offline":
@@ -197,9 +203,44 @@ def lock(path: Path) -> TextIO:
     return file
 
 
+def write_crash(study: StudyConfig, point: dict[str, Any], error: BaseException) -> str:
+    """Note in a trial's folder why Tune gave it up; returns the text.
+
+    A process that dies writes nothing, and one that dies in its first rung has no record: the driver notes it.
+
+    Args:
+        study: that it is of, with an absolute output.
+        point: of the space.
+        error: as Tune has it.
+    """
+    now, text = time.time(), told(error)
+    place = tables.join(RunFolder(trial_config(study, point)).root, CRASH)
+    tables.write_json(place, {"point": point, "error": text, "began": now, "ended": now})
+    return text
+
+
+def told(error: BaseException) -> str:
+    """An error in a line: what was raised, without Ray's wrapping, the stack and the names of actors."""
+    inner = unwrap(error)
+    if isinstance(inner, RayTaskError):
+        inner = inner.cause if isinstance(getattr(inner, "cause", None), BaseException) else inner
+    lines = [line.strip() for line in str(inner).splitlines() if line.strip() and not line.startswith("\t")]
+    text = " ".join(lines) if isinstance(inner, RayError | RaypoError) else f"{type(inner).__name__}: {' '.join(lines)}"
+    return masked(text if len(text) <= TOLD else text[: TOLD - 3] + "...")
+
+
 def read_records(root: str) -> list[dict[str, Any]]:
-    """Records of all trials that finished a rung or failed, in the order in which they began."""
+    """Records of all trials that finished a rung, failed or crashed, in the order in which they began.
+
+    Each has `crash`: why Tune gave up a trial that neither trained to its end nor failed by its input; else None.
+    """
     found = []
-    for path in sorted(Path(root, "trials").glob(f"*/{RECORD}")):
-        found.append(json.loads(path.read_text(encoding="utf-8")) | {"folder": os.fspath(path.parent)})
+    for place in sorted(Path(root, "trials").glob("*")):
+        record, crash = (tables.read_json(str(place / name)) for name in (RECORD, CRASH))
+        if record is None and crash is None:
+            continue
+        begun = record or (crash or {}) | {"rungs": [], "error": None, "over": False}
+        ended = begun["over"] or begun["error"]
+        text = None if crash is None or ended else crash["error"]
+        found.append(begun | {"crash": text, "folder": os.fspath(place)})
     return sorted(found, key=lambda one: (one["began"], one["folder"]))

@@ -140,6 +140,43 @@ def test_given_sets_are_shown_as_they_are_trained(doctor: Doctor, place: Path) -
     assert code == 0
     assert "given rewards ok 0.25 to 1, mean 0.5; 0 of 4 responses without one; 1 of 2 sets are ties" in out
     assert "response 0 (2 tokens): w3</s>" in out
+    assert "trust in given rewards ok nothing speaks against its size or order on 4 responses to 2 prompts" in out
+
+
+def test_given_rewards_that_are_doubted_are_told_before_anything_trains(doctor: Doctor, place: Path) -> None:
+    """Of three responses the longest has 9 and the others 0 and 0.1, in every set.
+
+    Skewness of (6, -3.03, -2.93) about 0.71 is below 1: nothing. Ranks follow the lengths 4, 1, 2 in all sets: 1.
+    """
+    rows = [
+        {"prompt": f"w{i}", "responses": ["w3 w4 w5", f"w{i + 2}", f"w{i + 7} w8"], "rewards": [9.0, 0.0, 0.1]}
+        for i in range(10, 14)
+    ]
+    (place / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out = doctor("rewards=[]")
+    assert code == 0
+    assert "trust in given rewards warn reward follows length (rank correlation 1.00)" in out
+    assert "--audit SETS tells how often a reward is right" in out
+
+
+@pytest.mark.parametrize(
+    ("rewards", "file", "told"),
+    [
+        ("rewards=[]", "prompts.jsonl", "--audit without a reward source"),
+        ("rewards.0.weight=1.0", "nowhere.jsonl", "nowhere.jsonl"),
+    ],
+)
+def test_an_audit_that_cannot_be_done_is_a_failure_before_ray(
+    doctor: Doctor, place: Path, rewards: str, file: str, told: str
+) -> None:
+    if rewards == "rewards=[]":
+        rows = [{"prompt": "w1", "responses": ["w3", "w4"], "rewards": [1.0, 0.5]}] * 2
+        (place / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out = doctor(rewards, "--audit", file)
+    assert code == 2
+    assert "audit fail" in out
+    assert told in out
+    assert "Ray and responses skipped" in out
 
 
 def test_data_of_which_much_is_dropped_is_a_warning(doctor: Doctor, place: Path) -> None:

@@ -12,9 +12,8 @@ import pytest
 from raypo.config import build
 from raypo.evaluation.doubts import SKEWED, TAIL, doubts, doubts_of_table
 from raypo.online.folder import RunFolder
-from raypo.online.record import inputs, inputs_of
+from raypo.online.record import FIRST, doubted, histogram, inputs, write_inputs
 from raypo.records import ANNOTATED
-from raypo.stages import tables
 
 RNG = np.random.default_rng(0)
 NORMAL = RNG.normal(size=(64, 8))
@@ -82,8 +81,13 @@ def test_a_round_tells_its_doubts(tmp_path: Path) -> None:
     table = pa.Table.from_pylist(rows, schema=ANNOTATED)
     assert doubts_of_table(table)["plain"] == ()
     config = build({"output": str(tmp_path), "policy": {"path": "nowhere"}, "prompts": {"path": "nowhere"}})
-    folder = RunFolder(config)
-    tables.write_json(folder.path("rounds", "round-0000", "inputs.json"), inputs_of(table, config))
-    told = [value for label, value in inputs(folder) if label == "doubt: steep"]
+    place = RunFolder(config).path(*FIRST)
+    assert doubted(place) == []
+    warned = write_inputs(place, table, config)
+    assert warned[0].startswith("reward 'steep': rewards are skewed (")
+    assert warned == doubted(place)
+    assert not any("plain" in one for one in warned)
+    told = [value for label, value in inputs(place) if label == "doubt: steep"]
     assert any("skewed" in one for one in told)
-    assert not any(label == "doubt: plain" for label, _ in inputs(folder))
+    assert not any(label == "doubt: plain" for label, _ in inputs(place))
+    assert histogram(place)[10] == len(NORMAL)  # all sets have a dispersion of 0.5: the bin from 0.50 to 0.55 of 20

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import expit
 
 from raypo.config import build
-from raypo.evaluation.inputs import agreement, calibration, describe, describe_table, skew
+from raypo.evaluation.inputs import agreement, audited, calibration, describe, describe_table, skew
 from raypo.evaluation.likelihood import SATURATED, likelihoods
 from raypo.records import ANNOTATED
 
@@ -85,6 +85,34 @@ def test_calibration_by_hand() -> None:
     found = calibration(np.array([0.0, math.log(3), NAN]), np.array([0.5, 0.0, 1.0]))
     assert (found.error, found.brier, found.pairs) == (pytest.approx(3 / 8), pytest.approx(9 / 32), 2)
     assert math.isnan(calibration(np.array([0.0, 0.0]), np.array([1.0, 0.0])).slope)
+
+
+def test_an_audit_by_hand() -> None:
+    """Two sets. The first is known as 2 > 1 > 0 and rewarded 1, 3, 3: pairs (a, b) wrong, (a, c) wrong, (b, c) a tie:
+    0 + 0 + 1/2 of 3. The second is known as 1 > 0 = 0, rewarded 5, 1 and unknown: (a, b) right, the rest left out.
+    Mean over sets (1/6 + 1) / 2 = 7/12. Differences -2, -2, 0 and 4, each known as 1.
+    """
+    found = audited([[1.0, 3.0, 3.0], [5.0, 1.0, None]], [[2, 1, 0], [1, 0, 0]], confidence=0.95, samples=50)
+    assert found.right.mean == pytest.approx(7 / 12)
+    assert (found.right.n, found.pairs, found.calibration.pairs) == (2, 4, 4)
+    assert found.difference.tolist() == [-2.0, -2.0, 0.0, 4.0]
+    assert found.verdict.tolist() == [1.0, 1.0, 1.0, 1.0]
+    turned = audited([[3.0, 3.0, 1.0], [None, 1.0, 5.0]], [[0, 1, 2], [0, 0, 1]], confidence=0.95, samples=50)
+    assert turned.calibration.error == pytest.approx(found.calibration.error)
+    assert turned.calibration.slope == pytest.approx(found.calibration.slope)
+    none = audited([[1.0, 2.0]], [[1, 1]], confidence=0.95, samples=50)
+    assert none.pairs == 0
+    assert math.isnan(none.right.mean)
+
+
+def test_an_audit_of_chosen_before_rejected_is_calibrated_all_the_same() -> None:
+    """Known pairs come with the better one first: verdict 1 always. Differences that are log-odds still are."""
+    rng = np.random.default_rng(1)
+    odds = rng.normal(size=20_000)
+    better = np.where(rng.random(20_000) < expit(odds), odds, -odds)
+    found = audited([[float(d), 0.0] for d in better], [[1.0, 0.0]] * 20_000, confidence=0.95, samples=10)
+    assert found.calibration.slope == pytest.approx(1.0, rel=0.06)
+    assert found.calibration.error < 0.02
 
 
 def test_where_probability_went() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from matplotlib import image
-from test_page import record
+from test_page import offline_record, record
 from test_study_page import RECORD
 
 from raypo.report.page import render
@@ -100,17 +100,20 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "mobile"), [(1280, False), (390, True)])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("kind", ["run", "study"])
+@pytest.mark.parametrize("kind", ["run", "given", "study"])
 def test_a_page_fits_its_screen_and_the_readers_scheme(
     browser: Browser, tmp_path: Path, width: int, mobile: bool, scheme: str, kind: str
 ) -> None:
     """The corner pixel is the paper: white in light, darker than mid-grey in dark."""
     page = tmp_path / "report.html"
     text = "a long word " + "x" * 300
-    run = render(record(text), confidence=0.95, untrained=["other"])
-    page.write_text(
-        run if kind == "run" else render_study(dataclasses.replace(RECORD, headline=[text], warnings=[text]))
-    )
+    lost = [row | {"error": text} if row["error"] else row for row in RECORD.trials]
+    pages = {
+        "run": lambda: render(record(text), confidence=0.95, untrained=["other"]),
+        "given": lambda: render(offline_record(text), confidence=0.95, untrained=[]),
+        "study": lambda: render_study(dataclasses.replace(RECORD, headline=[text], warnings=[text], trials=lost)),
+    }
+    page.write_text(pages[kind]())
     browser("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=mobile)
     browser("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     browser.open(page)

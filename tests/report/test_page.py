@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from typing import Any
@@ -49,6 +50,33 @@ def record(text: str) -> RunRecord:
         samples=[Sample(text, text, text, 0.0, 1.0)],
         config=text,
     )
+
+
+def offline_record(text: str) -> RunRecord:
+    """As of a run on given sets: steps, sets and a figure, and no evaluation."""
+    one = record(text)
+    summary = {key: value for key, value in one.summary.items() if key not in ("num_responses", "rounds")}
+    return replace(
+        one,
+        summary=summary,
+        evaluations=[],
+        samples=[],
+        seconds=[{"annotate": 1.0, "train": 2.0}],
+        histogram=[0, 4, 6],
+        figures={"heldout_accuracy": figures(0.7), "dispersion": {"mean": math.nan, "low": math.nan, "high": math.nan}},
+    )
+
+
+def test_a_run_on_given_sets_has_a_page_of_what_it_has() -> None:
+    """A card for the figure that is a number, four curves, sets against spread and by dispersion, one bar of time."""
+    page = render(offline_record("<script>"), confidence=0.95, untrained=[])
+    assert "<script" not in page
+    assert "trained on given sets, seed 0" in page
+    assert "held-out pairs ranked as the rewards do</span><b>0.700</b><span>[0.600, 0.800]" in page
+    assert "dispersion of training sets" not in page
+    assert page.count("<svg") == 4 + 2 + 1
+    assert "By round" not in page
+    assert "sets given" in page
 
 
 def test_model_text_is_data_and_never_markup() -> None:

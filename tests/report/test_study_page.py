@@ -20,6 +20,7 @@ def row(number: int, reward: float | None, kl: float | None, **more: Any) -> dic
     if not known:
         figures, gain = dict.fromkeys(figures), dict.fromkeys(gain)
     state = {"trial": number, "state": "finished" if known else "failed", "rungs": 2, "error": None, "front": known}
+    state |= {"crashed": False}
     rest = {"kl": kl, "win_rate": kl, "length": kl, "within_bound": known}
     return {PATH: 10.0**-number, "objective.preset": "dpo", **state, **figures, **gain, **rest, **more}
 
@@ -52,6 +53,14 @@ def test_the_page_is_escaped_and_loads_nothing() -> None:
     assert "<b>no</b>" not in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert page == render_study(RECORD)
+
+
+def test_a_trial_that_failed_says_why_on_the_page() -> None:
+    """Trial 4 in words and not in a title alone, which a phone does not show; one that crashed is tried again."""
+    assert "trial 4 failed: &lt;b&gt;no" in render_study(RECORD)
+    lost = [*RECORD.trials[:3], row(4, 0.2, 0.3, state="failed", error="its node died", crashed=True, front=False)]
+    page = render_study(dataclasses.replace(RECORD, trials=lost))
+    assert "trial 4 crashed, and the same command tries it again: its node died" in page
 
 
 def test_a_study_without_a_winner_or_figures_has_a_page() -> None:

@@ -9,11 +9,15 @@ import numpy as np
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
 
+from raypo.errors import EngineError
+from raypo.stages import tables
 from raypo.tuning.results import FIGURES, MORE, importances, rows_of, winner, write_tables
+from raypo.tuning.space import trial_config
 from raypo.tuning.study import StudyConfig, build
 from raypo.tuning.telling import warnings_of
-from raypo.tuning.trial import worth
+from raypo.tuning.trial import CRASH, RECORD, TOLD, read_records, told, worth, write_crash
 
 
 def study(**space: Any) -> StudyConfig:
@@ -26,6 +30,7 @@ def record(number: int, reward: float, kl: float, *, over: bool = True, error: s
     return {
         "began": float(number), "ended": number + 2.5, "point": point or {"objective.beta": 0.1}, "over": over,
         "error": error, "rungs": [] if error else [last | {"rung": 1}, last], "folder": f"/x/trial-{number}",
+        "crash": None,
     }  # fmt: skip
 
 
@@ -96,3 +101,68 @@ def test_both_tables_hold_every_trial(tmp_path: Path) -> None:
     assert stored["reward"].to_pylist()[:5] == [1.0, 3.0, 2.0, 2.5, 2.0]
     assert np.isnan(stored["reward"].to_pylist()[5])
     assert stored["objective.prior"].to_pylist()[:2] == [None, '"linear"']
+
+
+def placed(root: Path, betas: list[float]) -> tuple[StudyConfig, list[Path]]:
+    """A study below a folder, and the folders of its trials."""
+    one = study(**{"objective.beta": betas}).model_copy(update={"output": str(root)})
+    names = [trial_config(one, {"objective.beta": beta}).name for beta in betas]
+    return one, [root / "study" / "trials" / name for name in names]
+
+
+def test_a_crashed_trial_is_failed_with_its_message_whatever_it_had_done(tmp_path: Path) -> None:
+    """Of four: one over; one that crashed after a rung; one in its first, without a record; one stopped by ASHA."""
+    betas = [0.1, 0.2, 0.3, 0.4]
+    one, folders = placed(tmp_path, betas)
+    for number in (0, 1, 3):
+        made = record(number, 1.0, 1.0, over=number == 0, **{"objective.beta": betas[number]})
+        tables.write_json(
+            str(folders[number] / RECORD), {k: v for k, v in made.items() if k not in ("folder", "crash")}
+        )
+    for number in (0, 1, 2):
+        write_crash(one, {"objective.beta": betas[number]}, EngineError("the node died"))
+    rows = {row.point["objective.beta"]: row for row in rows_of(one, read_records(str(tmp_path / "study")))}
+    assert {beta: row.state for beta, row in rows.items()} == {
+        0.1: "finished", 0.2: "failed", 0.3: "failed", 0.4: "stopped"
+    }  # fmt: skip
+    assert [(rows[beta].error, rows[beta].crashed, rows[beta].rungs) for beta in betas] == [
+        (None, False, 2), ("the node died", True, 2), ("the node died", True, 0), (None, False, 2)
+    ]  # fmt: skip
+    assert np.isnan(rows[0.3].figures["reward"])
+    warned = warnings_of(list(rows.values()), rows[0.1], None)
+    assert warned[0] == "2 of 4 trials crashed, and the same command tries them again: the node died"
+    flat = rows[0.2].flat()
+    assert (flat["state"], flat["crashed"], flat["error"]) == ("failed", True, "the node died")
+
+
+def test_a_fault_of_the_input_is_no_crash(tmp_path: Path) -> None:
+    """The trial said itself why it cannot train; that its process died as well does not make it worth another try."""
+    one, folders = placed(tmp_path, [0.1])
+    made = record(1, 0.0, 0.0, error="none of 8 sets can train", **{"objective.beta": 0.1})
+    tables.write_json(str(folders[0] / RECORD), made)
+    write_crash(one, {"objective.beta": 0.1}, EngineError("died"))
+    (row,) = rows_of(one, read_records(str(tmp_path / "study")))
+    assert (row.state, row.crashed, row.error) == ("failed", False, "none of 8 sets can train")
+    assert warnings_of([row], None, None)[0] == "1 of 1 trials failed: none of 8 sets can train"
+
+
+def test_a_folder_that_only_began_is_no_trial(tmp_path: Path) -> None:
+    one, folders = placed(tmp_path, [0.1])
+    folders[0].mkdir(parents=True)
+    (folders[0] / "lock").touch()
+    assert read_records(str(tmp_path / "study")) == []
+    write_crash(one, {"objective.beta": 0.1}, EngineError("died"))
+    assert (folders[0] / CRASH).exists()
+    assert len(read_records(str(tmp_path / "study"))) == 1
+
+
+def test_an_error_is_told_without_rays_wrapping() -> None:
+    """What Tune has is Ray's text of the stack; a reader is told what was raised, in a line of bounded length."""
+    wrapped = RayTaskError("step", "Traceback\n  File x\nOSError: full", OSError("no space left"))
+    assert told(wrapped) == "OSError: no space left"
+    assert told(RayTaskError("step", "Traceback", EngineError("engine 0 died", "an answer"))) == (
+        "engine 0 died expected: an answer"
+    )
+    assert "died" in told(ActorDiedError())
+    assert len(told(ValueError("x" * 5000))) == TOLD
+    assert "hunter2" not in told(OSError("cannot reach s3://me:hunter2@bucket"))

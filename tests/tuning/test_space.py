@@ -98,6 +98,7 @@ def test_a_grid_has_its_points() -> None:
         ({"space": {"prompts.path": ["a", "b"]}}, "prompts.path"),
         ({"space": {"sampling.temperature": [0.5, 1.0]}}, "sampling.temperature"),
         ({"space": {"training.workers": [1, 2]}}, "training.workers"),
+        ({"space": {"training": [{"workers": 2}]}}, "training.workers"),
         ({"space": {"objective.betta": [0.1]}}, "betta"),
         ({"space": {"objective.beta": [0.1, -1.0]}}, "beta"),
         ({"space": {"objective.preset": ["dpo", "dpoo"]}}, "dpoo"),
@@ -121,11 +122,55 @@ def test_a_space_that_cannot_be_searched_is_refused_before_anything_starts(chang
         ({"space": {}}, "space"),
         ({"space": {"objective.beta": {"low": 1.0, "high": 0.1}}}, "low must be below high"),
         ({"space": {"objective.beta": {"low": 0.0, "high": 0.1, "log": True}}}, "above 0"),
+        (
+            {"space": {"objective.beta": {"low": 0.1, "high": "big"}}},
+            r"^space.objective.beta.high = 'big': not a finite number\n  what to do",
+        ),
+        ({"space": {"objective.beta": {"low": True, "high": 2}}}, r"^space.objective.beta.low = True: not a finite"),
+        ({"space": {"objective.beta": {"low": 0.1, "high": float("inf")}}}, "objective.beta.high = inf: not a finite"),
+        ({"space": {"objective.beta": {"low": 0.1}}}, r"^space.objective.beta.high must be given\n  what to do"),
+        (
+            {"space": {"objective.beta": {"low": 0.1, "high": 1, "logg": True}}},
+            "unknown key 'space.objective.beta.logg' of a study; did you mean 'log'",
+        ),
+        ({"space": {"objective.beta": 0.5}}, r"^space.objective.beta = 0.5: neither a range \{low, high\} nor a list"),
+        ({"space": {"objective.beta": []}}, r"^space.objective.beta = \[\]: List should have at least 1 item"),
     ],
 )
 def test_a_study_with_a_fault_is_refused(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         study(**changes)
+
+
+def test_a_bound_that_yaml_reads_as_text_is_a_number() -> None:
+    """YAML 1.1 reads 1e-6, without a point, as text; 2 and 4 stay whole, and so is what is drawn between them."""
+    one = study(space={"training.learning_rate": {"low": "1e-6", "high": 1e-3}}).space["training.learning_rate"]
+    assert isinstance(one, Range)
+    assert (one.low, one.high, one.whole) == (1e-6, 1e-3, False)
+    other = study(space={"online.epochs_per_round": {"low": 2, "high": 4}}).space["online.epochs_per_round"]
+    assert isinstance(other, Range)
+    assert other.whole
+
+
+@pytest.mark.parametrize(
+    ("form", "path", "why"),
+    [
+        ("offline", "sampling.num_responses", "given sets have the responses that they have"),
+        ("offline", "online.rounds", "a round is a rung"),
+        ("offline", "online.min_trainable_fraction", "an offline study has no rounds"),
+        ("online", "sampling.temperature", "held-out responses of all trials are drawn alike"),
+        ("online", "policy.path", "trials share a start"),
+        ("online", "training.workers", "what a trial takes of the cluster"),
+        ("online", "online.kl_bound", "all trials are held to the study's kl_bound"),
+        ("online", "name", "it changes no policy"),
+    ],
+)
+def test_a_path_that_is_not_searched_is_refused_with_the_reason_and_with_those_that_are(
+    form: str, path: str, why: str
+) -> None:
+    with pytest.raises(ConfigError, match=why) as caught:
+        space.check(study(form=form, space={path: [1, 2]}))
+    assert f"in an {form} study a path below objective, training, dispersion, scoring.reward_scale" in str(caught.value)
 
 
 @pytest.mark.parametrize(

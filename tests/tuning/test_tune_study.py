@@ -27,6 +27,7 @@ from raypo.tuning.online import STOPPED
 from raypo.tuning.results import winner
 from raypo.tuning.run import tune_study
 from raypo.tuning.search import concurrency, restored
+from raypo.tuning.space import trial_config
 from raypo.tuning.study import StudyConfig, build
 from raypo.tuning.trial import Trial
 
@@ -138,6 +139,32 @@ def test_the_reference_reads_the_sets_once_and_a_trial_that_cannot_train_fails_a
     assert summary["warnings"][0].startswith("1 of 2 trials failed: none of ")
     names = sorted(path.name.split("-")[0] for path in Path(given["output"], "spread", "tables").iterdir())
     assert names == ["plain", "plain", "reference"]
+
+
+@pytest.mark.chaos
+def test_the_same_command_tries_a_crashed_trial_again_and_only_that(place: Path, ray_cluster: None) -> None:
+    """A folder stands where the second trial's metrics go, at first: it never ends a rung, and the study ends without.
+
+    Then the folder is gone. The first trial is not stepped again; the third time there is nothing to do.
+    """
+    given = study_of(place, "crashed", scheduler="none", space={RATE: [1e-2, 3e-3]})
+    study = build(given)
+    blocked = Path(trial_config(study, {RATE: 3e-3}).output, trial_config(study, {RATE: 3e-3}).name, "metrics.jsonl")
+    blocked.mkdir(parents=True)
+    first = tune_study(study)
+    states = {row[RATE]: (row["state"], row["crashed"], row["rungs"]) for row in first["trials"]}
+    assert states == {1e-2: ("finished", False, 2), 3e-3: ("failed", True, 0)}
+    assert first["warnings"][0].startswith("1 of 2 trials crashed, and the same command tries them again: IsADirectory")
+    assert "the same command tries it again: IsADirectory" in Path(given["output"], "crashed/study.html").read_text()
+    _, done = trial(given, 1e-2)
+    before = (done / "trial.json").stat().st_mtime_ns
+    blocked.rmdir()
+    second = tune_study(study)
+    states = {row[RATE]: (row["state"], row["crashed"], row["rungs"]) for row in second["trials"]}
+    assert states == {1e-2: ("finished", False, 2), 3e-3: ("finished", False, 2)}
+    assert not any("crashed" in text for text in second["warnings"])
+    assert (done / "trial.json").stat().st_mtime_ns == before
+    assert tune_study(study) == tables.read_json(str(Path(given["output"], "crashed", "summary.json")))
 
 
 def test_no_more_trials_at_once_than_the_cluster_holds(place: Path, ray_cluster: None) -> None:
