@@ -13,18 +13,19 @@ import torch
 from hf_folders import make_model
 
 from raypo.errors import ConfigError, DataError
-from raypo.evaluation.statistics import Floats, correlation
-from raypo.studies import annotators, dispersion, responses
+from raypo.evaluation.statistics import Floats, Interval, correlation
+from raypo.studies import annotators, correlations, dispersion, responses
 from raypo.studies.annotators import Judged
-from raypo.studies.result import Row, Setting, measured
+from raypo.studies.result import Row, Setting
 
 COUNTS = (2, 8, 32)
+COST = {2: responses.Cost(np.array([0.5, 1.0, 7.0]), 0.5), 8: responses.Cost(np.array([3.0, 3.0, 3.0]), 0.75)}
 
 
 def slope(law: str, seeds: int = 20) -> Row:
     """Slope of the bias of plain means over all of the study's n."""
     bias = responses.biases(law, None, responses.COUNTS, seeds, 20, 0)
-    return measured(f"{law}, mpo", responses.SLOPE, responses.slopes(bias), n=20)
+    return responses.slope_row(f"{law}, mpo", responses.slopes(bias), 20)
 
 
 def test_the_slope_of_an_exact_root_is_one_half() -> None:
@@ -54,9 +55,53 @@ def test_the_root_law_holds_by_the_theorem_and_fails_outside_of_it(law: str, exp
     row = slope(law)
     assert responses.at_claim(row) == expected
     assert responses.verdict([row]) == expected
-    told = responses.finding([row], {2: (1.0, 0.5), 8: (3.0, 0.75)})
+    told = responses.finding([row], COST)
     assert ("(not -1/2)" in told) == (expected == "fails")
     assert "with 8 responses takes 3.0 times as long as with 2 (4 times as many), at 0.75 against 0.50 GiB" in told
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (-0.55, -0.45, "holds"),
+        (-0.6, -0.4, "holds"),
+        (-0.39, -0.2, "fails"),
+        (-0.9, -0.61, "fails"),
+        (-0.75, -0.01, "undecided"),  # -1/2 fits, and so do 0 and -3/4
+        (-0.5, -0.35, "undecided"),
+        (math.nan, math.nan, "undecided"),
+    ],
+)
+def test_a_slope_is_the_claimed_one_only_where_the_interval_says_so(low: float, high: float, expected: str) -> None:
+    row = Row("normal, mpo", responses.SLOPE, 20, 20, (low + high) / 2, low, high)
+    assert responses.at_claim(row) == expected
+    assert responses.verdict([row]) == expected
+    assert ("(undecided)" in responses.finding([row], COST)) == (expected == "undecided")
+
+
+def test_slopes_are_tested_against_the_claim_with_the_power_to_see_the_tolerance() -> None:
+    """Twelve slopes, -7/16 and -9/16 in turn: mean -1/2, p 1. Spread sqrt(12 / 11) / 16 = 0.0653: 0.1 is 5.3 errors.
+
+    The same 0.3 higher: all twelve on one side, p of the sign flips 2 / 2^12 = 0.0005. With a spread of 0.522 the
+    tolerance is 0.66 errors: noncentral t with 11 degrees of freedom, beyond +-2.201: power 0.0932.
+    """
+    around = np.array([-7 / 16, -9 / 16] * 6)
+    there, off = (responses.slope_row("a", values, 20) for values in (around, around + 0.3))
+    assert (there.effect, there.against, there.matters) == (pytest.approx(-0.5), -0.5, 0.1)
+    assert (there.p, off.p) == (1.0, pytest.approx(2 / 2**12))
+    assert there.power > 0.99
+    assert (responses.at_claim(there), responses.at_claim(off)) == ("holds", "fails")
+    assert responses.slope_row("a", np.array([0.0, -1.0] * 6), 20).power == pytest.approx(0.0932, abs=0.0002)
+    assert there.detectable == pytest.approx(0.0586, abs=0.0005)
+
+
+def test_a_step_costs_its_median() -> None:
+    """Of 0.5, 1 and 7 s: 1 s, between the least and the greatest."""
+    rows = responses.cost_rows(COST)
+    assert [(row.measure, row.n, row.effect) for row in rows] == [
+        ("seconds per step", 3, 1.0), ("peak GiB", 1, 0.5), ("seconds per step", 3, 3.0), ("peak GiB", 1, 0.75)
+    ]  # fmt: skip
+    assert (rows[0].low, rows[0].high) == (0.5, 7.0)
 
 
 def test_attributes_have_the_variance_that_the_theorem_asks_for() -> None:
@@ -78,6 +123,40 @@ def test_a_policy_is_trained_to_the_better_responses() -> None:
     by_set = responses.trained(responses.METHODS["mpo"], rewards)[0]
     assert float(by_set[:2].min()) > 0.4
     assert float(by_set[2:].max()) < 0.1
+
+
+# rank correlations
+
+
+def test_the_test_of_a_rank_correlation_by_hand() -> None:
+    """n = 100: error sqrt(1.06 / 97) = 0.104536. atanh 0.1 = 0.100335 is 0.95981 errors.
+
+    p = 2 Phi(-0.95981) = 0.3371. Power: Phi(0.95981 - 1.95996) + Phi(-0.95981 - 1.95996) = 0.15862 + 0.00175 = 0.1604.
+    Found in 80 %: tanh((1.95996 + 0.84162) 0.104536) = tanh 0.29287 = 0.2848. At rho 0 power is the level.
+    """
+    assert correlations.error(100) == pytest.approx(0.104536, abs=1e-6)
+    row = correlations.correlated("a", Interval(0.1, -0.1, 0.3, 100), matters=0.1)
+    assert (row.n, row.seeds, row.matters) == (100, 1, 0.1)
+    assert (row.p, row.power) == (pytest.approx(0.3371, abs=1e-4), pytest.approx(0.1604, abs=1e-4))
+    assert row.detectable == pytest.approx(0.2848, abs=1e-4)
+    assert correlations.rank_power(0.0, 100) == pytest.approx(0.05)
+    assert correlations.rank_power(row.detectable, 100) == pytest.approx(0.8, abs=1e-4)
+    assert correlations.rank_p(1.0, 100) == 0.0
+    # what cannot be told
+    assert correlations.rank_power(0.1, 3) == 0.0
+    assert math.isnan(correlations.rank_p(math.nan, 100))
+    assert math.isnan(correlations.rank_detectable(3))
+    assert math.isnan(correlations.rank_p(0.5, 3))
+
+
+def test_the_error_of_a_rank_correlation_is_that_of_draws() -> None:
+    """Of 4,000 samples of 40 normal pairs with rank correlation 0.3, atanh spreads by sqrt(1.06 / 37) = 0.169."""
+    rng = np.random.default_rng(0)
+    pearson = 2 * math.sin(math.pi * 0.3 / 6)  # of normal pairs with that rank correlation
+    drawn = rng.multivariate_normal([0, 0], [[1, pearson], [pearson, 1]], (4000, 40))
+    z = np.arctanh([correlation(one[:, 0], one[:, 1]) for one in drawn])
+    assert float(z.std()) == pytest.approx(correlations.error(40), rel=0.03)
+    assert float(z.mean()) == pytest.approx(math.atanh(0.3), abs=0.015)
 
 
 # people
