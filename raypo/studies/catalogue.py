@@ -37,7 +37,8 @@ CATALOGUE: dict[str, Entry] = {
             "gold": "JSONL of prompts with responses[].unbiased and .granular: scores by several people",
             "pandalm": "JSONL of pairs with annotators: 1, 2, or 0 for a tie",
             "model": "folder of a causal language model, the reference whose entropy is taken on those prompts",
-            "slots": "annotators of cobbler to use, e.g. 2,3,4,5; all when not given",
+            "slots": "annotators of cobbler to use, e.g. 2,3,4,5; when not given, all whose rankings have a rank "
+            "correlation below 0.3 in size with the order of the file, which may not be the order of display",
         },
     ),
     "responses": Entry(
