@@ -248,7 +248,7 @@ def told(
     fours = [row for row in rows if row.measure == OF_FOUR]
     if fours:
         each = "; ".join(
-            f"{row.condition.removeprefix('cobbler, ')} {row.effect:.2f} [{row.low:.2f}, {row.high:.2f}]"
+            f"{row.condition.removeprefix('cobbler, ')}: {row.effect:.2f} [{row.low:.2f}, {row.high:.2f}]"
             for row in fours
         )
         sentences.append(f"Ceiling of four annotators: {each}. A ceiling that falls without somebody rests on them.")

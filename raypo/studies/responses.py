@@ -261,6 +261,8 @@ def _figure(curves: dict[str, Floats]) -> Figure:
     ax.plot(COUNTS, [0.8 / math.sqrt(n) for n in COUNTS], color="0.4", linestyle=":", label="0.8 / sqrt(n)")
     ax.set_xscale("log")
     ax.set_yscale("log")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter("{x:g}")  # powers of ten are formulas otherwise, which plots print as text
     ax.set_xlabel("responses per prompt")
     ax.set_ylabel("mean absolute bias")
     ax.legend(frameon=False, fontsize=7)
