@@ -91,11 +91,12 @@ def run(setting: Setting) -> Result:
             for other in ("mpo", "dpo")
         ]
     rows = adjusted(rows)
-    tested = [row for row in rows if row.measure.startswith("retained")]
+    tested = claimed(rows)
     return Result(
         rows=rows,
         verdict=verdict(rows),
         finding=finding(rows, kept),
+        headline=claimed(rows),
         drawings=[
             Drawing("retained", "Retained gain by strength of each distortion.", _figure(kept)),
             Drawing("effects", "Retained by W-MPO less others, mean over strengths.", forest(tested, "share of gain")),
@@ -146,9 +147,14 @@ def breaking(kept: dict[str, dict[str, list[Floats]]], name: str, method: str) -
     return "never"
 
 
+def claimed(rows: list[Row]) -> list[Row]:
+    """What W-MPO retains less each other, under each distortion."""
+    return [row for row in rows if row.measure.startswith("retained")]
+
+
 def verdict(rows: list[Row]) -> Verdict:
     """W-MPO retains less than each other under each distortion."""
-    return overall([row.supports(-1) for row in rows if row.measure.startswith("retained")])
+    return overall([row.supports(-1) for row in claimed(rows)])
 
 
 def finding(rows: list[Row], kept: dict[str, dict[str, list[Floats]]]) -> str:

@@ -103,13 +103,28 @@ def run(setting: Setting) -> Result:
         drawings=[
             Drawing("correlations", "Rank correlations over prompts.", forest(correlations, RANK, matters=MATTERS))
         ],
+        headline=beside(rows),
         settings={"responses": RESPONSES, "prompt_tokens": PROMPT_TOKENS, "tokens": TOKENS, "files": list(people)},
     )
 
 
-def verdict(rows: list[Row]) -> Verdict:
+def claimed(rows: list[Row]) -> list[Row]:
     """The reference's entropy, on the language and wherever a model was given."""
-    return overall([one.supports() for one in rows if one.condition.endswith(", entropy")])
+    return [one for one in rows if one.condition.endswith(", entropy")]
+
+
+def beside(rows: list[Row]) -> list[Row]:
+    """What is claimed, each after the ceiling that stands beside it."""
+    found = []
+    for one in claimed(rows):
+        where = one.condition.rsplit(", ", 1)[0]
+        found += [ceiling for ceiling in rows if ceiling.condition == f"{where}, {PERFECT}"] + [one]
+    return found
+
+
+def verdict(rows: list[Row]) -> Verdict:
+    """On what is claimed."""
+    return overall([one.supports() for one in claimed(rows)])
 
 
 def finding(rows: Sequence[Row], controls: Sequence[str] = ()) -> str:

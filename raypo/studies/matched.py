@@ -174,10 +174,14 @@ def _combined(name: str, measure: str, found: Sequence[tuple[float, Floats]], *,
     )  # fmt: skip
 
 
+def claimed(rows: Sequence[Row]) -> list[Row]:
+    """The claimed conditions that were run."""
+    return [row for row in rows if row.measure == GAIN and row.condition.split(",")[0] in CLAIMED]
+
+
 def verdict(rows: Sequence[Row]) -> Verdict:
-    """On the claimed conditions that were run."""
-    claimed = [row for row in rows if row.measure == GAIN and row.condition.split(",")[0] in CLAIMED]
-    return overall([row.supports() for row in claimed])
+    """On what is claimed."""
+    return overall([row.supports() for row in claimed(rows)])
 
 
 def finding(rows: Sequence[Row]) -> str:

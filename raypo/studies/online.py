@@ -25,7 +25,7 @@ from raypo.online.folder import RunFolder
 from raypo.quickstart.demonstration import make_config, write_prompts
 from raypo.quickstart.model import Pretraining, make_policy, save_tokenizer
 from raypo.studies.drawings import forest
-from raypo.studies.matched import BASE, GAIN, MATTERS, Run, figure, finding, read, rows_of, told_runs, verdict
+from raypo.studies.matched import BASE, GAIN, MATTERS, Run, claimed, figure, finding, read, rows_of, told_runs, verdict
 from raypo.studies.result import Drawing, Result, Setting, adjusted
 
 CONDITIONS: dict[str, dict[str, Any]] = {
@@ -195,6 +195,7 @@ def concluded(runs: Sequence[Run], settings: Mapping[str, Any]) -> Result:
         rows=rows,
         verdict=verdict(rows),
         finding=finding(rows),
+        headline=claimed(rows),
         drawings=[
             Drawing("frontier", "Held-out reward against KL; a line a run.", figure(runs)),
             Drawing(

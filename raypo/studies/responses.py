@@ -197,6 +197,7 @@ def run(setting: Setting) -> Result:
         rows=rows,
         verdict=verdict(rows),
         finding=finding(rows, spent),
+        headline=claimed(rows),
         drawings=[
             Drawing(
                 "bias",
@@ -211,9 +212,14 @@ def run(setting: Setting) -> Result:
 SLOPE = "log-log slope of bias"
 
 
-def verdict(rows: list[Row]) -> Verdict:
+def claimed(rows: list[Row]) -> list[Row]:
     """MPO and W-MPO under the theorem's own assumptions."""
-    return overall([at_claim(row) for row in rows if row.measure == SLOPE and "mpo" in row.condition])
+    return [row for row in rows if row.measure == SLOPE and "mpo" in row.condition]
+
+
+def verdict(rows: list[Row]) -> Verdict:
+    """On what is claimed."""
+    return overall([at_claim(row) for row in claimed(rows)])
 
 
 def at_claim(row: Row) -> Verdict:

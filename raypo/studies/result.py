@@ -140,6 +140,7 @@ class Result:
         finding: sentences made from the rows.
         drawings: figures.
         settings: sizes and scales that were used.
+        headline: those of the rows on which the claim is decided.
     """
 
     rows: Sequence[Row]
@@ -147,6 +148,7 @@ class Result:
     finding: str
     drawings: Sequence[Drawing]
     settings: Mapping[str, Any]
+    headline: Sequence[Row] = ()
 
     def table(self) -> list[dict[str, Any]]:
         """Rows as plain values."""
