@@ -112,7 +112,7 @@ def test_the_adversary_turns_the_sets_with_the_largest_gaps() -> None:
 
 
 def test_an_adversary_costs_more_than_chance() -> None:
-    """A third of the sets turned: DPO reads the order alone and gives each set one vote, MPO as well."""
+    """Three sets in ten turned: those whose responses lie farthest apart teach most, and then the wrong."""
     world, arms = small(neutral=1)
     true, length = rewards_of(world, arms), calibration.lengths_of(world, arms)
     chance, chosen = (
