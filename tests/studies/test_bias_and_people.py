@@ -429,6 +429,9 @@ def test_the_claim_on_dispersion_is_about_the_references_entropy() -> None:
         ]
 
     assert dispersion.verdict(rows(0.5, 0.0)) == "holds"
+    most = people_of.ceiling_row(f"language, {people_of.PERFECT}", Interval(0.9, 0.8, 0.95, 192))
+    headline = dispersion.beside([*rows(0.5, 0.0), most])
+    assert [row.condition for row in headline] == ["language, a perfect index", "language, entropy"]
     assert dispersion.verdict(rows(-0.05, 0.9)) == "fails"
     told = dispersion.finding(rows(-0.05, 0.9))
     assert "language (no ceiling can be told): entropy -0.050 [-0.150, +0.050], not by as much as matters;" in told
