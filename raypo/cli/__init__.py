@@ -247,8 +247,14 @@ def study(
     most: Annotated[int | None, typer.Option(min=2, help="No size above this: a look at it in seconds.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")] = 0,
     out: Annotated[Path | None, out_option("Folder for its files. None: study-NAME.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Run nothing: the table of these FOLDERS.")] = False,
 ) -> None:
     """Test a claim of the papers: a table with intervals and power, figures, and what was found."""
+    if markdown:
+        from raypo.studies.overview import markdown as table_of
+
+        typer.echo(table_of([Path(one) for one in (name, *(options or [])) if one is not None]))
+        return
     from raypo.studies.catalogue import CATALOGUE, entry
 
     console = Console()

@@ -152,6 +152,7 @@ def run(setting: Setting) -> Result:
         rows=rows,
         verdict=verdict(rows),
         finding=finding(rows),
+        headline=claimed(rows),
         drawings=[
             Drawing(
                 f"beta-{beta:g}",
@@ -232,10 +233,15 @@ def _tabled(objective: AnyObjective, reference: Tensor, pairs: Tensor, scores: T
     return spread
 
 
-def verdict(rows: list[Row]) -> Verdict:
+def claimed(rows: list[Row]) -> list[Row]:
     """CLAIMED methods under the Mallows truths, where the reference's entropy follows dispersion."""
     gains = [row for row in rows if row.measure == GAIN and row.condition.split(", ")[-1] in CLAIMED]
-    return overall([row.supports() for row in gains if not re.search("bradley|independent", row.condition)])
+    return [row for row in gains if not re.search("bradley|independent", row.condition)]
+
+
+def verdict(rows: list[Row]) -> Verdict:
+    """On what is claimed."""
+    return overall([row.supports() for row in claimed(rows)])
 
 
 def finding(rows: list[Row]) -> str:

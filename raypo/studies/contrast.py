@@ -99,6 +99,7 @@ def run(setting: Setting) -> Result:
         rows=rows,
         verdict=verdict(rows),
         finding=finding(rows),
+        headline=claimed(rows),
         drawings=[
             Drawing(
                 "effects",
@@ -123,9 +124,14 @@ def over_dpo(where: str, gains: dict[str, Floats], heldout: int) -> list[Row]:
     ]
 
 
-def verdict(rows: list[Row]) -> Verdict:
+def claimed(rows: list[Row]) -> list[Row]:
     """Sets against best and worst, at every number of levels; families are no part of the claim."""
-    return overall([row.supports() for row in rows if row.condition.endswith(" levels, mpo")])
+    return [row for row in rows if row.condition.endswith(" levels, mpo")]
+
+
+def verdict(rows: list[Row]) -> Verdict:
+    """On what is claimed."""
+    return overall([row.supports() for row in claimed(rows)])
 
 
 def finding(rows: list[Row]) -> str:

@@ -30,7 +30,7 @@ def forest(rows: Sequence[Row], label: str, *, matters: float | None = None) -> 
             label=row.measure if first else None,
         )
     if matters is not None:
-        ax.axvspan(-matters, matters, color="0.9", linewidth=0)
+        ax.axvspan(-matters, matters, color="0.5", alpha=0.2, linewidth=0)  # over light paper and over dark
     ax.axvline(0, color="0.4", linewidth=1)
     ax.set_yticks(range(len(rows)), [row.condition for row in rows], fontsize=7)
     ax.invert_yaxis()

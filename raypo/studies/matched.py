@@ -45,6 +45,7 @@ class Run:
         rewards: [V, P] training reward of each held-out prompt, in spreads of the start's rewards.
         other: [V, P] a second reward that was never trained on, in its own spreads; None where there is none.
         other_name: its name.
+        prompts: [P] their ids.
     """
 
     condition: str
@@ -53,6 +54,7 @@ class Run:
     rewards: Floats
     other: Floats | None = None
     other_name: str = ""
+    prompts: tuple[str, ...] = ()
 
     def points(self, values: Floats) -> list[Point]:
         """The path; the start is one of its points."""
@@ -69,7 +71,7 @@ def read(condition: str, seed: int, folder: RunFolder, other: str | None) -> Run
         other: name of the reward that was never trained on; None: there is none.
 
     Raises:
-        DataError: a version was not evaluated.
+        DataError: a version was not evaluated, or on other prompts than the start.
     """
     facts = folder.evaluations()
     found = [tables.read(folder.evaluation(version)) for version in range(len(facts))]
@@ -79,10 +81,14 @@ def read(condition: str, seed: int, folder: RunFolder, other: str | None) -> Run
             f"{folder.root} has {len(rows)} evaluated versions and figures of {len(facts)}",
             "both of each version, the start and a trained one at least",
         )
+    prompts, *later = [tuple(one["prompt_id"].to_pylist()) for one in rows]
+    if any(one != prompts for one in later):
+        raise DataError(f"{folder.root} has versions that were evaluated on different prompts", "one list for all")
     kl = np.array([one["evaluation"]["kl_per_response"]["mean"] for one in facts], dtype=np.float64)
     kl[0] = 0.0  # the start's KL to itself, which rounding may put beside 0
     second = None if other is None else _in_spreads([_source(one, other) for one in rows])
-    return Run(condition, seed, kl, _in_spreads([one["rewards"].to_pylist() for one in rows]), second, other or "")
+    rewards = _in_spreads([one["rewards"].to_pylist() for one in rows])
+    return Run(condition, seed, kl, rewards, second, other or "", prompts)
 
 
 def _source(rows: pa.Table, name: str) -> Sequence[Sequence[float | None]]:
@@ -113,7 +119,19 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
 
     Args:
         runs: all conditions with the same seeds, BASE among them, on the same prompts.
+
+    Raises:
+        DataError: runs were evaluated on different prompts, which cannot be paired.
     """
+    first = runs[0]
+    for run in runs:
+        if run.prompts != first.prompts:
+            raise DataError(
+                f"{run.condition} of seed {run.seed} was evaluated on other prompts than {first.condition} of seed "
+                f"{first.seed}",
+                "the same prompts, in the same order, in all runs",
+                "run the study in a folder of its own",
+            )
     by_condition: dict[str, dict[int, Run]] = {}
     for run in runs:
         by_condition.setdefault(run.condition, {})[run.seed] = run
@@ -156,10 +174,14 @@ def _combined(name: str, measure: str, found: Sequence[tuple[float, Floats]], *,
     )  # fmt: skip
 
 
+def claimed(rows: Sequence[Row]) -> list[Row]:
+    """The claimed conditions that were run."""
+    return [row for row in rows if row.measure == GAIN and row.condition.split(",")[0] in CLAIMED]
+
+
 def verdict(rows: Sequence[Row]) -> Verdict:
-    """On the claimed conditions that were run."""
-    claimed = [row for row in rows if row.measure == GAIN and row.condition.split(",")[0] in CLAIMED]
-    return overall([row.supports() for row in claimed])
+    """On what is claimed."""
+    return overall([row.supports() for row in claimed(rows)])
 
 
 def finding(rows: Sequence[Row]) -> str:

@@ -136,6 +136,7 @@ def run(setting: Setting) -> Result:
         rows=rows,
         verdict=verdict(rows),
         finding=finding(rows),
+        headline=claimed(rows),
         drawings=[
             Drawing("effects", f"Gain over all frozen at {KL:g} nats.", forest(rows, LABEL, matters=MATTERS)),
             Drawing("frontier", "Gain against KL over the rounds.", frontier(paths, KL)),
@@ -156,9 +157,14 @@ def run(setting: Setting) -> Result:
 LABEL = "gain over all frozen, spreads of utility"
 
 
+def claimed(rows: list[Row]) -> list[Row]:
+    """Every way that is not all frozen; known dispersions are no part of the claim."""
+    return [row for row in rows if "known" not in row.condition]
+
+
 def verdict(rows: list[Row]) -> Verdict:
-    """Every way that is not all frozen loses; known dispersions are no part of the claim."""
-    return overall([row.supports(-1) for row in rows if "known" not in row.condition])
+    """Every way that is not all frozen loses."""
+    return overall([row.supports(-1) for row in claimed(rows)])
 
 
 def finding(rows: list[Row]) -> str:

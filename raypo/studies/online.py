@@ -6,11 +6,13 @@ on; or any run's config, with the model and the prompts that it or the overrides
     raypo study online config=jobs/stories.yaml policy.path=MODEL prompts.path=OPENINGS
 
 Each condition changes the objective alone. Every run is an ordinary run in STUDY/runs/; what is finished is not run
-again, so the same command continues.
+again, so the same command continues. STUDY/study.json says of which base and seed the folder is: two studies of the
+quickstart have runs of one name and one config that differ in their model and prompts, so a folder holds one of them.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,7 +25,7 @@ from raypo.online.folder import RunFolder
 from raypo.quickstart.demonstration import make_config, write_prompts
 from raypo.quickstart.model import Pretraining, make_policy, save_tokenizer
 from raypo.studies.drawings import forest
-from raypo.studies.matched import BASE, GAIN, MATTERS, Run, figure, finding, read, rows_of, told_runs, verdict
+from raypo.studies.matched import BASE, GAIN, MATTERS, Run, claimed, figure, finding, read, rows_of, told_runs, verdict
 from raypo.studies.result import Drawing, Result, Setting, adjusted
 
 CONDITIONS: dict[str, dict[str, Any]] = {
@@ -73,6 +75,43 @@ def base(setting: Setting) -> dict[str, Any]:
 OWN = ("config", "conditions", "seeds")
 
 
+RECORD = "study.json"
+QUICKSTART, GIVEN = "the quickstart's", "a given config"
+
+
+def identity(setting: Setting) -> dict[str, Any]:
+    """What must not change within a folder. A given config's model and prompts do not come from the study's seed."""
+    return {"base": GIVEN} if "config" in setting.options else {"base": QUICKSTART, "seed": setting.seed}
+
+
+def same_study(setting: Setting) -> None:
+    """Record of which study the folder is, or check that it is this one.
+
+    A folder without a record is told by what it holds: the quickstart's model, and BASE's first run, which has the
+    study's seed.
+
+    Raises:
+        ConfigError: it holds another study; what differs is named.
+    """
+    asked, record = identity(setting), setting.place / RECORD
+    held = json.loads(record.read_text(encoding="utf-8")) if record.exists() else _told_by(setting.place)
+    if held is not None and held != asked:
+        differing = [key for key in ("base", "seed") if held.get(key) != asked.get(key)]
+        told, wanted = (", ".join(f"{key}: {one[key]}" for key in differing if key in one) for one in (held, asked))
+        raise ConfigError(
+            f"{setting.place} holds a study with {told}", wanted, "another --out, or that study's command"
+        )
+    setting.place.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(asked) + "\n", encoding="utf-8")
+
+
+def _told_by(place: Path) -> dict[str, Any] | None:
+    seeds = [int(one.name.rpartition("seed")[2]) for one in (place / "runs").glob(f"{BASE}-seed*")]
+    if not seeds:
+        return None
+    return {"base": QUICKSTART, "seed": min(seeds)} if (place / "policy").exists() else {"base": GIVEN}
+
+
 def make_start(folder: Path, seed: int) -> None:
     """The quickstart's prompts and its pretrained model, unless they are there."""
     write_prompts(folder / "language", seed)
@@ -93,7 +132,7 @@ def matrix(setting: Setting) -> tuple[list[str], list[int]]:
     if unknown or len(names) < 2:
         raise ConfigError(f"conditions={asked}", f"some of {', '.join(CONDITIONS)}, with commas; {BASE} is always run")
     text = setting.options.get("seeds", str(setting.size(*SEEDS)))
-    if not text.isdigit() or int(text) < 2:
+    if not text.isdecimal() or int(text) < 2:
         raise ConfigError(f"seeds={text}", "a number from 2: one seed tells nothing of seeds")
     return names, [setting.seed + one for one in range(int(text))]
 
@@ -104,8 +143,9 @@ def config_of(tree: Mapping[str, Any], condition: str, seed: int, runs: Path) ->
     Raises:
         ConfigError: the base is no run.
     """
-    estimator = (tree.get("dispersion") or {}).get("estimator", PUBLISHED)
-    estimator = PUBLISHED if estimator == "none" else estimator
+    given = tree.get("dispersion") or {}
+    estimator = given.get("estimator", PUBLISHED)
+    dispersed = {**given, "estimator": PUBLISHED if estimator == "none" else estimator}
     return build(
         {
             **tree,
@@ -113,7 +153,8 @@ def config_of(tree: Mapping[str, Any], condition: str, seed: int, runs: Path) ->
             "output": str(runs),
             "seed": seed,
             "objective": objective_of(tree, condition),
-            "dispersion": {"estimator": estimator} if condition in DISPERSED else {"estimator": "none"},
+            # without an estimator its scale and its shuffling act on nothing, and a config refuses them
+            "dispersion": dispersed if condition in DISPERSED else {"estimator": "none"},
         }
     )
 
@@ -135,6 +176,7 @@ def run(setting: Setting) -> Result:
     names, seeds = matrix(setting)
     tree, runs = base(setting), setting.place / "runs"
     configs = {(name, seed): config_of(tree, name, seed, runs.absolute()) for seed in seeds for name in names}
+    same_study(setting)
     if "config" not in setting.options:
         make_start(setting.place, setting.seed)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -153,6 +195,7 @@ def concluded(runs: Sequence[Run], settings: Mapping[str, Any]) -> Result:
         rows=rows,
         verdict=verdict(rows),
         finding=finding(rows),
+        headline=claimed(rows),
         drawings=[
             Drawing("frontier", "Held-out reward against KL; a line a run.", figure(runs)),
             Drawing(

@@ -113,6 +113,7 @@ def run(setting: Setting) -> Result:
         rows=rows,
         verdict=verdict(rows),
         finding=finding(rows),
+        headline=claimed(rows),
         drawings=[
             Drawing("effects", f"Gain over the fixed prior at {KL:g} nats.", forest(rows, LABEL, matters=MATTERS)),
             Drawing("frontier", "From a reference that favours bad arms: gain against KL.", frontier(shown, KL)),
@@ -124,10 +125,14 @@ def run(setting: Setting) -> Result:
 LABEL = "gain over a fixed prior, spreads of utility"
 
 
-def verdict(rows: list[Row]) -> Verdict:
+def claimed(rows: list[Row]) -> list[Row]:
     """Every prior that is learned, from every start; a uniform one is not."""
-    learned = (", joint", ", marginal", ", moving")
-    return overall([row.supports() for row in rows if row.condition.endswith(learned)])
+    return [row for row in rows if row.condition.endswith((", joint", ", marginal", ", moving"))]
+
+
+def verdict(rows: list[Row]) -> Verdict:
+    """On what is claimed."""
+    return overall([row.supports() for row in claimed(rows)])
 
 
 def finding(rows: list[Row]) -> str:

@@ -59,10 +59,12 @@ class Row:
         effect: mean.
         low: lower bound of the 95 % interval over the units.
         high: upper bound.
-        p: two-sided, that the effect is 0; within a result adjusted for its number of tests (Holm). NaN: no test.
-        matters: the smallest effect that would matter.
+        p: two-sided, that the effect is `against`; within a result adjusted for its number of tests (Holm). NaN: no
+            test.
+        matters: the smallest distance from `against` that would matter.
         power: chance to find an effect of that size; NaN where the row tests nothing.
         detectable: effect that would be found in 80 % of repetitions.
+        against: value that the test is against: 0, or the one that is claimed.
     """
 
     condition: str
@@ -76,6 +78,7 @@ class Row:
     matters: float = float("nan")
     power: float = float("nan")
     detectable: float = float("nan")
+    against: float = 0.0
 
     @property
     def interval(self) -> Interval:
@@ -137,6 +140,7 @@ class Result:
         finding: sentences made from the rows.
         drawings: figures.
         settings: sizes and scales that were used.
+        headline: those of the rows on which the claim is decided.
     """
 
     rows: Sequence[Row]
@@ -144,6 +148,7 @@ class Result:
     finding: str
     drawings: Sequence[Drawing]
     settings: Mapping[str, Any]
+    headline: Sequence[Row] = ()
 
     def table(self) -> list[dict[str, Any]]:
         """Rows as plain values."""
@@ -158,9 +163,19 @@ def adjusted(rows: Sequence[Row]) -> list[Row]:
 
 
 def compared(
-    condition: str, measure: str, differences: Floats, *, n: int, matters: float, prompts: bool = False
+    condition: str,
+    measure: str,
+    differences: Floats,
+    *,
+    n: int,
+    matters: float,
+    prompts: bool = False,
+    against: float = 0.0,
 ) -> Row:
-    """A row from paired differences, one per independent unit.
+    """A row from paired differences, or from other figures, one per independent unit.
+
+    p is the sign-flip test's that their mean is `against`; power is that of finding a mean that lies `matters` away
+    from it, by the noncentral t distribution with the units' spread (`raypo.evaluation.statistics.power`).
 
     Args:
         condition: see `Row`.
@@ -169,6 +184,7 @@ def compared(
         n: observations within each seed; not read where prompts are the units.
         matters: see `Row`, > 0.
         prompts: the units are prompts and not seeds.
+        against: see `Row`.
     """
     kept = np.asarray(differences, dtype=np.float64)
     kept = kept[np.isfinite(kept)]
@@ -182,10 +198,11 @@ def compared(
         effect=found.mean,
         low=found.low,
         high=found.high,
-        p=paired_test(kept),
+        p=paired_test(kept - against),
         matters=matters,
         power=power(matters, spread, units, confidence=CONFIDENCE) if units > 1 else float("nan"),
         detectable=detectable(kept, confidence=CONFIDENCE),
+        against=against,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,11 +44,12 @@ def study(
     """
     about, place = entry(name), out or Path(f"study-{name}")
     setting = Setting(quick=quick, seed=seed, options=parsed(name, about.takes, options), most=most, place=place)
-    flags = [*(["--quick"] if quick else []), *([f"--most {most}"] if most is not None else []), f"--seed {seed}"]
+    flags = ["--quick"] * quick + (["--most", str(most)] if most is not None else []) + ["--seed", str(seed)]
     began = time.perf_counter()
     result: Result = importlib.import_module(f"raypo.studies.{name}").run(setting)
     how = {
-        "command": " ".join(["raypo study", name, *flags, *options]),
+        "command": command([name, *flags, *options]),
+        "shown": command([name, *flags, *map(named, options)]),
         "environment": environment(torch.get_num_threads()),
         "seconds": round(time.perf_counter() - began, 1),
         "seed": seed,
@@ -55,6 +57,17 @@ def study(
     }
     write(place, told(name, about, result, how), result)
     return result
+
+
+def command(words: Sequence[str]) -> str:
+    """As it is typed in a shell."""
+    return shlex.join(["raypo", "study", *words])
+
+
+def named(option: str) -> str:
+    """KEY=PATH as KEY=NAME, where there is something at the path: for readers who have it elsewhere."""
+    key, _, value = option.partition("=")
+    return f"{key}={key.upper().replace('.', '_')}" if value and Path(value).exists() else option
 
 
 def parsed(name: str, takes: Mapping[str, str], options: Sequence[str]) -> dict[str, str]:

@@ -91,6 +91,7 @@ def run(setting: Setting) -> Result:
         rows=rows,
         verdict=verdict(rows),
         finding=finding(rows),
+        headline=claimed(rows),
         drawings=[
             Drawing(
                 f"beta-{beta:g}",
@@ -106,9 +107,14 @@ def run(setting: Setting) -> Result:
 LABEL = "gain over MPO, spreads of utility"
 
 
+def claimed(rows: list[Row]) -> list[Row]:
+    """Absolute deviations at power 1 and alpha 1, over all shapes and betas."""
+    return [row for row in rows if row.condition.endswith("abs, power 1, alpha 1")]
+
+
 def verdict(rows: list[Row]) -> Verdict:
-    """On absolute deviations at power 1 and alpha 1, over all shapes and betas."""
-    return overall([row.supports() for row in rows if row.condition.endswith("abs, power 1, alpha 1")])
+    """On what is claimed."""
+    return overall([row.supports() for row in claimed(rows)])
 
 
 def finding(rows: list[Row]) -> str:

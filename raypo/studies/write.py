@@ -28,8 +28,9 @@ def told(name: str, entry: Entry, result: Result, run: Mapping[str, Any]) -> dic
         result: what was found.
         run: how: command, environment, seconds, seed, quick.
     """
-    found: dict[str, Any] = {"study": name, "claim": entry.claim, "paper": entry.paper}
+    found: dict[str, Any] = {"study": name, "claim": entry.claim, "paper": entry.paper, "measured": entry.measured}
     found |= {"verdict": result.verdict, "finding": result.finding, "rows": result.table()}
+    found["headline"] = [at for at, row in enumerate(result.rows) if any(row is one for one in result.headline)]
     plain: dict[str, Any] = _plain(found | dict(run) | {"settings": dict(result.settings)})
     return plain
 

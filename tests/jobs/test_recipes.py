@@ -38,3 +38,11 @@ def test_the_8b_recipe_fills_eight_gpus_and_trains_two_against_two() -> None:
     assert (objective.contrast.kind, dict(objective.contrast.parameters)) == ("top-vs-bottom", {"top": 2, "bottom": 2})
     assert (objective.contrast.deviation, config.sampling.num_responses) == ("abs", 5)
     assert "NOT RUN HERE" in (JOBS / "llama3_8b.yaml").read_text()
+
+
+def test_each_value_of_the_8b_recipe_says_where_it_comes_from() -> None:
+    """A paper, a README, or "ours" with the line's own comment; names and kinds of things are no values."""
+    lines = (JOBS / "llama3_8b.yaml").read_text().splitlines()
+    values = [line for line in lines if not line.startswith("#") and line.split(": ")[1:] and "name: " not in line]
+    assert len(values) > 25
+    assert [line for line in values if "  # " not in line and "- type: " not in line] == []

@@ -23,6 +23,10 @@ from test_study_page import RECORD
 
 from raypo.report.page import render
 from raypo.report.study import columns, render_study
+from raypo.studies.catalogue import entry
+from raypo.studies.drawings import forest
+from raypo.studies.result import Drawing, Result, Row
+from raypo.studies.write import told, write
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
@@ -97,10 +101,22 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     started.close()
 
 
+def write_claim(folder: Path, text: str) -> Path:
+    """The page of a test of a paper's claim, with two figures and the text wherever one may be long."""
+    rows = [
+        Row(f"{name} {text}", "gain", 8, 40, 0.02 * at, 0.01 * at, 0.03 * at, 0.01, 0.02)
+        for at, name in enumerate("abc")
+    ]
+    drawn = [Drawing(name, text, forest(rows[:2], "gain", matters=0.02)) for name in ("one", "other")]
+    found = Result(rows, "holds", text, drawn, {"kl": 0.5})
+    how = {"command": f"raypo study prior {text}", "environment": {}, "seconds": 1.0, "seed": 0, "quick": True}
+    return write(folder / "claim", told("prior", entry("prior"), found, how), found)[-1]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("width", "mobile"), [(1280, False), (390, True)])
+@pytest.mark.parametrize(("width", "mobile"), [(1280, False), (360, True)])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("kind", ["run", "given", "study"])
+@pytest.mark.parametrize("kind", ["run", "given", "study", "claim"])
 def test_a_page_fits_its_screen_and_the_readers_scheme(
     browser: Browser, tmp_path: Path, width: int, mobile: bool, scheme: str, kind: str
 ) -> None:
@@ -113,7 +129,10 @@ def test_a_page_fits_its_screen_and_the_readers_scheme(
         "given": lambda: render(offline_record(text), confidence=0.95, untrained=[]),
         "study": lambda: render_study(dataclasses.replace(RECORD, headline=[text], warnings=[text], trials=lost)),
     }
-    page.write_text(pages[kind]())
+    if kind == "claim":
+        page = write_claim(tmp_path, text)
+    else:
+        page.write_text(pages[kind]())
     browser("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=mobile)
     browser("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     browser.open(page)

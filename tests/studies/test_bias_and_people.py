@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,18 +15,20 @@ import torch
 from hf_folders import make_model
 
 from raypo.errors import ConfigError, DataError
-from raypo.evaluation.statistics import Floats, correlation
-from raypo.studies import annotators, dispersion, responses
+from raypo.evaluation.statistics import Floats, Interval, correlation, power
+from raypo.studies import annotators, correlations, dispersion, display, reference, responses
+from raypo.studies import people as people_of
 from raypo.studies.annotators import Judged
-from raypo.studies.result import Row, Setting, measured
+from raypo.studies.result import Row, Setting
 
 COUNTS = (2, 8, 32)
+COST = {2: responses.Cost(np.array([0.5, 1.0, 7.0]), 0.5), 8: responses.Cost(np.array([3.0, 3.0, 3.0]), 0.75)}
 
 
 def slope(law: str, seeds: int = 20) -> Row:
     """Slope of the bias of plain means over all of the study's n."""
     bias = responses.biases(law, None, responses.COUNTS, seeds, 20, 0)
-    return measured(f"{law}, mpo", responses.SLOPE, responses.slopes(bias), n=20)
+    return responses.slope_row(f"{law}, mpo", responses.slopes(bias), 20)
 
 
 def test_the_slope_of_an_exact_root_is_one_half() -> None:
@@ -54,9 +58,53 @@ def test_the_root_law_holds_by_the_theorem_and_fails_outside_of_it(law: str, exp
     row = slope(law)
     assert responses.at_claim(row) == expected
     assert responses.verdict([row]) == expected
-    told = responses.finding([row], {2: (1.0, 0.5), 8: (3.0, 0.75)})
+    told = responses.finding([row], COST)
     assert ("(not -1/2)" in told) == (expected == "fails")
     assert "with 8 responses takes 3.0 times as long as with 2 (4 times as many), at 0.75 against 0.50 GiB" in told
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (-0.55, -0.45, "holds"),
+        (-0.6, -0.4, "holds"),
+        (-0.39, -0.2, "fails"),
+        (-0.9, -0.61, "fails"),
+        (-0.75, -0.01, "undecided"),  # -1/2 fits, and so do 0 and -3/4
+        (-0.5, -0.35, "undecided"),
+        (math.nan, math.nan, "undecided"),
+    ],
+)
+def test_a_slope_is_the_claimed_one_only_where_the_interval_says_so(low: float, high: float, expected: str) -> None:
+    row = Row("normal, mpo", responses.SLOPE, 20, 20, (low + high) / 2, low, high)
+    assert responses.at_claim(row) == expected
+    assert responses.verdict([row]) == expected
+    assert ("(undecided)" in responses.finding([row], COST)) == (expected == "undecided")
+
+
+def test_slopes_are_tested_against_the_claim_with_the_power_to_see_the_tolerance() -> None:
+    """Twelve slopes, -7/16 and -9/16 in turn: mean -1/2, p 1. Spread sqrt(12 / 11) / 16 = 0.0653: 0.1 is 5.3 errors.
+
+    The same 0.3 higher: all twelve on one side, p of the sign flips 2 / 2^12 = 0.0005. With a spread of 0.522 the
+    tolerance is 0.66 errors: noncentral t with 11 degrees of freedom, beyond +-2.201: power 0.0932.
+    """
+    around = np.array([-7 / 16, -9 / 16] * 6)
+    there, off = (responses.slope_row("a", values, 20) for values in (around, around + 0.3))
+    assert (there.effect, there.against, there.matters) == (pytest.approx(-0.5), -0.5, 0.1)
+    assert (there.p, off.p) == (1.0, pytest.approx(2 / 2**12))
+    assert there.power > 0.99
+    assert (responses.at_claim(there), responses.at_claim(off)) == ("holds", "fails")
+    assert responses.slope_row("a", np.array([0.0, -1.0] * 6), 20).power == pytest.approx(0.0932, abs=0.0002)
+    assert power(there.detectable, (12 / 11) ** 0.5 / 16, 12, confidence=0.95) == pytest.approx(0.8)
+
+
+def test_a_step_costs_its_median() -> None:
+    """Of 0.5, 1 and 7 s: 1 s, between the least and the greatest."""
+    rows = responses.cost_rows(COST)
+    assert [(row.measure, row.n, row.effect) for row in rows] == [
+        ("seconds per step", 3, 1.0), ("peak GiB", 1, 0.5), ("seconds per step", 3, 3.0), ("peak GiB", 1, 0.75)
+    ]  # fmt: skip
+    assert (rows[0].low, rows[0].high) == (0.5, 7.0)
 
 
 def test_attributes_have_the_variance_that_the_theorem_asks_for() -> None:
@@ -80,18 +128,63 @@ def test_a_policy_is_trained_to_the_better_responses() -> None:
     assert float(by_set[2:].max()) < 0.1
 
 
+# rank correlations
+
+
+def test_the_test_of_a_rank_correlation_by_hand() -> None:
+    """n = 100: error sqrt(1.06 / 97) = 0.104536. atanh 0.1 = 0.100335 is 0.95981 errors.
+
+    p = 2 Phi(-0.95981) = 0.3371. Power: Phi(0.95981 - 1.95996) + Phi(-0.95981 - 1.95996) = 0.15862 + 0.00175 = 0.1604.
+    Found in 80 %: tanh((1.95996 + 0.84162) 0.104536) = tanh 0.29287 = 0.2848. At rho 0 power is the level.
+    """
+    assert correlations.error(100) == pytest.approx(0.104536, abs=1e-6)
+    row = correlations.correlated("a", Interval(0.1, -0.1, 0.3, 100), matters=0.1)
+    assert (row.n, row.seeds, row.matters) == (100, 1, 0.1)
+    assert (row.p, row.power) == (pytest.approx(0.3371, abs=1e-4), pytest.approx(0.1604, abs=1e-4))
+    assert row.detectable == pytest.approx(0.2848, abs=1e-4)
+    assert correlations.rank_power(0.0, 100) == pytest.approx(0.05)
+    assert correlations.rank_power(row.detectable, 100) == pytest.approx(0.8, abs=1e-4)
+    assert correlations.rank_p(1.0, 100) == 0.0
+    # what cannot be told
+    assert correlations.rank_power(0.1, 3) == 0.0
+    assert math.isnan(correlations.rank_p(math.nan, 100))
+    assert math.isnan(correlations.rank_detectable(3))
+    assert math.isnan(correlations.rank_p(0.5, 3))
+
+
+def test_the_error_of_a_rank_correlation_is_that_of_draws() -> None:
+    """Of 4,000 samples of 40 normal pairs with rank correlation 0.3, atanh spreads by sqrt(1.06 / 37) = 0.169."""
+    rng = np.random.default_rng(0)
+    pearson = 2 * math.sin(math.pi * 0.3 / 6)  # of normal pairs with that rank correlation
+    drawn = rng.multivariate_normal([0, 0], [[1, pearson], [pearson, 1]], (4000, 40))
+    z = np.arctanh([correlation(one[:, 0], one[:, 1]) for one in drawn])
+    assert float(z.std()) == pytest.approx(correlations.error(40), rel=0.03)
+    assert float(z.mean()) == pytest.approx(math.atanh(0.3), abs=0.015)
+
+
 # people
 
 
 def test_every_cut_into_halves_comes_once() -> None:
-    """Four people: 3 cuts. Five: the last is left out. Six: 10. Eight: 35, every third of them."""
+    """Four people: 3 cuts. Five: the last is left out. Six: 10. Eight: 35, ten of them. Three: none into two and two.
+
+    Two protocols of four people: C(4, 2)^2 / 2 = 18 cuts with two of each protocol in both halves; ten of them.
+    """
     assert annotators.halves(4) == [([0, 1], [2, 3]), ([0, 2], [1, 3]), ([0, 3], [1, 2])]
     assert annotators.halves(5) == annotators.halves(4)
-    assert [len(annotators.halves(people)) for people in (2, 6, 8)] == [1, 10, 10]
+    assert [len(annotators.halves(people)) for people in (2, 6, 8)] == [0, 10, 10]
     for people in (6, 8):
         for mine, other in annotators.halves(people):
             assert sorted(mine + other) == list(range(people))
             assert len(mine) == len(other)
+    assert annotators.halves(3) == []
+    both = annotators.halves(8, 2)
+    assert len({tuple(mine) for mine, _ in both}) == 10
+    for mine, other in both:
+        assert sorted(mine + other) == list(range(8))
+        assert sum(one < 4 for one in mine) == sum(one < 4 for one in other) == 2
+    assert annotators.halves(4, 2) == [([0, 2], [1, 3]), ([0, 3], [1, 2])]
+    assert annotators.spaced("abcdefg", 3) == ["a", "c", "e"]
 
 
 def test_disagreement_by_hand() -> None:
@@ -116,10 +209,11 @@ def people(noise: Floats, seed: int = 0, count: int = 6) -> Judged:
 
 def test_halves_agree_where_prompts_really_differ_and_not_where_they_do_not() -> None:
     differ, alike = people(np.geomspace(0.1, 10, 60)), people(np.ones(60))
-    sure = annotators.reliability(annotators.cuts(differ, annotators.by_variance))
+    sure = annotators.reliability(annotators.cuts(differ, annotators.by_variance), 6)
     assert sure.half.low > 0.8
-    assert sure.ceiling == pytest.approx(math.sqrt(2 * sure.half.mean / (1 + sure.half.mean)))
-    unsure = annotators.reliability(annotators.cuts(alike, annotators.by_variance))
+    assert sure.ceiling.mean == pytest.approx(math.sqrt(2.5 * sure.half.mean / (1 + 1.5 * sure.half.mean)))
+    assert sure.ceiling_of_half.mean == pytest.approx(math.sqrt(sure.half.mean))
+    unsure = annotators.reliability(annotators.cuts(alike, annotators.by_variance), 6)
     assert unsure.half.low < 0.1
     assert unsure.half.high < 0.5
 
@@ -129,10 +223,68 @@ def test_the_spread_of_one_half_tells_the_disagreement_of_the_other() -> None:
     rng = np.random.default_rng(0)
     scores = [size * np.arange(4.0) + rng.normal(size=(6, 4)) for size in np.geomspace(0.05, 5, 60)]
     judged = Judged(["p"] * 60, [["a", "b", "c", "d"]] * 60, scores)
-    index = dispersion.spread(judged, [0, 1, 2])
+    index = people_of.spread(judged, [0, 1, 2])
     assert ((index > 0) & (index < 1)).all()
     measure = annotators.by_mallows("kendall")
     assert correlation(index, annotators.disagreements(judged, measure, [3, 4, 5])) > 0.7
+
+
+def test_a_ceiling_is_the_root_of_what_the_halves_tell() -> None:
+    """Of 2 people against 2, h = 0.17: against one half sqrt(0.17) = 0.412.
+
+    Four people are three differences, two are one: k = 3, sqrt(0.51 / 1.34) = 0.617; five against two: k = 4, and six
+    against three: 5 / 2. The bounds 0 and 0.36 become 0 and sqrt(1.08 / 1.72) = 0.792; an h below 0 is a ceiling of 0.
+    """
+    h = Interval(0.17, -0.1, 0.36, 36)
+    assert [annotators.gained(4, 2), annotators.gained(5, 2), annotators.gained(6, 3)] == [3.0, 4.0, 2.5]
+    all_four, half = annotators.ceiling(h, 3.0), annotators.ceiling(h, 1.0)
+    assert [all_four.mean, all_four.low, all_four.high] == pytest.approx([0.617, 0.0, 0.792], abs=5e-4)
+    assert [half.mean, half.low, half.high] == pytest.approx([0.412, 0.0, 0.6], abs=5e-4)
+    nothing = annotators.ceiling(Interval(math.nan, math.nan, math.nan, 2), 2.0)
+    assert math.isnan(nothing.mean)
+    assert math.isnan(nothing.low)
+
+
+@pytest.mark.parametrize(("count", "by_hand", "of_half"), [(4, 0.757, 0.556), (6, 0.832, 0.683)])
+def test_a_perfect_index_reaches_the_ceilings(count: int, by_hand: float, of_half: float) -> None:
+    """The true size of the noise at 4,000 prompts against the disagreement of all people and of half of them.
+
+    ln variance spreads by 0.6; from m people and 4 responses, of which one is their level, it has 3 (m - 1) degrees of
+    freedom, and its logarithm errs by trigamma(3 (m - 1) / 2): 0.2487 of 4, 0.9348 of 2, 0.1427 of 6, 0.3949 of 3.
+    sqrt(0.36 / (0.36 + error)): 0.769, 0.527; 0.846, 0.690 by Pearson's. Ranks give what is asserted, within 0.03.
+    """
+    size = np.exp(0.3 * np.random.default_rng(1).normal(size=4000))
+    judged = people(size, count=count)
+    found = annotators.reliability(annotators.cuts(judged, annotators.by_variance), count)
+    assert correlation(size, annotators.disagreements(judged, annotators.by_variance)) == pytest.approx(
+        by_hand, abs=0.03
+    )
+    assert found.ceiling.mean == pytest.approx(by_hand, abs=0.03)
+    half = annotators.disagreements(judged, annotators.by_variance, range(count // 2))
+    assert correlation(size, half) == pytest.approx(of_half, abs=0.03)
+    assert found.ceiling_of_half.mean == pytest.approx(of_half, abs=0.03)
+
+
+def test_each_correlation_stands_beside_its_own_ceiling() -> None:
+    """One half's reward spread is held against the other half's disagreement, and its ceiling is the half's."""
+    judged = people(np.geomspace(0.3, 3, 40))
+    rows = people_of.halved("gold, variance", judged, annotators.by_variance)
+    effect = {row.condition.removeprefix("gold, variance, "): row for row in rows}
+    h = effect[people_of.HALVES].effect
+    assert effect[people_of.PERFECT].effect == pytest.approx(math.sqrt(2.5 * h / (1 + 1.5 * h)))
+    assert effect[people_of.PERFECT_ON_HALF].effect == pytest.approx(math.sqrt(h))
+    assert effect[people_of.PERFECT].low == pytest.approx(
+        math.sqrt(2.5 * effect[people_of.HALVES].low / (1 + 1.5 * effect[people_of.HALVES].low))
+    )
+    told = dispersion.finding(rows)
+    assert f"gold, variance (ceiling {effect[people_of.PERFECT].effect:.2f} [" in told
+    assert f"{people_of.OTHER_HALF} (ceiling {effect[people_of.PERFECT_ON_HALF].effect:.2f} [" in told
+    tested = [row for row in rows if row.measure == correlations.RANK]
+    assert [row.power for row in tested] == pytest.approx([correlations.rank_power(0.1, 40)] * 2)
+
+
+def sorted_sources(judged: Judged) -> Judged:
+    return replace(judged, sources=[["alpaca", "baize", "chatgpt", "cohere"]] * len(judged.prompts))
 
 
 def test_who_kept_the_order_of_display_is_seen_and_left_out() -> None:
@@ -140,25 +292,94 @@ def test_who_kept_the_order_of_display_is_seen_and_left_out() -> None:
     rng = np.random.default_rng(0)
     scores = [np.stack([[4.0, 3, 2, 1], rng.permutation(4), rng.permutation(4)]).astype(np.float64) for _ in range(100)]
     judged = Judged(["p"] * 100, [["a", "b", "c", "d"]] * 100, scores)
-    kept = annotators.order_kept(judged)
-    assert kept[0] == 1.0
-    assert np.abs(kept[1:]).max() < 0.25
-    rows, left = dispersion.ordered(judged, None)
-    repeated = annotators.order_repeated(judged)
-    assert repeated[0] == pytest.approx(1.0)  # the same order at every prompt
-    assert np.abs(repeated[1:]).max() < 0.1
-    assert [row.effect for row in rows] == [*kept, *repeated]
-    assert left.people == 2
-    assert dispersion.ordered(judged, "0,2")[1].people == 2
-    for slots in ("0,9", "a", "1"):
-        with pytest.raises(ConfigError, match=r"slots=|two at least"):
-            dispersion.ordered(judged, slots)
+    found = display.control(judged, None, annotators.by_mallows("kendall"))
+    by = {(row.measure, row.condition.removeprefix("cobbler, ")): row for row in found.rows}
+    kept = [by[display.FILE_ORDER, f"annotator {who}"] for who in range(3)]
+    assert (kept[0].effect, kept[0].low, kept[0].high) == (1.0, 1.0, 1.0)
+    assert kept[0].p < 0.01
+    assert max(abs(row.effect) for row in kept[1:]) < 0.25
+    repeated = [by[display.ONE_ORDER, f"annotator {who}"] for who in range(3)]
+    assert repeated[0].effect == pytest.approx(1.0)  # the same order at every prompt
+    assert max(abs(row.effect) for row in repeated[1:]) < 0.1
+    assert repeated[1].low < 0 < repeated[1].high
+    assert found.judged.people == 2
+    assert "Of 3 annotators 1, 2 are used, whose correlation with the order of the file is below 0.3" in found.told
+    assert "does not tell whether its order of responses is the order of display" in found.told
+    assert "of keeping" not in found.told
+    assert not [row for row in found.rows if row.measure == display.OF_FOUR]  # of three people there are no four
+    named = display.control(judged, "0,2", annotators.by_mallows("kendall"))
+    assert named.judged.people == 2
+    assert "Of 3 annotators 0, 2 are used, as slots= names them" in named.told
+
+
+@pytest.mark.parametrize("slots", ["0,9", "a", "1", "2,2", "2,2,1,1", "-1,-2", "0,-1", "\u00b2,1", ""])
+def test_slots_name_two_people_at_least_each_once(slots: str) -> None:
+    judged = people(np.ones(5), count=3)
+    with pytest.raises(ConfigError, match=r"slots=.*\n.*two at least of the annotators 0 to 2, with commas, each once"):
+        display.chosen_people(judged, slots, np.zeros(3))
+
+
+def test_nobody_is_left_by_the_order_of_the_file() -> None:
+    with pytest.raises(ConfigError, match=r"1 annotators of cobbler who did not keep.*\n.*\n.*slots="):
+        display.chosen_people(people(np.ones(5), count=3), None, np.array([0.9, -0.4, 0.1]))
+
+
+def test_a_ceiling_that_rests_on_two_people_falls_without_them() -> None:
+    """Four of six rank by quality with noise, alike at every prompt; 0 and 1 mostly keep an order of display.
+
+    Their order fits the quality of some prompts' responses and not of others', so halves with one of them each disagree
+    at the same prompts. Without both, halves agree on nothing. The file's own order tells nothing of it.
+    """
+    rng = np.random.default_rng(0)
+    kept, swapped, scores = np.array([2.0, 0, 3, 1]), np.array([2.0, 1, 3, 0]), []
+    for _ in range(150):
+        quality = rng.permutation(4).astype(np.float64)
+        tasted = np.argsort(np.argsort(quality + 0.8 * rng.normal(size=(4, 4)))).astype(np.float64)
+        shown = [swapped if rng.random() < 0.2 else kept for _ in range(2)]
+        scores.append(np.concatenate([shown, tasted]))
+    judged = sorted_sources(Judged(["p"] * 150, [["a", "b", "c", "d"]] * 150, scores))
+    found = display.control(judged, None, annotators.by_mallows("kendall"))
+    by = {row.condition.removeprefix("cobbler, "): row for row in found.rows if row.measure == display.OF_FOUR}
+    assert set(by) == {f"{word} annotator {who}" for word in ("with", "without") for who in range(6)} | {
+        "with annotators 0 and 1", "without annotators 0 and 1"
+    }  # fmt: skip
+    assert by["with annotators 0 and 1"].effect > 0.5
+    assert by["without annotators 0 and 1"].low == 0.0 < by["with annotators 0 and 1"].low
+    assert by["with annotator 0"].effect > by["without annotator 0"].effect + 0.1
+    assert by["with annotator 5"].effect < by["without annotator 5"].effect + 0.1
+    assert "Most alike are annotators 0 and 1, +0." in found.told
+    assert "alphabetical order of their sources at every prompt" in found.told
+    assert "A ceiling that falls without somebody rests on them." in found.told
+
+
+def test_what_the_order_of_a_file_can_say() -> None:
+    judged = people(np.ones(3))
+    assert "does not tell whether its order" in display.order_of_file(judged)
+    assert "alphabetical" in display.order_of_file(sorted_sources(judged))
+    one = replace(judged, sources=[["gpt4", "alpaca", "koala", "mpt"]] * 3)
+    assert "one order of their sources" in display.order_of_file(one)
+    mixed = replace(judged, sources=[["b", "a", "c", "d"], ["a", "b", "c", "d"], ["a", "b", "c", "d"]])
+    assert "does not tell whether its order" in display.order_of_file(mixed)
+
+
+def test_rankings_that_cannot_be_fitted_are_told_before_anything_is_computed(tmp_path: Path) -> None:
+    """Seventeen responses: one more than the Mallows models are fitted to."""
+    place = tmp_path / "cobbler.jsonl"
+    ranked = [{"text": "a", "annotator_points": [at, 16 - at]} for at in range(17)]
+    place.write_text(json.dumps({"prompt": "q", "responses": ranked}) + "\n")
+    with pytest.raises(ConfigError, match=r"rankings of 17 responses\n.*at most 16.*\n.*fewer responses"):
+        people_of.given(Setting(True, options={"cobbler": str(place)}))
+    with pytest.raises(ConfigError, match=r"slots=1,2 without cobbler="):
+        people_of.given(Setting(True, options={"slots": "1,2"}))
+    place.write_text("")
+    with pytest.raises(DataError, match="0 prompts"):
+        people_of.given(Setting(True, options={"cobbler": str(place)}))
 
 
 def test_files_of_judgements_are_read(tmp_path: Path) -> None:
     """Plain and compressed; rows of one person each turned to [people, responses]."""
     place = tmp_path / "gold.jsonl.gz"
-    rows = {
+    rows: dict[str, Any] = {
         "prompt": "q",
         "responses": [{"text": "a", "unbiased": [1], "granular": [2]}, {"text": "b", "unbiased": [3], "granular": [4]}],
     }
@@ -169,6 +390,13 @@ def test_files_of_judgements_are_read(tmp_path: Path) -> None:
     rows["responses"][1]["unbiased"] = [3, 5, 5]  # more people than the other response has: the first are taken
     place.write_bytes(gzip.compress((json.dumps(rows) + "\n").encode()))
     assert annotators.judged(str(place), "gold").scores[0].tolist() == [[1.0, 3.0], [2.0, 4.0]]
+    # prompts of 2 + 2 and of 4 + 4 people: two of each protocol are taken of both
+    few = {"prompt": "r", "responses": [{"text": "a", "unbiased": [1, 2], "granular": [3, 4]}]}
+    more = {"prompt": "r", "responses": [{"text": "a", "unbiased": [5, 6, 7, 8], "granular": [1, 2, 3, 4]}]}
+    place.write_bytes(gzip.compress((json.dumps(few) + "\n" + json.dumps(more) + "\n").encode()))
+    gold = annotators.judged(str(place), "gold")
+    assert (gold.people, gold.protocols) == (4, 2)
+    assert [one[:, 0].tolist() for one in gold.scores] == [[1, 2, 3, 4], [5, 6, 1, 2]]
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text(json.dumps({"prompt": "q", "response1": "a", "response2": "b", "annotators": [1, 2, 0]}) + "\n")
     assert annotators.judged(str(pairs), "pandalm").scores[0].tolist() == [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
@@ -184,7 +412,7 @@ def test_a_model_reads_what_people_judged_and_not_what_is_empty(tmp_path: Path) 
     """Entropy per token over ln V lies in (0, 1); an empty response is left out, a prompt of empty ones is NaN."""
     folder = make_model(tmp_path / "model", tied=True)
     judged = Judged(["w1 w2"] * 3, [["w3 w4", ""], ["", ""], ["w3 w4", "w3 w4"]], [np.zeros((2, 2))] * 3)
-    found = dispersion.under_model(judged, str(folder))
+    found = reference.under_model(judged, str(folder))
     assert set(found) == {"entropy", "likelihood"}
     for values in found.values():
         assert np.isnan(values).tolist() == [False, True, False]
@@ -196,11 +424,14 @@ def test_the_claim_on_dispersion_is_about_the_references_entropy() -> None:
     def rows(entropy: float, spread: float) -> list[Row]:
         each = {"entropy": entropy, "reward spread": spread}
         return [
-            Row(f"language, {name}", dispersion.RANK, 192, 1, mean, mean - 0.1, mean + 0.1, matters=dispersion.MATTERS)
+            Row(f"language, {name}", correlations.RANK, 192, 1, mean, mean - 0.1, mean + 0.1, matters=people_of.MATTERS)
             for name, mean in each.items()
         ]
 
     assert dispersion.verdict(rows(0.5, 0.0)) == "holds"
+    most = people_of.ceiling_row(f"language, {people_of.PERFECT}", Interval(0.9, 0.8, 0.95, 192))
+    headline = dispersion.beside([*rows(0.5, 0.0), most])
+    assert [row.condition for row in headline] == ["language, a perfect index", "language, entropy"]
     assert dispersion.verdict(rows(-0.05, 0.9)) == "fails"
     told = dispersion.finding(rows(-0.05, 0.9))
     assert "language (no ceiling can be told): entropy -0.050 [-0.150, +0.050], not by as much as matters;" in told

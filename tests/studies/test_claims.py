@@ -101,6 +101,27 @@ def test_distortions_are_what_they_say() -> None:
     assert float((many[..., 0] < 0).float().mean()) == pytest.approx(0.3, abs=0.014)
 
 
+def test_the_adversary_turns_the_sets_with_the_largest_gaps() -> None:
+    """Gaps 1, 4, 2, 3 of four sets: at 0.3 one of them (1.2 rounded), at 0.5 two. The order within sets is kept."""
+    r, rng = torch.tensor([[[0.0, 1.0], [-2.0, 2.0], [1.0, -1.0], [0.0, 3.0]]]), generator(0)
+    none = torch.zeros(1)
+    assert calibration.adversarial(r, none, 0.0, rng).tolist() == r.tolist()
+    assert calibration.adversarial(r, none, 0.3, rng)[0].tolist() == [[0.0, 1.0], [2.0, -2.0], [1.0, -1.0], [0.0, 3.0]]
+    half = calibration.adversarial(r, none, 0.5, rng)[0]
+    assert half.tolist() == [[0.0, 1.0], [2.0, -2.0], [1.0, -1.0], [0.0, -3.0]]
+
+
+def test_an_adversary_costs_more_than_chance() -> None:
+    """Three sets in ten turned: those whose responses lie farthest apart teach most, and then the wrong."""
+    world, arms = small(neutral=1)
+    true, length = rewards_of(world, arms), calibration.lengths_of(world, arms)
+    chance, chosen = (
+        calibration.gains(world, arms, distort(true, length, 0.3, generator(0)))
+        for distort in (calibration.mislabelled, calibration.adversarial)
+    )
+    assert all(chosen[name].mean() < chance[name].mean() for name in calibration.METHODS)
+
+
 def test_a_monotone_distortion_leaves_dpo_as_it_is_and_turned_labels_take_all_from_everyone() -> None:
     """DPO reads the best and the worst: exp(s r) has the same. Rewards turned around lose more than all of the gain."""
     world, arms = small(neutral=1)

@@ -110,8 +110,45 @@ def test_a_run_is_read_in_spreads_of_its_start(tmp_path: Path) -> None:
     assert run.other is not None
     assert run.other[0].tolist() == [2.0] * 4  # spread 1
     assert matched.read("dpo", 3, folder, None).other is None
+    assert run.prompts == ("0000", "0001", "0002", "0003")
     with pytest.raises(DataError, match="0 evaluated versions"):
         matched.read("dpo", 3, RunFolder(config.model_copy(update={"name": "none"})), None)
+
+
+def test_runs_on_other_prompts_are_not_paired(tmp_path: Path) -> None:
+    runs = [replace(run, prompts=("a", "b")) for run in runs_of({"dpo": 0.0, "w-mpo": 0.3}, seeds=2)]
+    assert len(matched.rows_of(runs)) == 6
+    with pytest.raises(DataError, match=r"w-mpo of seed 1 was evaluated on other prompts than dpo of seed 0"):
+        matched.rows_of([*runs[:3], replace(runs[3], prompts=("b", "a"))])
+
+
+def test_a_folder_holds_one_study(tmp_path: Path) -> None:
+    """Seeds 0 and 1 of the quickstart both have a run (dpo, 1) of one config, with another model and other prompts."""
+    zero, one = (Setting(True, seed=seed, place=tmp_path / "a") for seed in (0, 1))
+    online.same_study(zero)
+    online.same_study(zero)
+    online.same_study(replace(zero, quick=False, options={"seeds": "5", "conditions": "mpo"}))
+    with pytest.raises(ConfigError, match=r"holds a study with seed: 0\n  expected: seed: 1\n.*another --out"):
+        online.same_study(one)
+    given = {"config": "x.yaml"}
+    with pytest.raises(ConfigError, match=r"base: the quickstart's, seed: 0\n  expected: base: a given config"):
+        online.same_study(replace(zero, options=given))
+    # a given config's model and prompts are the same for every seed
+    for seed in (0, 1):
+        online.same_study(Setting(True, seed=seed, options=given, place=tmp_path / "b"))
+
+
+@pytest.mark.parametrize(("model", "base"), [(True, online.QUICKSTART), (False, online.GIVEN)])
+def test_a_folder_without_a_record_is_told_by_its_runs(tmp_path: Path, model: bool, base: str) -> None:
+    """Runs of seeds 3 and 4: a study of seed 3 goes on."""
+    for name in ("dpo-seed3", "mpo-seed3", "dpo-seed4", *(["../policy"] if model else [])):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    other = Setting(True, seed=4, place=tmp_path, options={} if model else {"config": "x.yaml"})
+    if model:
+        with pytest.raises(ConfigError, match="seed: 3"):
+            online.same_study(other)
+    online.same_study(replace(other, seed=3))
+    assert json.loads((tmp_path / online.RECORD).read_text())["base"] == base
 
 
 def test_the_files_hold_every_run(tmp_path: Path) -> None:
@@ -132,7 +169,13 @@ def test_conditions_and_seeds(tmp_path: Path) -> None:
     assert online.matrix(replace(full, quick=True, seed=7)) == (["dpo", "mallows-mpo"], [7, 8])
     chosen = replace(full, options={"conditions": "simpo,mpo", "seeds": "3"})
     assert online.matrix(chosen) == (["dpo", "simpo", "mpo"], [0, 1, 2])
-    for wrong in ({"conditions": "dpo"}, {"conditions": "mpo,ppo"}, {"seeds": "1"}, {"seeds": "many"}):
+    for wrong in (
+        {"conditions": "dpo"},
+        {"conditions": "mpo,ppo"},
+        {"seeds": "1"},
+        {"seeds": "many"},
+        {"seeds": "\u00b2"},
+    ):
         with pytest.raises(ConfigError, match=r"conditions=|seeds="):
             online.matrix(replace(full, options=wrong))
 
@@ -167,6 +210,11 @@ def test_a_given_config_is_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (config.policy.path, config.prompts.path, config.training.learning_rate) == ("m", "p", 6e-5)
     assert config.dispersion.estimator == "reference_entropy"  # its own is none
     assert online.second_of(config) == "distinct_words"
+    # all of the base's section on dispersion stays, where there is an estimator
+    shuffled = online.base(Setting(False, options=given | {"dispersion.shuffle": "true", "dispersion.scale": "0.29"}))
+    told = online.config_of(shuffled, "mallows-mpo", 1, tmp_path).dispersion
+    assert (told.estimator, told.shuffle, told.scale) == ("reference_entropy", True, 0.29)
+    assert not online.config_of(shuffled, "mpo", 1, tmp_path).dispersion.shuffle
     assert str(stories.parent) in sys.path
     with pytest.raises(ConfigError, match=r"no option 'policy\.path'"):
         online.base(Setting(False, options={"policy.path": "m"}))

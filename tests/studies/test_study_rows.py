@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from command_line import call
 
-from raypo.errors import ConfigError
+from raypo.errors import ConfigError, DataError
 from raypo.evaluation.statistics import Floats
 from raypo.report import plots
 from raypo.studies.catalogue import CATALOGUE, entry
+from raypo.studies.overview import COLUMNS, markdown
 from raypo.studies.result import Drawing, Result, Row, Setting, adjusted, compared, measured, overall
-from raypo.studies.run import parsed, shown, study
+from raypo.studies.run import command, named, parsed, shown, study
 from raypo.studies.write import told, write
 
 NAN = float("nan")
@@ -168,6 +169,7 @@ def test_options_are_those_that_a_study_takes() -> None:
         (["dispersion", "model=nowhere"], "model= without judgements"),
         (["dispersion", "gold=judged.jsonl", "model=nowhere"], "nowhere"),
         (["dispersion", "pandalm=judged.jsonl"], "KeyError 'response1'"),
+        (["dispersion", "gold=judged.jsonl", "slots=2,3"], "slots=2,3 without cobbler="),
     ],
 )
 def test_what_cannot_be_studied_is_one_message(
@@ -207,3 +209,74 @@ def test_the_command_lists_runs_and_tells(
     assert again.finding == stored["finding"]
     other = study("normalisation", quick=True, seed=8, out=tmp_path / "c", options=[], most=3)
     assert other.table() != again.table()
+    assert stored["measured"] == CATALOGUE["normalisation"].measured
+    rows = [stored["rows"][at] for at in stored["headline"]]
+    assert [row["condition"] for row in rows] == [
+        row["condition"] for row in stored["rows"] if "known" not in row["condition"]
+    ]
+    # one row a study, from the files
+    code, table, _ = call(monkeypatch, capsys, "study", "--markdown", str(place), str(tmp_path / "c"))
+    assert code == 0
+    lines = table.splitlines()
+    assert len(lines) == 4
+    assert lines[0] == f"| {' | '.join(COLUMNS)} |"
+    assert all(line.count(" | ") == len(COLUMNS) - 1 for line in lines if "---" not in line)
+    assert "`raypo study normalisation --quick --most 3 --seed 7` | " in lines[2]
+    assert "--seed 8" in lines[3]
+    code, _, said = call(monkeypatch, capsys, "study", "--markdown", str(tmp_path))
+    assert code == 2
+    assert "a folder that `raypo study NAME` wrote" in said
+    code, _, said = call(monkeypatch, capsys, "study", "--markdown")
+    assert code == 2
+    assert "without a folder" in said
+
+
+def test_the_row_of_a_study_by_hand(tmp_path: Path) -> None:
+    """Of three rows the claim rests on two: both of 8 observations and 40 seeds, their powers 0.5 and 0.25."""
+    rows = [
+        Row("a | b", "gain", 8, 40, 0.05, 0.01, 0.09, p=0.01, matters=0.02, power=0.5),
+        Row("beside it", "gain", 8, 40, 0.0, -1.0, 1.0, p=0.01, matters=0.02, power=0.9),
+        Row("c", "gain", 8, 40, -0.05, NAN, NAN, p=0.01, matters=0.02, power=0.25),
+    ]
+    found = Result(rows, "mixed", "So.", [], {}, headline=[rows[2], rows[0]])
+    run = {"command": "raypo study prior", "shown": "raypo study prior", "environment": {"commit": "abc"}}
+    how = {**run, "seconds": 1.0, "seed": 0, "quick": True}
+    write(tmp_path, told("prior", entry("prior"), found, how), found)
+    about = CATALOGUE["prior"]
+    assert markdown([tmp_path]).splitlines()[-1] == (
+        f"| **`prior`** {about.claim} | 2501.01544 | {about.measured} | **holds in part** (n 8, seeds 40, power "
+        "0.25 to 0.50): a \\| b +0.050 [+0.010, +0.090]; c -0.050 [-, -] | `raypo study prior` | abc |"
+    )
+    stored = json.loads((tmp_path / "result.json").read_text())
+    assert stored["headline"] == [0, 2]
+    del stored["measured"]
+    (tmp_path / "result.json").write_text(json.dumps(stored))
+    with pytest.raises(DataError, match="lacks measured"):
+        markdown([tmp_path])
+
+
+def test_a_condition_that_was_measured_in_several_ways_names_them(tmp_path: Path) -> None:
+    rows = [Row("noise", f"retained, less {one}", 8, 40, 0.05, 0.01, 0.09) for one in ("mpo", "dpo")]
+    found = Result(rows, "fails", "So.", [], {}, headline=rows)
+    how = {"command": "", "shown": "", "environment": {"commit": "abc"}, "seconds": 1.0, "seed": 0, "quick": True}
+    write(tmp_path, told("prior", entry("prior"), found, how), found)
+    told_row = markdown([tmp_path]).splitlines()[-1]
+    assert "**fails** (n 8, seeds 40): noise, retained, less mpo, +0.050 [+0.010, +0.090]; noise, retained" in told_row
+
+
+def test_a_command_names_what_readers_have_elsewhere(tmp_path: Path) -> None:
+    file = tmp_path / "rankings of people.jsonl"
+    file.write_text("")
+    options = [f"cobbler={file}", "slots=2,3", f"policy.path={tmp_path}", "conditions=mpo"]
+    assert command(["dispersion", "--seed", "0", *map(named, options)]) == (
+        "raypo study dispersion --seed 0 cobbler=COBBLER slots=2,3 policy.path=POLICY_PATH conditions=mpo"
+    )
+    assert command(["dispersion", options[0]]) == f"raypo study dispersion 'cobbler={file}'"
+    assert named(f"model={tmp_path}/none") == f"model={tmp_path}/none"
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_every_study_says_what_it_measures(name: str) -> None:
+    about = CATALOGUE[name]
+    assert about.measured == " ".join(about.measured.split())
+    assert 40 < len(about.measured) < 200

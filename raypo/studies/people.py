@@ -1,0 +1,125 @@
+"""Judgements by several people: every index that can be had against how far they disagree, beside its ceiling."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import torch
+
+from raypo import dispersion
+from raypo.dispersion.mallows import DISTANCES, MOST_ITEMS
+from raypo.errors import ConfigError
+from raypo.evaluation.statistics import Floats, Interval, correlation_interval
+from raypo.models.load import check_folder
+from raypo.studies import annotators
+from raypo.studies.annotators import Judged
+from raypo.studies.correlations import correlated
+from raypo.studies.display import Control, control
+from raypo.studies.reference import under_model
+from raypo.studies.result import CONFIDENCE, SAMPLES, Row, Setting
+
+KINDS, MATTERS, CEILING = ("cobbler", "gold", "pandalm"), 0.1, "ceiling"
+"""Kinds of files; smallest correlation that matters; measure of what a perfect index would reach."""
+
+PERFECT, PERFECT_ON_HALF = "a perfect index", "a perfect index against one half"
+"""Conditions of ceilings: against all people's disagreement, and against that of one half."""
+
+OTHER_HALF, HALVES = "reward spread of the other half", "half against half"
+
+
+def given(setting: Setting) -> dict[str, Control]:
+    """Judgements by people as the options name them, with the control of display order; before anything is computed.
+
+    Raises:
+        ConfigError: slots that are not there, rankings longer than can be fitted, or options without the file that
+            they are about.
+        DataError: a file cannot be read.
+        ModelError: the model's folder cannot be read.
+    """
+    options = setting.options
+    if "slots" in options and "cobbler" not in options:
+        raise ConfigError(f"slots={options['slots']} without cobbler=", "annotators of a file that is given")
+    if "model" in options:
+        if not any(kind in options for kind in KINDS):
+            raise ConfigError("model= without judgements", f"one of {', '.join(KINDS)} beside it")
+        check_folder(os.path.abspath(options["model"]))
+    found = {kind: _read(kind, options[kind]) for kind in KINDS if kind in options}
+    return {
+        kind: control(judged, options.get("slots"), annotators.by_mallows("kendall"))
+        if kind == "cobbler"
+        else Control([], judged, "")
+        for kind, judged in found.items()
+    }
+
+
+def _read(kind: str, path: str) -> Judged:
+    judged = annotators.judged(path, kind)
+    longest = max(len(one) for one in judged.responses)
+    if kind == "cobbler" and longest > MOST_ITEMS:
+        raise ConfigError(
+            f"cobbler={path}: rankings of {longest} responses",
+            f"at most {MOST_ITEMS}, of which the Mallows models can be fitted",
+            "keep fewer responses of each prompt",
+        )
+    return judged
+
+
+def on_people(kind: str, judged: Judged, setting: Setting) -> list[Row]:
+    """Every index that can be had against the disagreement of the people in a file."""
+    rows: list[Row] = []
+    measures: dict[str, Callable[[Floats], float]] = (
+        {"variance": annotators.by_variance} if kind == "gold" else {"pairs": annotators.by_pairs}
+    )
+    if kind == "cobbler":
+        measures = {name: annotators.by_mallows(name) for name in DISTANCES}
+    by_model = under_model(judged, setting.options["model"]) if "model" in setting.options else {}
+    for name, measure in measures.items():
+        told = f"{kind}, {name}"
+        whole = annotators.disagreements(judged, measure)
+        rows += halved(told, judged, measure)
+        rows += [
+            correlated(
+                f"{told}, {index}",
+                correlation_interval(values, whole, confidence=CONFIDENCE, samples=SAMPLES),
+                matters=MATTERS,
+            )
+            for index, values in by_model.items()
+        ]
+    return rows
+
+
+def halved(told: str, judged: Judged, measure: Callable[[Floats], float]) -> list[Row]:
+    """Half against half, the ceilings, and one half's reward spread against the other's disagreement.
+
+    Empty where people cannot be cut into two halves of two at least.
+    """
+    cuts = annotators.cuts(judged, measure)
+    if not cuts:
+        return []
+    reliable = annotators.reliability(cuts, judged.people)
+    pairs = [
+        (spread(judged, who), disagreement)
+        for cut in cuts
+        for who, disagreement in zip((cut.first, cut.second), cut.disagreement[::-1], strict=True)
+    ]
+    return [
+        correlated(f"{told}, {HALVES}", reliable.half, matters=MATTERS),
+        ceiling_row(f"{told}, {PERFECT}", reliable.ceiling),
+        ceiling_row(f"{told}, {PERFECT_ON_HALF}", reliable.ceiling_of_half),
+        correlated(f"{told}, {OTHER_HALF}", annotators.mean_correlation(pairs), matters=MATTERS),
+    ]
+
+
+def ceiling_row(condition: str, found: Interval) -> Row:
+    """A ceiling with its interval; it tests nothing."""
+    return Row(condition, CEILING, found.n, 1, found.mean, found.low, found.high)
+
+
+def spread(judged: Judged, who: Sequence[int]) -> Floats:
+    """The index by spread of some people's mean scores, as rewards."""
+    rewards = [torch.from_numpy(one[list(who)].mean(0)) for one in judged.scores]
+    given = torch.nn.utils.rnn.pad_sequence(rewards, batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(one) for one in rewards], batch_first=True).bool()
+    found: Floats = dispersion.reward_spread_index(given, mask).double().numpy()
+    return found
