@@ -15,6 +15,7 @@ from scipy.special import expit
 
 from raypo.config import RunConfig
 from raypo.evaluation.diagnostics import REFITS, by_source
+from raypo.evaluation.intervals import SHARE
 from raypo.evaluation.length import logistic
 from raypo.evaluation.responses import tied_pairs
 from raypo.evaluation.statistics import Floats, Interval, mean_interval, resampled
@@ -61,8 +62,8 @@ def describe(
         samples: bootstrap resamples.
     """
 
-    def interval(values: Floats) -> Interval:
-        return mean_interval(values, confidence=confidence, samples=samples)
+    def interval(values: Floats, within: tuple[float, float] = SHARE) -> Interval:
+        return mean_interval(values, confidence=confidence, samples=samples, within=within)
 
     return Inputs(
         tie_rate={name: interval(tied_pairs(values)) for name, values in rewards.items()},
@@ -72,7 +73,8 @@ def describe(
         },
         skew={name: skew(values, confidence=confidence, samples=samples) for name, values in rewards.items()},
         agreement={
-            f"{a} ~ {b}": interval(agreement(rewards[a], rewards[b])) for a, b in combinations(sorted(rewards), 2)
+            f"{a} ~ {b}": interval(agreement(rewards[a], rewards[b]), (-1.0, 1.0))
+            for a, b in combinations(sorted(rewards), 2)
         },
         dispersion_histogram=np.histogram(list(dispersion), bins=HISTOGRAM_BINS, range=(0.0, 1.0))[0].tolist(),
     )
@@ -212,5 +214,5 @@ def audited(values: Values, known: Values, *, confidence: float, samples: int) -
         verdicts.append((truth + 1) / 2)
     difference, verdict = (np.concatenate(parts or [np.empty(0)]) for parts in (differences, verdicts))
     both = calibration(np.concatenate([difference, -difference]), np.concatenate([verdict, 1 - verdict]))
-    right = mean_interval(np.array(shares, dtype=np.float64), confidence=confidence, samples=samples)
+    right = mean_interval(np.array(shares, dtype=np.float64), confidence=confidence, samples=samples, within=SHARE)
     return Audit(right, replace(both, pairs=len(difference)), difference, verdict)

@@ -21,6 +21,7 @@ from torch import Tensor
 from raypo.config import RunConfig
 from raypo.data.chat import load_sets
 from raypo.errors import DataError, IntegrityError, RewardError
+from raypo.evaluation.intervals import SHARE
 from raypo.evaluation.statistics import Floats, Interval, mean_interval
 from raypo.models.load import load_tokenizer
 from raypo.online.folder import RunFolder, keeps_a_mirror, owns_its_folder
@@ -304,7 +305,7 @@ def ranking_accuracy(heldout: pa.Table | None, actors: Actors, config: RunConfig
     )
     options = config.evaluation
     by_prompt = prompt_means(heldout["prompt"].to_pylist(), shares)
-    return mean_interval(by_prompt, confidence=options.confidence, samples=options.bootstrap_samples)
+    return mean_interval(by_prompt, confidence=options.confidence, samples=options.bootstrap_samples, within=SHARE)
 
 
 def prompt_means(prompts: list[str], values: Floats) -> Floats:

@@ -17,7 +17,8 @@ import pyarrow as pa
 from raypo.errors import DataError
 from raypo.evaluation.diagnostics import by_source
 from raypo.evaluation.frontier import Point, at_kl
-from raypo.evaluation.statistics import Floats, combine_seeds, detectable, power, prompt_means
+from raypo.evaluation.significance import power_by_t
+from raypo.evaluation.statistics import Floats, combine_seeds, prompt_means
 from raypo.online.folder import RunFolder
 from raypo.report import plots
 from raypo.report.plots import Figure
@@ -153,10 +154,9 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
 
 
 def _combined(name: str, measure: str, found: Sequence[tuple[float, Floats]], *, tested: bool) -> Row:
-    """A row over seeds and prompts; power is that of the seeds' means, whose number is the smaller."""
-    values = np.stack([difference for _, difference in found])
-    both, means = combine_seeds(values, confidence=CONFIDENCE), np.nanmean(values, axis=1)
-    seeds, spread = len(means), float(means.std(ddof=1)) if len(means) > 1 else float("nan")
+    """A row over seeds and prompts, with the power of the test that combines them; one seed has none."""
+    both = combine_seeds(np.stack([difference for _, difference in found]), confidence=CONFIDENCE)
+    seeds = both.seeds
     kl = float(np.mean([kl for kl, _ in found]))
     row = Row(
         f"{name}, {kl:.2f} nats", measure, both.interval.n, seeds, both.interval.mean, both.interval.low,
@@ -168,8 +168,10 @@ def _combined(name: str, measure: str, found: Sequence[tuple[float, Floats]], *,
         **(vars(row) | {
             "p": both.p,
             "matters": MATTERS,
-            "power": power(MATTERS, spread, seeds, confidence=CONFIDENCE) if seeds > 1 else float("nan"),
-            "detectable": detectable(means, confidence=CONFIDENCE),
+            "power": float("nan")
+            if np.isnan(both.error)
+            else power_by_t(MATTERS, both.error, both.degrees, confidence=CONFIDENCE),
+            "detectable": both.detectable,
         })
     )  # fmt: skip
 
