@@ -51,6 +51,23 @@ def test_frozen_weights_and_inputs_get_no_gradient() -> None:
     torch.testing.assert_close(given.grad, layer.weight.sum(0).expand(4, 3))
 
 
+@pytest.mark.parametrize(("weight", "given"), [(True, False), (False, True)])
+def test_only_what_a_gradient_needs_is_held(weight: bool, given: bool) -> None:
+    """Beneath an adapter weights are frozen: holding each layer's input would cost what the adapter saves."""
+    layer, x = nn.Linear(3, 2, bias=False), torch.ones(4, 3, requires_grad=given)
+    use_onednn(layer)
+    layer.weight.requires_grad_(weight)
+    held: list[tuple[int, ...]] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        held.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        layer(x)
+    assert held == [(4, 3)] * weight + [(2, 3)] * given
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_types_are_torchs_own_bitwise(dtype: torch.dtype) -> None:
     torch.manual_seed(0)

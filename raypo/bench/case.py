@@ -33,6 +33,9 @@ from raypo.training.sets import TrainingSet
 from raypo.training.step import make_optimizer, train_step
 from raypo.training.terms import Means
 
+AT_ONCE = 8
+"""Responses whose reference log-probs are taken together."""
+
 
 def objective_of(case: dict[str, Any]) -> AnyObjective:
     """The preset with the benchmark's beta and the config's defaults for what else it takes."""
@@ -42,11 +45,14 @@ def objective_of(case: dict[str, Any]) -> AnyObjective:
 
 def training_set(scorer: TokenScorer, tokens: ResponseSet, case: dict[str, Any]) -> TrainingSet:
     """The set with the scorer itself as its cached reference; responses are ranked in their order."""
-    batch = pack([tokens], pad_token_id=0, packing=case["packing"])
-    with torch.no_grad():
-        logps = scorer(batch, chunk_tokens=1024).logps
     count = len(tokens.response_token_ids)
-    reference = sum_by_response(logps, batch.response_index, count).tolist()
+    reference: list[float] = []
+    for start in range(0, count, AT_ONCE):  # a large set at once would hold more than its steps do
+        few = ResponseSet(tokens.prompt_id, tokens.prompt_token_ids, tokens.response_token_ids[start : start + AT_ONCE])
+        batch = pack([few], pad_token_id=0, packing=case["packing"])
+        with torch.no_grad():
+            logps = scorer(batch, chunk_tokens=1024).logps
+        reference += sum_by_response(logps, batch.response_index, len(few.response_token_ids)).tolist()
     return TrainingSet(tokens, reference, [-float(k) for k in range(count)], [True] * count, 1.0)
 
 
@@ -59,6 +65,8 @@ def parts_of(one: TrainingSet, at_once: int | None) -> list[TrainingSet]:
 
 def main(folder: str, case: dict[str, Any]) -> None:
     """Run one case."""
+    import transformers.models.llama.modeling_llama  # noqa: F401 - else it would come with the model, and count as it
+
     torch.set_num_threads(case["threads"])
     libraries = peak_bytes()
     rows = json.loads((Path(folder) / "sets.json").read_text(encoding="utf-8"))

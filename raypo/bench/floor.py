@@ -23,12 +23,13 @@ def flops(responses: int, prompt: int, response: int, *, shared: bool) -> float:
     more for the tokens of all chunks but the last, whose logits are computed again.
     """
     weights = LAYERS * (4 * HIDDEN**2 + 3 * HIDDEN * INTERMEDIATE)
-    own = response * (response + 1) / 2
     seen = prompt * (prompt + 1) / 2
+    inside = response - 1 if shared else response  # of a response: its last token predicts nothing, and is left out
+    pairs = inside * (inside + 1) / 2 + inside * prompt
     if shared:
-        tokens, pairs = prompt + responses * (response - 1), seen + responses * (own + response * prompt)
+        tokens, pairs = prompt + responses * inside, seen + responses * pairs
     else:
-        tokens, pairs = responses * (prompt + response), responses * (seen + own + response * prompt)
+        tokens, pairs = responses * (prompt + inside), responses * (seen + pairs)
     predicted = responses * response
     again = (predicted - 1) // CHUNK * CHUNK
     head = (6 * predicted + 2 * again) * HIDDEN * VOCABULARY
@@ -40,11 +41,11 @@ def product_rate(threads: int, size: int = 2048, repeats: int = 5) -> float:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        one = torch.randn(size, size)
+        one, multiply = torch.randn(size, size), product if torch.backends.mkldnn.is_available() else torch.mm
         seconds = []
         for _ in range(repeats):
             began = time.perf_counter()
-            product(one, one)
+            multiply(one, one)
             seconds.append(time.perf_counter() - began)
     finally:
         torch.set_num_threads(before)

@@ -61,7 +61,7 @@ class Plan:
     threads: int = 2
     against: str | None = None
     python: str | None = None
-    batch_sizes: tuple[int, ...] = (1, 2, 4)
+    batch_sizes: tuple[int, ...] = (1, 2, 4, 8)
     grid: bool = False
 
 
@@ -271,21 +271,20 @@ def _named(rows: Sequence[Mapping[str, Any]], case: str) -> Mapping[str, Any]:
 def ratios(rows: Sequence[Mapping[str, Any]], responses: int) -> dict[str, float]:
     """The marks: raypo's whole set against TRL at its best batch size, which is that of the least mean per pair.
 
-    Exploding a set of K responses, half of them better, gives (K / 2)^2 pairs. Tokens are those that a side computes:
-    the peer reads a pair's prompt twice.
+    Exploding a set of K responses, half of them better, gives (K / 2)^2 pairs. Tokens are those of the pairs on both
+    sides, a prompt counted with each of its responses. Memory is against the peer's least, that of its smallest batch.
     """
     peer = [row for row in rows if row["per pair"] is not None and not row["case"].endswith(LIVE)]
-    best = min(peer, key=lambda row: row["per pair"])
+    best, least = min(peer, key=lambda row: row["per pair"]), min(peer, key=lambda row: row["peak GB"])
     whole, pair = _named(rows, f"K={responses}, shared"), _named(rows, "K=2, shared")
     return {
-        f"TRL on {(responses // 2) ** 2} exploded pairs / set of {responses}": (responses // 2) ** 2
+        f"{best['case']}, on {(responses // 2) ** 2} exploded pairs / set of {responses}": (responses // 2) ** 2
         * best["per pair"]
         / whole["mean"],
-        f"TRL on the best-worst pair / set of {responses}": best["per pair"] / whole["mean"],
-        "TRL on a pair / set of 2": best["per pair"] / pair["mean"],
+        f"{best['case']}, on the best-worst pair / set of {responses}": best["per pair"] / whole["mean"],
         "tokens/s at K = 2 / TRL's": pair["tokens/s"] / best["tokens/s"],
-        "peak memory at K = 2 / TRL's": pair["peak GB"] / best["peak GB"],
-        "the same, beyond libraries": pair["beyond libraries GB"] / best["beyond libraries GB"],
+        "peak memory at K = 2 / TRL's": pair["peak GB"] / least["peak GB"],
+        "the same, beyond libraries": pair["beyond libraries GB"] / least["beyond libraries GB"],
         f"separate rows / shared, K = {responses}": _named(rows, f"K={responses}, none")["mean"] / whole["mean"],
     }
 

@@ -49,7 +49,9 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, w)
+        needs_x, needs_w, _ = ctx.needs_input_grad
+        # as torch's own: beneath an adapter, where the weight is frozen, its input is not held
+        ctx.save_for_backward(x if needs_w else None, w if needs_x else None)
         return product(x, w, bias)
 
     @staticmethod
@@ -57,7 +59,7 @@ class _Product(torch.autograd.Function):
         (x, w), grad = ctx.saved_tensors, grads[0].flatten(0, -2)
         needs_x, needs_w, needs_bias = ctx.needs_input_grad
         return (
-            product(grad, w.t()).view(x.shape) if needs_x else None,
+            product(grad, w.t()).view(*grads[0].shape[:-1], -1) if needs_x else None,
             product(grad.t(), x.flatten(0, -2).t()) if needs_w else None,
             grad.sum(0) if needs_bias else None,
         )

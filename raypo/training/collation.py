@@ -1,28 +1,60 @@
-"""Batches laid out one ahead of the pass that takes them, off the training thread."""
+"""Batches laid out ahead of the pass that takes them, off the training thread."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from raypo.data.packing import Batch
 
 T = TypeVar("T")
 
 
-def collated(parts: Iterable[T], pack: Callable[[T], Batch]) -> Iterator[tuple[T, Batch]]:
-    """Each part with its batch; while one is trained on, a thread lays out the next.
+class Collation:
+    """A thread that lays out the next batch of a pass, and behind the last one the first of the step that follows.
 
-    One batch ahead: a second would hold memory and save nothing, as a pass takes longer than a layout. What packing
-    raises is raised here, at its part.
+    One batch ahead: a second would hold memory and save nothing, as a pass takes longer than a layout. The thread ends
+    with this object.
     """
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="collation") as thread:
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="collation")
+        self._ahead: tuple[Sequence[Any], Future[Batch]] | None = None
+
+    def batches(
+        self,
+        parts: Iterable[T],
+        sets: Callable[[T], Sequence[Any]],
+        pack: Callable[[Sequence[Any]], Batch],
+        following: Sequence[Any] = (),
+    ) -> Iterator[tuple[T, Batch]]:
+        """Each part with its batch. What packing raises is raised here, at its part.
+
+        Args:
+            parts: of the pass, in order.
+            sets: what of a part is laid out.
+            pack: lays it out; the same for all passes of one model.
+            following: what the step that follows will ask for first; none: nothing is known of it.
+        """
         waiting = None
         for part in parts:
-            following = part, thread.submit(pack, part)
+            next_one = part, self._begun(sets(part), pack)
             if waiting is not None:
                 yield waiting[0], waiting[1].result()
-            waiting = following
+            waiting = next_one
+        if following:
+            self._ahead = following, self._thread.submit(pack, following)
         if waiting is not None:
             yield waiting[0], waiting[1].result()
+
+    def _begun(self, asked: Sequence[Any], pack: Callable[[Sequence[Any]], Batch]) -> Future[Batch]:
+        """The layout of these very sets, which may have begun in the step before."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and len(ahead[0]) == len(asked) and all(map(_same, ahead[0], asked)):
+            return ahead[1]
+        return self._thread.submit(pack, asked)
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other

@@ -24,7 +24,6 @@ from torch import Tensor
 from raypo.data.packing import Packing, micro_batches
 from raypo.objective import set_loss
 from raypo.objective.kernel import SetLoss
-from raypo.training.collation import collated
 from raypo.training.sets import TrainingSet, columns
 from raypo.training.terms import DIFFERENTIABLE, Means, response_values, scatter
 
@@ -72,7 +71,8 @@ def direct(means: Means, sets: Sequence[TrainingSet], ranks: Ranks) -> dict[str,
     sums: dict[str, Tensor] = {}
     config = means.config
     batches = rank_batches(sets, config.tokens_per_micro_batch, ranks.rank, ranks.world_size, config.packing)
-    for (part, real), batch in collated(batches, lambda one: means.pack(one[0])):
+    laid_out = means.collation.batches(batches, lambda one: one[0], means.pack, _first(means, ranks))
+    for (part, real), batch in laid_out:
         values = {name: scatter(batch, value) for name, value in response_values(means, part, batch).items()}
         out = loss_of(means, part, values)
         loss = out.loss.sum()
@@ -81,6 +81,17 @@ def direct(means: Means, sets: Sequence[TrainingSet], ranks: Ranks) -> dict[str,
         if real:
             accumulate(sums, out)
     return sums
+
+
+def _first(means: Means, ranks: Ranks) -> Sequence[TrainingSet]:
+    """This rank's first micro-batch of the step that follows; none where it takes two passes, over parts of sets."""
+    if not means.following or needs_two(means, means.following):
+        return ()
+    config = means.config
+    following = rank_batches(
+        means.following, config.tokens_per_micro_batch, ranks.rank, ranks.world_size, config.packing
+    )
+    return next(following)[0]
 
 
 def two_pass(means: Means, sets: Sequence[TrainingSet], ranks: Ranks) -> dict[str, Tensor]:
@@ -93,7 +104,7 @@ def two_pass(means: Means, sets: Sequence[TrainingSet], ranks: Ranks) -> dict[st
         scores = _score(means, own, plan, most, spare)
     out, slopes = _slopes(means, sets, own, scores, ranks)
     parts = _parts(own, plan, most, spare)
-    for (group, part), batch in collated(parts, lambda one: means.pack(one[1])):
+    for (group, part), batch in means.collation.batches(parts, lambda one: one[1], means.pack):
         values = response_values(means, part, batch)
         surrogate = sum(
             (
@@ -142,7 +153,7 @@ def _score(
     """Values of every response of this rank's sets, without gradient: per name, per set, per slot."""
     found: dict[str, list[list[Tensor]]] = {}
     parts = _parts(own, plan, most, spare)
-    for (group, part), batch in collated(parts, lambda one: means.pack(one[1])):
+    for (group, part), batch in means.collation.batches(parts, lambda one: one[1], means.pack):
         values = response_values(means, part, batch)
         for name, value in values.items():
             rows = found.setdefault(name, [[torch.empty(0)] * len(one.rewards) for one in own])

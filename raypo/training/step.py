@@ -19,6 +19,7 @@ from raypo.config import TrainingConfig
 from raypo.errors import RunError
 from raypo.models.live import LiveReference
 from raypo.objective import AnyObjective
+from raypo.training.collation import Collation
 from raypo.training.passes import Ranks, backward
 from raypo.training.sets import TrainingSet
 from raypo.training.terms import Means
@@ -69,6 +70,8 @@ def train_step(
     device: torch.device | str = "cpu",
     reference: LiveReference | None = None,
     anchor: float = 0.0,
+    collation: Collation | None = None,
+    following: Sequence[TrainingSet] = (),
 ) -> dict[str, float]:
     """One optimizer step; every rank is given all sets of the step and takes its share.
 
@@ -86,6 +89,8 @@ def train_step(
         device: of the model.
         reference: the live reference, where the objective needs one.
         anchor: the anchor's score in this step, where the objective reads one.
+        collation: lays out batches; one that is kept from step to step can begin with the next step's.
+        following: sets of the next step, as `sets`.
 
     Returns:
         loss, grad_norm, learning_rate, tokens, tokens_per_s and the objective's metrics, all over all ranks.
@@ -97,7 +102,9 @@ def train_step(
     rate = learning_rate(progress, config)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    means = Means(scorer, objective, config, pad_token_id, device, reference, anchor)
+    means = Means(
+        scorer, objective, config, pad_token_id, device, reference, anchor, collation or Collation(), following
+    )
     sums = backward(means, sets, Ranks(rank, world_size))
     norm = clip(scorer, config.max_grad_norm)
     if not math.isfinite(norm):

@@ -7,7 +7,7 @@ policy; what else is computed follows from `objective.needs` and `objective.term
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from raypo.logprobs import (
 from raypo.models.live import LiveReference
 from raypo.models.scorer import TokenScorer
 from raypo.objective import AnyObjective, Objective, Outside, TokenPrior, tokens
+from raypo.training.collation import Collation
 from raypo.training.sets import TrainingSet
 
 DIFFERENTIABLE = frozenset(
@@ -47,6 +48,8 @@ class Means:
         device: of the model.
         reference: held when the objective needs a live one.
         anchor: the anchor's score in this step.
+        collation: lays out its batches.
+        following: sets of the step that follows, whose first batch is laid out while this one ends; none: not known.
     """
 
     scorer: nn.Module
@@ -56,6 +59,8 @@ class Means:
     device: torch.device | str
     reference: LiveReference | None = None
     anchor: float = 0.0
+    collation: Collation = field(default_factory=Collation)
+    following: Sequence[TrainingSet] = ()
 
     def pack(self, sets: Sequence[TrainingSet]) -> Batch:
         """One batch of sets, on the device."""

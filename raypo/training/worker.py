@@ -43,6 +43,7 @@ from raypo.objective import AnyObjective
 from raypo.training import checkpoint, refused
 from raypo.training.against import Against, learned_masks
 from raypo.training.checkpoint import Checkpoint, folder_of
+from raypo.training.collation import Collation
 from raypo.training.environment import environment
 from raypo.training.moves import check_moves
 from raypo.training.rounds import RoundTask, SyncSender, TableSource, rung_steps
@@ -108,6 +109,7 @@ class Learner:
         self.scorer = load_sharded(policy, mesh, activation_checkpointing=recompute, masks=masks)
         self._optimizer = make_optimizer(self.scorer, training)
         self._against = Against(config, objective, mesh)
+        self._collation = Collation()
         self.version, self._step = 0, 0
         self._tracker: Tracker | None = None
         if (found := self._agreed(lambda: checkpoint.newest(run_dir))) is not None:
@@ -153,14 +155,18 @@ class Learner:
         if self.first and self._tracker is None:
             self._tracker = Tracker(self._config, self._run_dir, self._step)
         span = task.progress_end - task.progress_start
+
+        def sets_of(number: int) -> list[TrainingSet]:
+            epoch, place = divmod(number, len(starts))
+            return [sets[i] for i in orders[epoch][starts[place] : starts[place] + training.sets_per_step]]
+
         for number in numbers:
             if number < done:
                 continue
-            epoch, place = divmod(number, len(starts))
-            part = [sets[i] for i in orders[epoch][starts[place] : starts[place] + training.sets_per_step]]
+            following = sets_of(number + 1) if number + 1 in numbers else []
             # the middle of the step: neither the first nor the last step has rate 0
-            metrics = self._one_step(part, task.progress_start + span * (number + 0.5) / total)
-            self._log(task.round, epoch, number + 1, total, metrics)
+            metrics = self._one_step(sets_of(number), following, task.progress_start + span * (number + 0.5) / total)
+            self._log(task.round, number // len(starts), number + 1, total, metrics)
             if training.checkpoint_steps and (number + 1) % training.checkpoint_steps == 0 and number + 1 in numbers:
                 self._save_inside({"round": task.round, "done": number + 1, "sets": ids})
         return metrics
@@ -196,8 +202,8 @@ class Learner:
             checkpoint.drop_inside(self._run_dir, version, keep=step)
         dist.barrier()
 
-    def _one_step(self, sets: list[TrainingSet], progress: float) -> dict[str, float]:
-        """One optimizer step on these sets, against what the objective is measured against."""
+    def _one_step(self, sets: list[TrainingSet], following: list[TrainingSet], progress: float) -> dict[str, float]:
+        """One optimizer step on these sets, and then on those, against what the objective is measured against."""
         training, pad = self._config.training, self._tokenizer.pad_token_id
         means = Means(self.scorer, self._objective, training, pad, self._device, self._against.reference)
         self._against.before(means, sets, self.rank, self.world_size)
@@ -215,6 +221,8 @@ class Learner:
             device=self._device,
             reference=self._against.reference,
             anchor=self._against.anchor,
+            collation=self._collation,
+            following=following,
         )
         self._step += 1
         self._against.after(self.scorer, metrics, self._step)

@@ -94,6 +94,9 @@ def test_every_set_of_a_step_goes_to_one_rank_and_every_rank_makes_the_same_numb
     sets = training_sets(7, responses=3, seed=5)
     parts = share(sets, 3)
     assert sorted(index for part in parts for index in part) == list(range(7))
+    sizes = [one.tokens.tokens("none") for one in sets]
+    loads = [sum(sizes[index] for index in part) for part in parts]
+    assert max(loads) - min(loads) <= max(sizes)  # the last one given went to the least loaded
     plans = [list(rank_batches(sets, 40, rank, 3)) for rank in range(3)]
     assert len({len(plan) for plan in plans}) == 1
     real = [one.tokens.prompt_id for plan in plans for batch, counts in plan if counts for one in batch]
