@@ -129,12 +129,11 @@ def audit_finding(name: str, found: Audit) -> Finding:
         return warn(name, "no pair of which both are known", "sets with preferences", "give others as --audit")
     right, fit = found.right, found.calibration
     told = (
-        f"orders {right.mean:.0%} [{right.low:.0%}, {right.high:.0%}] of {found.pairs} known pairs in {right.n} sets "
-        f"as they are known; read as log-odds, a difference of 1 is {fit.slope:.2f} logits, calibration error "
+        f"orders {right.mean:.0%} [{right.low:.0%}, {right.high:.0%}] of a set's known pairs as they are known, a mean "
+        f"over {right.n} sets with {found.pairs} pairs; read as log-odds, a difference of 1 is {fit.slope:.2f} logits, calibration error "
         f"{fit.error:.2f}, Brier score {fit.brier:.2f} (a coin: 0.25)"
     )
-    trust = doubts([], difference=found.difference, verdict=found.verdict)
-    if trust.warnings:
+    if right.mean < RIGHT:
         return warn(
             name, told, f"at least {RIGHT:.0%} of pairs in the known order", "mend the reward, or take another one"
         )

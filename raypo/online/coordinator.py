@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -333,7 +334,7 @@ class Coordinator:
             scored.content,
         )
         facts = done.facts
-        if done.new:
+        if done.new or not os.path.exists(folder.stage(round_index, "inputs.json")):
             text = f"{facts['trainable']} of {facts['sets']} sets can train"
             doubts = write_inputs(folder.stage(round_index, "inputs.json"), done.table, config)
             text += "".join(f"; warning: {one}" for one in doubts if round_index == 0)

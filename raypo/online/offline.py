@@ -6,6 +6,7 @@ two responses as the given rewards do.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -216,13 +217,14 @@ def annotate(
             )
             facts |= {"data": data, "source": tables.content_hash(rows)}
             tables.commit(place, table, "annotated", facts)
-            doubts = write_inputs(folder.path(split, "inputs.json"), table, config)
             text = f"annotate {split}: {facts['trainable']} of {facts['sets']} sets can train, {facts['seconds']:.1f} s"
             console.print(text, highlight=False)
-            for one in doubts if split == "train" else []:
-                console.print(f"warning: {one}", style="yellow", highlight=False, markup=False, soft_wrap=True)
         else:
             table, facts = known[0], known[1].facts
+        if known is None or not os.path.exists(folder.path(split, "inputs.json")):
+            doubts = write_inputs(folder.path(split, "inputs.json"), table, config)
+            for one in doubts if split == "train" else []:
+                console.print(f"warning: {one}", style="yellow", highlight=False, markup=False, soft_wrap=True)
         scales, found[split] = facts["scales"], table
         if split == "train" and not facts["trainable"]:
             raise RewardError(

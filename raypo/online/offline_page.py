@@ -82,6 +82,9 @@ def headline(summary: dict[str, Any]) -> list[str]:
     if not accuracy["n"] or not math.isfinite(accuracy["mean"]):
         return ["no set was held out with rewards that differ: nothing tells how well the policy ranks", trained]
     low, high = accuracy["low"], accuracy["high"]
+    if not math.isfinite(low):
+        share = f"{accuracy['mean']:.3f} of one prompt's held-out pairs"
+        return [f"the policy ranks {share} as the rewards do, which tells nothing of other prompts", trained]
     told = "better than" if low > COIN else "worse than" if high < COIN else "not clearly otherwise than"
     verdict = f"the policy ranks held-out pairs {told} a coin"
     ranked = (
@@ -96,7 +99,11 @@ def warnings_of(summary: dict[str, Any], folder: RunFolder) -> list[str]:
     accuracy, told = summary["heldout_accuracy"], []
     if not accuracy["n"]:
         told.append("no set is held out: raise prompts.heldout_fraction to have the policy measured")
-    elif math.isfinite(accuracy["low"]) and accuracy["low"] <= COIN:
+    elif not math.isfinite(accuracy["low"]):
+        told.append("one prompt is held out: raise prompts.heldout_fraction to have the policy measured")
+    elif accuracy["high"] < COIN:
+        told.append("held-out pairs are ranked against the rewards more often than not")
+    elif accuracy["low"] <= COIN:
         told.append("the share of held-out pairs that are ranked as the rewards rank them is not clear of 0.5, a coin")
     out = sum(summary["untrainable"].values())
     if out > summary["sets_trained"]:

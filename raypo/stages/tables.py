@@ -204,6 +204,8 @@ def read(folder: str) -> tuple[pa.Table, Manifest] | None:
 
     try:
         parts = _patiently(filesystem, load)
+    except MemoryError:  # Arrow's own is an ArrowException too
+        raise
     except (OSError, *DAMAGE) as error:
         # storage that is away is no reason to make anything again; of a local file such a fault has a number
         if (
@@ -216,6 +218,8 @@ def read(folder: str) -> tuple[pa.Table, Manifest] | None:
     try:
         table = conform(pa.concat_tables(parts), SCHEMAS[manifest.schema], what=folder)
         content = content_hash(table)
+    except MemoryError:
+        raise
     except DAMAGE as error:
         told = error.got if isinstance(error, DataError) else f"{folder}: {error}"
         raise _torn(told, "the rows that were committed") from error

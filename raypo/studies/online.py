@@ -12,7 +12,6 @@ quickstart have runs of one name and one config that differ in their model and p
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from raypo.errors import ConfigError
 from raypo.online.folder import RunFolder
 from raypo.quickstart.demonstration import make_config, write_prompts
 from raypo.quickstart.model import Pretraining, make_policy, save_tokenizer
+from raypo.stages import tables
 from raypo.studies.drawings import forest
 from raypo.studies.matched import BASE, GAIN, MATTERS, Run, claimed, figure, finding, read, rows_of, told_runs, verdict
 from raypo.studies.result import Drawing, Result, Setting, adjusted
@@ -94,15 +94,14 @@ def same_study(setting: Setting) -> None:
         ConfigError: it holds another study; what differs is named.
     """
     asked, record = identity(setting), setting.place / RECORD
-    held = json.loads(record.read_text(encoding="utf-8")) if record.exists() else _told_by(setting.place)
+    held = tables.read_json(str(record)) or _told_by(setting.place)
     if held is not None and held != asked:
         differing = [key for key in ("base", "seed") if held.get(key) != asked.get(key)]
         told, wanted = (", ".join(f"{key}: {one[key]}" for key in differing if key in one) for one in (held, asked))
         raise ConfigError(
             f"{setting.place} holds a study with {told}", wanted, "another --out, or that study's command"
         )
-    setting.place.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(asked) + "\n", encoding="utf-8")
+    tables.write_json(str(record), asked)
 
 
 def _told_by(place: Path) -> dict[str, Any] | None:

@@ -39,6 +39,12 @@ class Told(tune.Callback):
     def __init__(self, study: StudyConfig, rungs: int) -> None:
         self._study, self._rungs, self._numbers = study, rungs, dict[str, int]()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of Tune's record of a study that is under way; another raypo's may hold another state."""
+        if state.keys() != {"_study", "_rungs", "_numbers"}:
+            raise AttributeError("it was written by another version of raypo")
+        self.__dict__.update(state)
+
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """A rung is done."""
         if math.isnan(result["reward"]):
@@ -56,8 +62,8 @@ class Told(tune.Callback):
             self._say(trial, f"stopped at rung {last['rung']}/{self._rungs}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Its process died, or it raised, more often than `RETRIES`."""
-        error = trial.get_pickled_error() or trial.get_error() or RunError("Ray Tune kept no error")
+        """Its process died or it raised, and Tune gives it up."""
+        error = trial.get_pickled_error() or RunError(str(trial.get_error() or "Ray Tune kept no error"))
         point = space.point_of(self._study.space, trial.config)
         self._say(trial, f"crashed: {write_crash(self._study, point, error)}")
 

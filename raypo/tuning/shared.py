@@ -50,6 +50,7 @@ class Shared:
         self._base = base_of(study)
         self._config = evaluation_of(study, self._base)
         self._held = 0  # what the engines call the policy that they hold; 0 is the start
+        self._whole: dict[str, tables.Manifest] = {}  # tables that were read here; a trial reads its own again
 
     @property
     def _actors(self) -> Actors:
@@ -77,12 +78,14 @@ class Shared:
         kind = "importance" if objective.weighs_by_importance else "tokens" if wants_tokens(objective) else "plain"
         digest = hashlib.sha256(json.dumps(finish, sort_keys=True).encode()).hexdigest()[:10]
         place = tables.join(self._root, "tables", f"{kind}-{digest}")
-        if (manifest := tables.manifest_of(place)) is None:
+        if place not in self._whole and (known := tables.whole(place)) is not None:
+            self._whole[place] = known[1]
+        if (manifest := self._whole.get(place)) is None:
             reference, facts = self._reference(config, kind)
             table, facts = annotation.finish_annotation(
                 reference.drop_columns(list(FINISHED)), config, scales=None, vocabulary=facts["vocabulary"]
             )
-            manifest = tables.commit(place, table, "annotated", facts | {"finish": finish})
+            manifest = self._whole[place] = tables.commit(place, table, "annotated", facts | {"finish": finish})
         if not manifest.facts["trainable"]:
             raise RewardError(
                 f"none of {manifest.facts['sets']} sets can train: {manifest.facts['untrainable']}",
@@ -94,7 +97,7 @@ class Shared:
     def _reference(self, config: RunConfig, kind: str) -> tuple[pa.Table, dict[str, Any]]:
         """The training sets with their rewards and the reference's figures, made once."""
         place = tables.join(self._root, "tables", f"reference-{kind}")
-        if (known := tables.read(place)) is not None:
+        if (known := tables.whole(place)) is not None:
             return known[0], known[1].facts
         assert self._given is not None  # only offline trials ask
         rows = self._given.filter(pc.equal(self._given["split"], "train"))
@@ -149,6 +152,7 @@ class Shared:
 
     def _first(self, other_prompts: bool) -> pa.Table:
         place = tables.join(self._root, "start-confirmed" if other_prompts else "start")
+        tables.whole(place)  # a torn one is set aside, and made again
         self.evaluate(place, self._config.policy.path, version=0, other_prompts=other_prompts)
         found = tables.read(place)
         assert found is not None  # evaluate committed it

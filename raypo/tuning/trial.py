@@ -23,7 +23,7 @@ from ray import tune
 from ray.exceptions import RayError, RayTaskError
 
 from raypo.config import RunConfig
-from raypo.errors import RaypoError, UserError
+from raypo.errors import OutputError, RaypoError, ResourceError, UserError
 from raypo.masking import masked
 from raypo.online.folder import RunFolder
 from raypo.stages import tables
@@ -124,10 +124,18 @@ class Progress:
         self._done: list[dict[str, Any]] = []
 
     def step(self) -> dict[str, Any]:
-        """One rung. A fault of the input ends the trial, and not the study."""
+        """One rung. A fault of the input ends the trial, and not the study.
+
+        Raises:
+            ResourceError: what it asks of the cluster is not there, as after a node was lost. Nothing is wrong with the
+                point: it is a crash.
+            OutputError: the storage does not take what it writes; likewise.
+        """
         version = len(self._done) + 1
         try:
             facts = self._work.rung(version)
+        except (ResourceError, OutputError):
+            raise
         except UserError as error:
             self._record["error"] = str(error)
             self._write()

@@ -70,7 +70,7 @@ def test_an_audit_scores_known_pairs_with_every_source(
         ("audit of training reward", "ok"),
     ]
     assert found[0].got.startswith("orders 75% [")
-    assert "of 40 known pairs in 40 sets" in found[0].got
+    assert "over 40 sets with 40 pairs" in found[0].got
     assert "a difference of 1 is 0.5" in found[0].got
     assert found[1].got.startswith("orders 25% [")
     assert "at least 65%" in found[1].expected
