@@ -130,8 +130,8 @@ def audit_finding(name: str, found: Audit) -> Finding:
     right, fit = found.right, found.calibration
     told = (
         f"orders {right.mean:.0%} [{right.low:.0%}, {right.high:.0%}] of a set's known pairs as they are known, a mean "
-        f"over {right.n} sets with {found.pairs} pairs; read as log-odds, a difference of 1 is {fit.slope:.2f} logits, calibration error "
-        f"{fit.error:.2f}, Brier score {fit.brier:.2f} (a coin: 0.25)"
+        f"over {right.n} sets with {found.pairs} pairs; read as log-odds, a difference of 1 is "
+        f"{fit.slope:.2f} logits, calibration error {fit.error:.2f}, Brier score {fit.brier:.2f} (a coin: 0.25)"
     )
     if right.mean < RIGHT:
         return warn(

@@ -143,11 +143,8 @@ def spread_plots(points: list[tuple[float, float]], histogram: list[int]) -> lis
         caption = "Dispersion against reward spread, a point a training set; of a run in rounds, of the first."
         found.append(drawing(plots.spread_and_dispersion(points), caption))
     if any(histogram):
-        found.append(
-            drawing(
-                plots.histogram(histogram), "Sets by their dispersion index; of a run in rounds, those of the first."
-            )
-        )
+        caption = "Sets by their dispersion index; of a run in rounds, those of the first."
+        found.append(drawing(plots.histogram(histogram), caption))
     return found
 
 
