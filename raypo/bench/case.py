@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from raypo.training.sets import TrainingSet
 from raypo.training.step import make_optimizer, train_step
 from raypo.training.terms import Means
 
-AT_ONCE = 8
+REFERENCED = 8
 """Responses whose reference log-probs are taken together."""
 
 
@@ -46,14 +47,14 @@ def objective_of(case: dict[str, Any]) -> AnyObjective:
 def training_set(scorer: TokenScorer, tokens: ResponseSet, case: dict[str, Any]) -> TrainingSet:
     """The set with the scorer itself as its cached reference; responses are ranked in their order."""
     count = len(tokens.response_token_ids)
+    given = TrainingSet(tokens, [0.0] * count, [-float(k) for k in range(count)], [True] * count, 1.0)
     reference: list[float] = []
-    for start in range(0, count, AT_ONCE):  # a large set at once would hold more than its steps do
-        few = ResponseSet(tokens.prompt_id, tokens.prompt_token_ids, tokens.response_token_ids[start : start + AT_ONCE])
-        batch = pack([few], pad_token_id=0, packing=case["packing"])
+    for part in parts_of(given, REFERENCED):  # a large set at once would hold more than its steps do
+        batch = pack([part.tokens], pad_token_id=0, packing=case["packing"])
         with torch.no_grad():
             logps = scorer(batch, chunk_tokens=1024).logps
-        reference += sum_by_response(logps, batch.response_index, len(few.response_token_ids)).tolist()
-    return TrainingSet(tokens, reference, [-float(k) for k in range(count)], [True] * count, 1.0)
+        reference += sum_by_response(logps, batch.response_index, len(part.rewards)).tolist()
+    return replace(given, reference_logps=reference)
 
 
 def parts_of(one: TrainingSet, at_once: int | None) -> list[TrainingSet]:

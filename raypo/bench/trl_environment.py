@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,10 @@ def make_interpreter(folder: Path) -> str:
     if uv is None:
         raise RunError("no `uv` to make an environment with", "uv, or --python", f"give --python with {TRL} installed")
     interpreter = folder / "bin" / "python"
-    versions = [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in SHARED]
+    pinned = [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in SHARED]
     for command in (
-        [uv, "venv", "--quiet", "--python", "3.11", str(folder)],
-        [uv, "pip", "install", "--quiet", "--python", str(interpreter), TRL, *versions],
+        [uv, "venv", "--quiet", "--python", sys.executable, str(folder)],
+        [uv, "pip", "install", "--quiet", "--python", str(interpreter), TRL, *pinned],
     ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -16,20 +16,12 @@ import pyarrow as pa
 from raypo.config import RunConfig
 from raypo.evaluation.diagnostics import REFITS, Evaluation, evaluate, reward_duel
 from raypo.evaluation.frontier import AtEqualKl, Point, at_equal_kl, on_frontier
-from raypo.evaluation.intervals import SHARE
+from raypo.evaluation.intervals import SHARE, Interval
 from raypo.evaluation.length import Duel, LengthControlled, length_controlled
 from raypo.evaluation.methods import difference_over_seeds
-from raypo.evaluation.statistics import (
-    Combined,
-    Floats,
-    Interval,
-    combine_seeds,
-    detectable,
-    holm,
-    mean_interval,
-    paired_test,
-    prompt_means,
-)
+from raypo.evaluation.seeds import Combined, combine_seeds
+from raypo.evaluation.significance import Floats, detectable, holm, paired_test
+from raypo.evaluation.statistics import mean_interval, prompt_means
 from raypo.evaluation.winrate import Judged, judged, win_shares
 
 START = "start"

@@ -15,20 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 from raypo.config import HYPERPARAMETER_DEFAULTS, RunConfig
-from raypo.evaluation.intervals import AMOUNT, SHARE
+from raypo.evaluation.intervals import AMOUNT, SHARE, Interval
 from raypo.evaluation.length import Duel, LengthControlled, length_controlled
 from raypo.evaluation.likelihood import likelihoods
 from raypo.evaluation.responses import best_of, distinct_2, distinct_within, self_similarity, tied_pairs
-from raypo.evaluation.statistics import (
-    Floats,
-    Interval,
-    correlation_interval,
-    detectable,
-    mean_interval,
-    paired_test,
-    prompt_means,
-    ratio_interval,
-)
+from raypo.evaluation.significance import Floats, detectable, paired_test
+from raypo.evaluation.statistics import correlation_interval, mean_interval, prompt_means, ratio_interval
 from raypo.evaluation.winrate import win_shares
 from raypo.objective import presets
 

@@ -15,7 +15,8 @@ from scipy import stats
 
 from raypo.evaluation.diagnostics import HACKED_CORRELATION, by_source
 from raypo.evaluation.inputs import Values, deviations
-from raypo.evaluation.statistics import Floats, correlation
+from raypo.evaluation.significance import Floats
+from raypo.evaluation.statistics import correlation
 
 SKEWED = 1.0
 """Skewness of rewards within sets: an exponential's is 2, a symmetric law's 0."""

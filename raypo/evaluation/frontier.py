@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raypo.evaluation.intervals import Interval
 from raypo.evaluation.methods import difference_over_seeds
-from raypo.evaluation.statistics import Floats, Interval
+from raypo.evaluation.significance import Floats
 
 
 @dataclass(frozen=True)

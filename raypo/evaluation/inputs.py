@@ -15,10 +15,11 @@ from scipy.special import expit
 
 from raypo.config import RunConfig
 from raypo.evaluation.diagnostics import REFITS, by_source
-from raypo.evaluation.intervals import SHARE
+from raypo.evaluation.intervals import SHARE, Interval
 from raypo.evaluation.length import logistic
 from raypo.evaluation.responses import tied_pairs
-from raypo.evaluation.statistics import Floats, Interval, mean_interval, resampled
+from raypo.evaluation.significance import Floats
+from raypo.evaluation.statistics import mean_interval, resampled
 
 Values = Sequence[Sequence[float | None]]
 """Rewards of one source: per prompt, per response."""

@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from raypo.evaluation.intervals import FEW, SHARE, jackknife
-from raypo.evaluation.statistics import Floats, Interval, detectable, expanded, mean_interval, paired_test
+from raypo.evaluation.intervals import FEW, SHARE, Interval, jackknife
+from raypo.evaluation.significance import Floats, detectable, paired_test
+from raypo.evaluation.statistics import expanded, mean_interval
 
 DIFFICULTY_PRIOR = 1.0
 """Standard deviation to which a prompt's difficulty is shrunk, in logits."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raypo.evaluation.statistics import Floats
+from raypo.evaluation.significance import Floats
 
 SATURATED = 4.0
 """beta times a margin above this leaves a logistic loss less than 2 % of its gradient: 1 / (1 + e^4) = 0.018."""

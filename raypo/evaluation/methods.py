@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raypo.evaluation.intervals import Interval
 from raypo.evaluation.seeds import Combined, combine_seeds, crossed, parts, untold
 from raypo.evaluation.significance import Floats, detectable, paired_test
-from raypo.evaluation.statistics import Interval, mean_interval
+from raypo.evaluation.statistics import mean_interval
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from itertools import combinations, pairwise
 import numpy as np
 from scipy.special import gammaln
 
-from raypo.evaluation.statistics import Floats
+from raypo.evaluation.significance import Floats
 
 Rows = Sequence[Sequence[Sequence[int]]]
 """Token ids: per prompt, per response."""

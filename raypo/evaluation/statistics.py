@@ -13,17 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-# a study takes its intervals and tests from here
-from raypo.evaluation.intervals import EVERYWHERE, FEW, jackknife, student
-from raypo.evaluation.intervals import Interval as Interval
-from raypo.evaluation.seeds import Combined as Combined
-from raypo.evaluation.seeds import combine_seeds as combine_seeds
-from raypo.evaluation.significance import Floats as Floats
-from raypo.evaluation.significance import constant
-from raypo.evaluation.significance import detectable as detectable
-from raypo.evaluation.significance import holm as holm
-from raypo.evaluation.significance import paired_test as paired_test
-from raypo.evaluation.significance import power as power
+from raypo.evaluation.intervals import EVERYWHERE, FEW, Interval, jackknife, student
+from raypo.evaluation.significance import Floats, constant
 
 
 def prompt_means(rows: Sequence[Sequence[float | None]]) -> Floats:

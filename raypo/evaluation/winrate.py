@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raypo.evaluation.intervals import SHARE
-from raypo.evaluation.statistics import Floats, Interval, detectable, mean_interval, paired_test
+from raypo.evaluation.intervals import SHARE, Interval
+from raypo.evaluation.significance import Floats, detectable, paired_test
+from raypo.evaluation.statistics import mean_interval
 
 
 def win_shares(policy: Sequence[Sequence[float | None]], other: Sequence[Sequence[float | None]]) -> Floats:

@@ -7,7 +7,7 @@ import math
 from rich.table import Column, Table
 
 from raypo.evaluation.comparison import Comparison
-from raypo.evaluation.statistics import Interval
+from raypo.evaluation.intervals import Interval
 
 
 def figure(interval: Interval, digits: int = 3) -> str:

@@ -31,7 +31,7 @@ from raypo.online.folder import RunFolder
 from raypo.online.identity import copied
 from raypo.online.metrics import Metrics
 from raypo.online.pace import Brake, Pace
-from raypo.online.record import write_inputs
+from raypo.online.record import INPUTS, write_inputs
 from raypo.stages import heldout, tables, verbs
 from raypo.stages.actors import Actors
 from raypo.training.rounds import RoundTask, Stop
@@ -334,9 +334,9 @@ class Coordinator:
             scored.content,
         )
         facts = done.facts
-        if done.new or not os.path.exists(folder.stage(round_index, "inputs.json")):
+        if done.new or not os.path.exists(folder.stage(round_index, INPUTS)):
             text = f"{facts['trainable']} of {facts['sets']} sets can train"
-            doubts = write_inputs(folder.stage(round_index, "inputs.json"), done.table, config)
+            doubts = write_inputs(folder.stage(round_index, INPUTS), done.table, config)
             text += "".join(f"; warning: {one}" for one in doubts if round_index == 0)
             self._events.note("annotate", text, round=round_index, seconds=facts["seconds"])
         if facts["trainable"] < max(1, config.online.min_trainable_fraction * facts["sets"]):

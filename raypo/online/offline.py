@@ -22,15 +22,16 @@ from torch import Tensor
 from raypo.config import RunConfig
 from raypo.data.chat import load_sets
 from raypo.errors import DataError, IntegrityError, RewardError
-from raypo.evaluation.intervals import SHARE
-from raypo.evaluation.statistics import Floats, Interval, mean_interval
+from raypo.evaluation.intervals import SHARE, Interval
+from raypo.evaluation.significance import Floats
+from raypo.evaluation.statistics import mean_interval
 from raypo.models.load import load_tokenizer
 from raypo.online.folder import RunFolder, keeps_a_mirror, owns_its_folder
 from raypo.online.identity import TRAIN, open_folder
 from raypo.online.metrics import Metrics
 from raypo.online.offline_page import write_ended
 from raypo.online.progress import Terminal, console_of_choice
-from raypo.online.record import write_inputs
+from raypo.online.record import INPUTS, write_inputs
 from raypo.online.run import check_sources, finished, fit_workers
 from raypo.scoring.rewards import score_given
 from raypo.stages import cluster, tables, verbs
@@ -221,8 +222,8 @@ def annotate(
             console.print(text, highlight=False)
         else:
             table, facts = known[0], known[1].facts
-        if known is None or not os.path.exists(folder.path(split, "inputs.json")):
-            doubts = write_inputs(folder.path(split, "inputs.json"), table, config)
+        if known is None or not os.path.exists(folder.path(split, INPUTS)):
+            doubts = write_inputs(folder.path(split, INPUTS), table, config)
             for one in doubts if split == "train" else []:
                 console.print(f"warning: {one}", style="yellow", highlight=False, markup=False, soft_wrap=True)
         scales, found[split] = facts["scales"], table

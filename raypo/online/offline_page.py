@@ -12,7 +12,7 @@ import pyarrow as pa
 from raypo.config import RunConfig, as_yaml
 from raypo.evaluation.statistics import mean_interval
 from raypo.online.folder import RunFolder
-from raypo.online.record import doubted, histogram, inputs, points
+from raypo.online.record import INPUTS, doubted, histogram, inputs, points
 from raypo.report.page import write_report
 from raypo.report.record import RunRecord
 from raypo.stages import tables
@@ -50,7 +50,7 @@ def write_offline_page(config: RunConfig, folder: RunFolder, summary: dict[str, 
 def offline_record(config: RunConfig, folder: RunFolder, summary: dict[str, Any]) -> RunRecord:
     """The record of the page."""
     found = tables.read(folder.path("train", "annotated"))
-    place = folder.path("train", "inputs.json")
+    place = folder.path("train", INPUTS)
     run = tables.read_json(folder.path("run.json")) or {}
     told = {
         "warnings": warnings_of(summary, folder),
@@ -108,7 +108,7 @@ def warnings_of(summary: dict[str, Any], folder: RunFolder) -> list[str]:
     out = sum(summary["untrainable"].values())
     if out > summary["sets_trained"]:
         told.append(f"{out} sets could not train, more than the {summary['sets_trained']} that did")
-    return told + doubted(folder.path("train", "inputs.json"))
+    return told + doubted(folder.path("train", INPUTS))
 
 
 def dispersion_of(table: pa.Table | None, config: RunConfig) -> dict[str, dict[str, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,8 @@ from raypo.stages import tables
 from raypo.training.tracking import read_metrics
 
 SAMPLES = 6
+INPUTS = "inputs.json"  # beside the annotated sets that it describes
 SETS = 400  # points of a picture
-FIRST = ("rounds", "round-0000", "inputs.json")
-"""Of a run's folder: what its first round's sets look like."""
 
 
 def record_of(
@@ -38,7 +38,7 @@ def record_of(
         headline: sentences in plain words.
         seconds: of the start and of each round, seconds by stage.
     """
-    evaluations, place = folder.evaluations(), folder.path(*FIRST)
+    evaluations, place = folder.evaluations(), folder.stage(0, INPUTS)
     return RunRecord(
         summary=summary,
         headline=headline,
@@ -92,8 +92,9 @@ def write_inputs(place: str, annotated: pa.Table, config: RunConfig) -> list[str
         annotated: records.ANNOTATED.
         config: of the run.
     """
-    tables.write_json(place, describe_table(annotated, config).to_dict() | {"doubts": doubts_of_table(annotated)})
-    return doubted(place)
+    doubts = doubts_of_table(annotated)
+    tables.write_json(place, describe_table(annotated, config).to_dict() | {"doubts": doubts})
+    return _sentences(doubts)
 
 
 def doubted(place: str) -> list[str]:
@@ -102,8 +103,11 @@ def doubted(place: str) -> list[str]:
     Args:
         place: path of the file.
     """
-    found = tables.read_json(place) or {}
-    return [f"reward {name!r}: {one}" for name, those in found.get("doubts", {}).items() for one in those]
+    return _sentences((tables.read_json(place) or {}).get("doubts", {}))
+
+
+def _sentences(doubts: Mapping[str, Sequence[str]]) -> list[str]:
+    return [f"reward {name!r}: {one}" for name, those in doubts.items() for one in those]
 
 
 def histogram(place: str) -> list[int]:

@@ -16,7 +16,7 @@ from raypo.online.decisions import best_version
 from raypo.online.folder import RunFolder
 from raypo.online.identity import record_at
 from raypo.online.offline_page import write_offline_page
-from raypo.online.record import FIRST, doubted, record_of
+from raypo.online.record import INPUTS, doubted, record_of
 from raypo.report.page import write_report
 from raypo.stages import cluster, tables
 from raypo.training import checkpoint
@@ -62,7 +62,7 @@ def summarize(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
         "changed_fraction": [one["changed_fraction"] for one in trained],
         "engine_gap_per_token": [one["evaluation"]["engine_gap"] for one in evaluations],
         "stopped": (tables.read_json(folder.path("stop.json")) or {}).get("reason"),
-        "warnings": [*last["warnings"], *unmoved(config, folder), *resent(folder), *doubted(folder.path(*FIRST))],
+        "warnings": [*last["warnings"], *unmoved(config, folder), *resent(folder), *doubted(folder.stage(0, INPUTS))],
         "versions": run.get("versions", {}),
         "seed": config.seed,
         "model": folder.model(evaluations[-1]["version"]),

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from raypo.config import DispersionConfig, RunConfig
-from raypo.evaluation.statistics import Floats, correlation, correlation_interval
+from raypo.evaluation.significance import Floats
+from raypo.evaluation.statistics import correlation, correlation_interval
 from raypo.quickstart.language import Prompt, entropy_nats, truth
 from raypo.stages.annotation import dispersion_index
 

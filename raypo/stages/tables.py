@@ -203,7 +203,8 @@ def read(folder: str) -> tuple[pa.Table, Manifest] | None:
         return [pq.read_table(file, filesystem=filesystem, page_checksum_verification=True) for file in files]
 
     try:
-        parts = _patiently(filesystem, load)
+        table = conform(pa.concat_tables(_patiently(filesystem, load)), SCHEMAS[manifest.schema], what=folder)
+        content = content_hash(table)
     except MemoryError:  # Arrow's own is an ArrowException too
         raise
     except (OSError, *DAMAGE) as error:
@@ -214,13 +215,6 @@ def read(folder: str) -> tuple[pa.Table, Manifest] | None:
             and (remote or error.errno is not None)
         ):
             raise _silent(folder, error) from error
-        raise _torn(f"{folder}: {error}", "the files that its manifest lists") from error
-    try:
-        table = conform(pa.concat_tables(parts), SCHEMAS[manifest.schema], what=folder)
-        content = content_hash(table)
-    except MemoryError:
-        raise
-    except DAMAGE as error:
         told = error.got if isinstance(error, DataError) else f"{folder}: {error}"
         raise _torn(told, "the rows that were committed") from error
     if content != manifest.content:

@@ -15,7 +15,9 @@ import torch
 
 from raypo.dispersion.mallows import fit
 from raypo.errors import DataError
-from raypo.evaluation.statistics import Floats, Interval, correlation, resampled
+from raypo.evaluation.intervals import Interval
+from raypo.evaluation.significance import Floats
+from raypo.evaluation.statistics import correlation, resampled
 
 CONFIDENCE, SAMPLES = 0.95, 400
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from raypo.evaluation.frontier import Point, at_kl
-from raypo.evaluation.statistics import Floats
+from raypo.evaluation.significance import Floats
 from raypo.objective import AnyObjective, set_loss
 
 STEPS, RATE = 120, 0.05

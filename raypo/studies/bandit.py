@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from raypo import dispersion
-from raypo.evaluation.statistics import Floats, correlation
+from raypo.evaluation.significance import Floats
+from raypo.evaluation.statistics import correlation
 from raypo.objective import AnyObjective, preset
 from raypo.studies.arena import Path, Sets, World, draw, generator, loss, make_world, train
 from raypo.studies.drawings import forest, frontier

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from raypo.evaluation.doubts import Doubts, doubts
-from raypo.evaluation.statistics import Floats
+from raypo.evaluation.significance import Floats
 from raypo.objective import AnyObjective, preset
 from raypo.report import plots
 from raypo.report.plots import Figure

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from raypo.evaluation.statistics import Floats
+from raypo.evaluation.significance import Floats
 from raypo.objective import AnyObjective, preset
 from raypo.studies.arena import Path, Sets, World, draw, generator, make_world, rewards_of, train
 from raypo.studies.drawings import forest, frontier

@@ -12,7 +12,7 @@ import math
 
 from scipy import stats
 
-from raypo.evaluation.statistics import Interval
+from raypo.evaluation.intervals import Interval
 from raypo.studies.result import CONFIDENCE, Row
 
 RANK = "rank correlation"

@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from raypo.errors import ConfigError
-from raypo.evaluation.statistics import Floats, Interval, correlation, resampled
+from raypo.evaluation.intervals import Interval
+from raypo.evaluation.significance import Floats
+from raypo.evaluation.statistics import correlation, resampled
 from raypo.studies.annotators import Judged, ceiling, disagreements, gained, halves, mean_correlation, spaced
 from raypo.studies.result import CONFIDENCE, SAMPLES, Row, adjusted, compared
 

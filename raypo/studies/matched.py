@@ -17,8 +17,9 @@ import pyarrow as pa
 from raypo.errors import DataError
 from raypo.evaluation.diagnostics import by_source
 from raypo.evaluation.frontier import Point, at_kl
-from raypo.evaluation.significance import power_by_t
-from raypo.evaluation.statistics import Floats, combine_seeds, prompt_means
+from raypo.evaluation.seeds import combine_seeds
+from raypo.evaluation.significance import Floats, power_by_t
+from raypo.evaluation.statistics import prompt_means
 from raypo.online.folder import RunFolder
 from raypo.report import plots
 from raypo.report.plots import Figure

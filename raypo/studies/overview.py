@@ -64,7 +64,11 @@ def outcome(found: Mapping[str, Any]) -> str:
         for text in (_range(rows, "n", "n "), _range(rows, "seeds", "seeds "), _range(rows, "power", "power "))
         if text
     ]
-    return f"**{VERDICTS[found['verdict']]}** ({', '.join(alike)}): {told}" if rows else f"**{found['verdict']}**"
+    return (
+        f"**{VERDICTS[found['verdict']]}** ({', '.join(alike)}): {told}"
+        if rows
+        else f"**{VERDICTS[found['verdict']]}**"
+    )
 
 
 def _measure(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:

@@ -10,7 +10,9 @@ import torch
 from raypo import dispersion
 from raypo.dispersion.mallows import DISTANCES, MOST_ITEMS
 from raypo.errors import ConfigError
-from raypo.evaluation.statistics import Floats, Interval, correlation_interval
+from raypo.evaluation.intervals import Interval
+from raypo.evaluation.significance import Floats
+from raypo.evaluation.statistics import correlation_interval
 from raypo.models.load import check_folder
 from raypo.studies import annotators
 from raypo.studies.annotators import Judged

@@ -10,7 +10,7 @@ import torch
 
 from raypo import dispersion
 from raypo.data.packing import ResponseSet, pack
-from raypo.evaluation.statistics import Floats
+from raypo.evaluation.significance import Floats
 from raypo.logprobs import sum_by_response
 from raypo.models.scorer import TokenScorer
 from raypo.studies.annotators import Judged

@@ -23,7 +23,7 @@ from scipy import stats
 from torch import Tensor
 
 from raypo.bench.train import Plan, make_inputs, own_case, run_own
-from raypo.evaluation.statistics import Floats
+from raypo.evaluation.significance import Floats
 from raypo.objective import AnyObjective, preset, set_loss
 from raypo.report import plots
 from raypo.report.plots import Figure

@@ -15,7 +15,9 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.figure import Figure
 
-from raypo.evaluation.statistics import Floats, Interval, detectable, holm, mean_interval, paired_test, power
+from raypo.evaluation.intervals import Interval
+from raypo.evaluation.significance import Floats, detectable, holm, paired_test, power
+from raypo.evaluation.statistics import mean_interval
 
 CONFIDENCE = 0.95
 SAMPLES = 2000

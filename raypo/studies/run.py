@@ -12,18 +12,14 @@ import torch
 
 from raypo.bench.measure import environment
 from raypo.errors import ConfigError
+from raypo.studies import overview
 from raypo.studies.catalogue import entry
 from raypo.studies.result import Result, Setting
 from raypo.studies.write import figure, told, write
 
 COLUMNS = ("condition", "measure", "n", "seeds", "effect", "low", "high", "p", "power", "detectable")
 
-VERDICTS = {
-    "holds": "the claim holds",
-    "fails": "the claim fails",
-    "mixed": "the claim holds in part",
-    "undecided": "undecided",
-}
+VERDICTS = {name: text if name == "undecided" else f"the claim {text}" for name, text in overview.VERDICTS.items()}
 
 
 def study(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from operator import is_
 from typing import Any, TypeVar
 
 from raypo.data.packing import Batch
@@ -51,10 +52,6 @@ class Collation:
     def _begun(self, asked: Sequence[Any], pack: Callable[[Sequence[Any]], Batch]) -> Future[Batch]:
         """The layout of these very sets, which may have begun in the step before."""
         ahead, self._ahead = self._ahead, None
-        if ahead is not None and len(ahead[0]) == len(asked) and all(map(_same, ahead[0], asked)):
+        if ahead is not None and len(ahead[0]) == len(asked) and all(map(is_, ahead[0], asked)):
             return ahead[1]
         return self._thread.submit(pack, asked)
-
-
-def _same(one: Any, other: Any) -> bool:
-    return one is other

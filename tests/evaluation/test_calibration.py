@@ -15,15 +15,10 @@ import pytest
 from numpy.typing import NDArray
 
 from raypo.evaluation.frontier import Point, at_equal_kl
-from raypo.evaluation.statistics import (
-    combine_seeds,
-    correlation_interval,
-    mean_interval,
-    paired_test,
-    prompt_means,
-    ratio_interval,
-)
-from raypo.evaluation.statistics import power as power_of
+from raypo.evaluation.seeds import combine_seeds
+from raypo.evaluation.significance import paired_test
+from raypo.evaluation.significance import power as power_of
+from raypo.evaluation.statistics import correlation_interval, mean_interval, prompt_means, ratio_interval
 from raypo.evaluation.winrate import win_shares
 
 REPEATS = int(os.environ.get("CALIBRATION_REPEATS", "1000"))

@@ -14,7 +14,8 @@ from rich.console import Console
 from test_diagnostics import PROMPTS, config, measured, moved, synthetic
 
 from raypo.evaluation.comparison import START, Drawn, Verdicts, compare, groups
-from raypo.evaluation.statistics import Interval, holm
+from raypo.evaluation.intervals import Interval
+from raypo.evaluation.significance import holm
 from raypo.online.comparison_tables import figure, least, shown
 
 

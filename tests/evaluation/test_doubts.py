@@ -12,7 +12,7 @@ import pytest
 from raypo.config import build
 from raypo.evaluation.doubts import SKEWED, TAIL, doubts, doubts_of_table
 from raypo.online.folder import RunFolder
-from raypo.online.record import FIRST, doubted, histogram, inputs, write_inputs
+from raypo.online.record import INPUTS, doubted, histogram, inputs, write_inputs
 from raypo.records import ANNOTATED
 
 RNG = np.random.default_rng(0)
@@ -81,7 +81,7 @@ def test_a_round_tells_its_doubts(tmp_path: Path) -> None:
     table = pa.Table.from_pylist(rows, schema=ANNOTATED)
     assert doubts_of_table(table)["plain"] == ()
     config = build({"output": str(tmp_path), "policy": {"path": "nowhere"}, "prompts": {"path": "nowhere"}})
-    place = RunFolder(config).path(*FIRST)
+    place = RunFolder(config).stage(0, INPUTS)
     assert doubted(place) == []
     warned = write_inputs(place, table, config)
     assert warned[0].startswith("reward 'steep': rewards are skewed (")

@@ -13,7 +13,7 @@ from scipy import stats
 from scipy.special import expit
 
 from raypo.evaluation.length import Duel, difficulties, influence, length_controlled, logistic
-from raypo.evaluation.statistics import detectable, paired_test
+from raypo.evaluation.significance import detectable, paired_test
 
 PROMPTS = 400
 SHARED = Path(__file__).parents[3] / "shared" / "data"

@@ -10,20 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from raypo.evaluation.intervals import AMOUNT, SHARE
-from raypo.evaluation.significance import attainable, detectable_by_t, power_by_t
-from raypo.evaluation.statistics import (
-    Interval,
-    combine_seeds,
-    correlation,
-    correlation_interval,
-    detectable,
-    mean_interval,
-    paired_test,
-    power,
-    prompt_means,
-    ratio_interval,
-)
+from raypo.evaluation.intervals import AMOUNT, SHARE, Interval
+from raypo.evaluation.seeds import combine_seeds
+from raypo.evaluation.significance import attainable, detectable, detectable_by_t, paired_test, power, power_by_t
+from raypo.evaluation.statistics import correlation, correlation_interval, mean_interval, prompt_means, ratio_interval
 
 NAN = math.nan
 FINITE = st.floats(-1e6, 1e6, allow_nan=False)

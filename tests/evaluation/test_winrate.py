@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raypo.evaluation.statistics import detectable
+from raypo.evaluation.significance import detectable
 from raypo.evaluation.winrate import judged, win_shares
 
 NAN = math.nan

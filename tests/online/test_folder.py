@@ -16,7 +16,7 @@ from raypo.errors import DataError, IntegrityError
 from raypo.online.folder import STAGES, RunFolder
 from raypo.online.identity import RUN, TRAIN, open_folder
 from raypo.online.offline_page import offline_record, warnings_of
-from raypo.online.record import FIRST, doubted, write_inputs
+from raypo.online.record import INPUTS, doubted, write_inputs
 from raypo.online.summary import rewrite_report, write
 from raypo.stages import tables
 from raypo.training import checkpoint
@@ -138,10 +138,10 @@ def test_a_run_on_given_sets_without_held_out_ones_says_that_nothing_is_measured
 def test_the_doubts_of_an_inputs_json_are_warnings_of_either_kind_of_run(config: RunConfig) -> None:
     folder, summary = given_run(config)
     doubts = {"doubts": {"judge": ["rewards are skewed (+1.4)"]}}
-    for place in (folder.path("train", "inputs.json"), folder.path(*FIRST)):
+    for place in (folder.path("train", "inputs.json"), folder.stage(0, INPUTS)):
         tables.write_json(place, doubts)
     assert warnings_of(summary, folder)[-1] == "reward 'judge': rewards are skewed (+1.4)"
-    assert doubted(folder.path(*FIRST)) == ["reward 'judge': rewards are skewed (+1.4)"]
+    assert doubted(folder.stage(0, INPUTS)) == ["reward 'judge': rewards are skewed (+1.4)"]
 
 
 def test_the_page_of_a_study_of_the_papers_is_said_where_it_is(tmp_path: Path) -> None:

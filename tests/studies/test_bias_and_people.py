@@ -15,7 +15,9 @@ import torch
 from hf_folders import make_model
 
 from raypo.errors import ConfigError, DataError
-from raypo.evaluation.statistics import Floats, Interval, correlation, power
+from raypo.evaluation.intervals import Interval
+from raypo.evaluation.significance import Floats, power
+from raypo.evaluation.statistics import correlation
 from raypo.studies import annotators, correlations, dispersion, display, reference, responses
 from raypo.studies import people as people_of
 from raypo.studies.annotators import Judged

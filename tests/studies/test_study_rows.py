@@ -11,7 +11,7 @@ import pytest
 from command_line import call
 
 from raypo.errors import ConfigError, DataError
-from raypo.evaluation.statistics import Floats
+from raypo.evaluation.significance import Floats
 from raypo.report import plots
 from raypo.studies.catalogue import CATALOGUE, entry
 from raypo.studies.overview import COLUMNS, markdown
