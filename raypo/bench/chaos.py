@@ -38,6 +38,10 @@ ORPHAN_WAIT_S = 30.0
 Victim = Literal["driver", "driver-term", "trainer", "engine", "scorer"]
 TITLES: dict[str, str] = {"trainer": "ray::RayTrainWorker", "engine": "ray::EngineActor", "scorer": "ray::Reference"}
 """How Ray names the processes, by the class of the actor in them."""
+RAYS_OWN = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+"""A node's agents, no orphans of a run: when their raylet was killed they end by themselves, once the controller has not
+answered for the 60 s of Ray's RAY_gcs_rpc_server_reconnect_timeout_s. Not every kernel lets one read their environment.
+"""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Record:
         kills: those that hit.
         missed: those whose victim or moment did not come.
         exits: exit codes of the driver, in order.
-        orphans: processes of the run that outlived its driver by `ORPHAN_WAIT_S`.
+        orphans: processes of the run that outlived its driver by `ORPHAN_WAIT_S`, but `RAYS_OWN`.
         rewritten: folders whose committed table was replaced by another.
         output: of the driver's last start.
     """
@@ -265,9 +269,11 @@ def title(process: psutil.Process) -> str:
 
 
 def outlived(mark: str) -> list[str]:
-    """Titles of processes that are still there when `ORPHAN_WAIT_S` have passed; they are ended."""
+    """Titles of processes that are still there when `ORPHAN_WAIT_S` have passed, but `RAYS_OWN`; they are ended."""
     deadline = time.monotonic() + ORPHAN_WAIT_S
-    while (left := marked(mark)) and time.monotonic() < deadline:
+    while left := [process for process in marked(mark) if not title(process).startswith(RAYS_OWN)]:
+        if time.monotonic() > deadline:
+            break
         time.sleep(0.2)
     told = [title(process)[:120] for process in left]
     for process in left:

@@ -116,6 +116,21 @@ def test_a_process_that_outlives_its_driver_is_found_and_ended(tmp_path: Path, m
     assert "time.sleep(600)" in record.orphans[0]
 
 
+def test_the_agents_of_a_killed_ray_are_no_orphans_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are known by the title that Ray gives them, and are left to end by themselves; any other process is told."""
+    monkeypatch.setattr(chaos, "ORPHAN_WAIT_S", 0.5)
+    mark, env = uuid.uuid4().hex, dict(os.environ)
+    titles = [f"{name:<120}" for name in (*chaos.RAYS_OWN, "ray::EngineActor.generate")]
+    started = [subprocess.Popen([one, "600"], executable="/bin/sleep", env=env | {chaos.MARK: mark}) for one in titles]
+    try:
+        assert [told.split()[0] for told in chaos.outlived(mark)] == ["ray::EngineActor.generate"]
+        assert [process.poll() for process in started[:2]] == [None, None]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_chaos_run_that_is_ended_ends_its_driver_and_what_that_started(number: int, tmp_path: Path) -> None:
     """The driver has left a process in a session of its own, as Ray does."""
