@@ -42,17 +42,19 @@ def stars(values: Tensor, levels: int) -> Tensor:
     return (ranks * levels).floor().view_as(values)
 
 
-def families(world: World, arms: Tensor, rng: torch.Generator, likeness: float) -> tuple[World, Tensor]:
-    """Every set's last responses become near copies of its first: one family of FAMILY beside the others.
+def families(world: World, arms: Tensor, likeness: float) -> World:
+    """The responses after each set's first become near copies of it: one family of FAMILY beside the others.
+
+    A copy is `likeness` of the original and the rest of what the arm was, in features and utility alike: what features
+    tell of utility stays what it was, and copies have no noise that others lack.
 
     Args:
         world: changed where its first contexts' arms are drawn.
         arms: [S, N, K] drawn ones.
-        rng: of what is not copied.
         likeness: correlation of a copy's features and utility with its original's, in [0, 1).
 
     Returns:
-        the world with copies in it, and the same arms.
+        the world with copies in it.
     """
     features, utility = world.features.clone(), world.utility.clone()
     count = arms.shape[1]
@@ -61,10 +63,12 @@ def families(world: World, arms: Tensor, rng: torch.Generator, likeness: float) 
     wide = (*copies.shape, world.features.shape[-1])
     index = copies[..., None].expand(wide)
     source = features[:, :count].gather(2, original[..., None].expand(*original.shape, wide[-1])).expand(wide)
-    features[:, :count].scatter_(2, index, likeness * source + rest * torch.randn(wide, generator=rng))
+    own = features[:, :count].gather(2, index)
+    features[:, :count].scatter_(2, index, likeness * source + rest * own)
     alike = utility[:, :count].gather(2, original).expand(copies.shape)
-    utility[:, :count].scatter_(2, copies, likeness * alike + rest * torch.randn(copies.shape, generator=rng))
-    return World(features, utility, world.reference, world.train), arms
+    own = utility[:, :count].gather(2, copies)
+    utility[:, :count].scatter_(2, copies, likeness * alike + rest * own)
+    return World(features, utility, world.reference, world.train)
 
 
 def run(setting: Setting) -> Result:
@@ -74,7 +78,7 @@ def run(setting: Setting) -> Result:
     world = make_world(rng, seeds=seeds, contexts=contexts, heldout=heldout)
     arms = draw(world.reference[:, :contexts], RESPONSES, rng)
     noise = NOISE * torch.randn(arms.shape, generator=rng)
-    alike, _ = families(world, arms, rng, LIKENESS)
+    alike = families(world, arms, LIKENESS)
     rows: list[Row] = []
     shown: dict[str, Path] = {}
     for beta in BETAS:
