@@ -17,6 +17,7 @@ from raypo.dispersion.index import (
     psi,
     psi_of,
     reward_spread_index,
+    reward_spread_scale,
 )
 from raypo.dispersion.mallows import DISTANCES, Fit, fit
 
@@ -34,4 +35,5 @@ __all__ = [
     "psi",
     "psi_of",
     "reward_spread_index",
+    "reward_spread_scale",
 ]

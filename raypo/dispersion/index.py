@@ -72,7 +72,7 @@ def likelihood_index(reference_logps: Tensor, lengths: Tensor, mask: Tensor, voc
     return clamp_index(_mean_over_set(per_token, mask) / math.log(vocab_size))
 
 
-def reward_spread_index(rewards: Tensor, mask: Tensor) -> Tensor:
+def reward_spread_index(rewards: Tensor, mask: Tensor, scale: Tensor | None = None) -> Tensor:
     """The wider the rewards of a prompt's own responses, the less dispersed its preferences: d = 1 / (1 + std / scale).
 
     scale is the mean within-set standard deviation over the batch, so that d = 1/2 for a prompt of average spread: the
@@ -81,18 +81,30 @@ def reward_spread_index(rewards: Tensor, mask: Tensor) -> Tensor:
     Args:
         rewards: [B, K]; what masked entries hold is not read.
         mask: [B, K] bool.
+        scale: scalar > 0, the `reward_spread_scale` of another batch, beside which this one shows that all its rewards
+            spread more or less; None: this batch's own, which hides it.
 
     Returns:
         [B] clamped index.
     """
+    own = reward_spread_scale(rewards, mask) if scale is None else scale
+    return clamp_index(1.0 / (1.0 + _spreads(rewards, mask) / own))
+
+
+def reward_spread_scale(rewards: Tensor, mask: Tensor) -> Tensor:
+    """Mean standard deviation within those sets whose rewards differ; 1 where none do. [B, K] -> scalar."""
+    std = _spreads(rewards, mask)
+    differ = std[std > 0]
+    return differ.mean() if differ.numel() else torch.ones((), dtype=std.dtype)
+
+
+def _spreads(rewards: Tensor, mask: Tensor) -> Tensor:
+    """Standard deviation within each set, over the number of its responses. [B, K] -> [B]."""
     values = torch.where(mask, rewards, torch.zeros_like(rewards))
     count = mask.sum(-1)
     mean = values.sum(-1) / count.clamp_min(1)
     squares = torch.where(mask, (values - mean[:, None]) ** 2, torch.zeros_like(values))
-    std = (squares.sum(-1) / count.clamp_min(1)).sqrt()
-    spread = std[std > 0]
-    scale = spread.mean() if spread.numel() else torch.ones((), dtype=std.dtype)
-    return clamp_index(1.0 / (1.0 + std / scale))
+    return (squares.sum(-1) / count.clamp_min(1)).sqrt()
 
 
 def fit_psi_scale(index: Tensor, trainable: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ CATALOGUE: dict[str, Entry] = {
     "prior": Entry(
         "A prior learned together with the policy beats a fixed one, at the same KL.",
         "2501.01544",
-        "four priors from three starts; gain over the fixed reference at 0.5 nats, spreads of utility",
+        "four priors from three starts at two betas; gain over the fixed reference at 0.5 nats, spreads of utility",
     ),
     "online": Entry(
         "In online training MallowsPO, MPO, W-MPO and W-MPO with dispersion reach more reward than DPO at the same KL.",
@@ -91,8 +91,8 @@ CATALOGUE: dict[str, Entry] = {
     "normalisation": Entry(
         "Over rounds, psi and the reward scale are better frozen than fitted again, and the reference better kept.",
         "2405.14953",
-        "psi, reward scale and reference frozen or renewed over rounds; gain over all frozen at 1.5 nats, "
-        "spreads of utility",
+        "psi, reward scale and reference frozen or renewed over rounds, at two betas; gain over all frozen at "
+        "1.5 nats, spreads of utility",
     ),
 }
 

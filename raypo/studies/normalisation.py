@@ -2,8 +2,9 @@
 
 Each round samples from the current policy, a panel of readers scores, dispersion is estimated from the panel's spread
 (readers who agree give rewards that spread), and W-MPO with psi trains. As policies sharpen, responses become alike and
-rewards spread less; a scale that is fitted again undoes that, a frozen one shows it. Dispersions that are known are
-tried as they are, and normalised to mean 1.
+rewards spread less; a scale that is fitted again undoes that, a frozen one shows it. Psi has two scales, the spread
+that counts as average and the factor that makes its mean 1: both are frozen, or both fitted again. Dispersions that are
+known are tried as they are, and normalised to mean 1.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from raypo.studies.arena import Path, Sets, World, draw, generator, make_world, 
 from raypo.studies.drawings import forest, frontier
 from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, overall
 
-RESPONSES, BETA, ALPHA, KL, MATTERS = 8, 0.1, 1.0, 1.5, 0.02
+RESPONSES, ALPHA, KL, MATTERS = 8, 1.0, 1.5, 0.02
+BETAS = (0.1, 1.0)
+"""At 0.1 the loss is nearly straight in the margin up to KL: a factor on psi, or another reference, can hardly act."""
+
 ROUNDS, STEPS, RATE, READERS = 8, 20, 0.01, 16
 PSI = (2.0, 0.2)
 """True psi of contexts where readers agree, and where they do not: those of the quickstart's language."""
@@ -31,7 +35,7 @@ class Way:
     """How a run normalises.
 
     Args:
-        psi: "frozen" or "refit" scale of the estimate; "known" as it is, "known-mean-1" divided by its mean.
+        psi: "frozen" or "refit" scales of the estimate; "known" as it is, "known-mean-1" divided by its mean.
         reward: "frozen" or "refit" scale.
         reference: "initial" or "previous".
     """
@@ -68,10 +72,18 @@ def scale_of_rewards(rewards: Tensor) -> Tensor:
     return rewards.var(-1, keepdim=True).mean(1, keepdim=True).sqrt()
 
 
-def index_of(rewards: Tensor) -> Tensor:
-    """The index by reward spread within each seed, [S, N]."""
+def spread_of(rewards: Tensor) -> Tensor:
+    """The spread that counts as average in each seed, [S]."""
     everyone = torch.ones_like(rewards[0], dtype=torch.bool)
-    return torch.stack([dispersion.reward_spread_index(one, everyone) for one in rewards])
+    return torch.stack([dispersion.reward_spread_scale(one, everyone) for one in rewards])
+
+
+def index_of(rewards: Tensor, spread: Tensor) -> Tensor:
+    """The index by reward spread beside a spread [S] within each seed, [S, N]."""
+    everyone = torch.ones_like(rewards[0], dtype=torch.bool)
+    return torch.stack(
+        [dispersion.reward_spread_index(one, everyone, own) for one, own in zip(rewards, spread, strict=True)]
+    )
 
 
 def scale_of_psi(index: Tensor) -> Tensor:
@@ -80,7 +92,7 @@ def scale_of_psi(index: Tensor) -> Tensor:
     return torch.stack([dispersion.fit_psi_scale(one, trains) for one in index])[:, None]
 
 
-def rounds(way: Way, world: World, true: Tensor, seed: int) -> Path:
+def rounds(way: Way, world: World, true: Tensor, seed: int, beta: float) -> Path:
     """A run of every seed; the path is measured over all rounds.
 
     Args:
@@ -88,10 +100,11 @@ def rounds(way: Way, world: World, true: Tensor, seed: int) -> Path:
         world: contexts and arms.
         true: [S, N] psi of the training contexts.
         seed: of sampling and readers, the same for every way.
+        beta: of the objective.
     """
     rng, count = generator(seed), world.train
     weights = torch.zeros(world.seeds, world.features.shape[-1])
-    psi_scale = reward_scale = None
+    psi_scale = reward_scale = spread = None
     paths = []
     for _ in range(ROUNDS):
         arms = draw(world.logps(weights)[:, :count], RESPONSES, rng)
@@ -101,13 +114,14 @@ def rounds(way: Way, world: World, true: Tensor, seed: int) -> Path:
         if way.psi.startswith("known"):
             psi = true / (true.mean(1, keepdim=True) if way.psi == "known-mean-1" else 1.0)
         else:
-            index = index_of(rewards)
-            if psi_scale is None or way.psi == "refit":
-                psi_scale = scale_of_psi(index)
+            if spread is None or psi_scale is None or way.psi == "refit":
+                spread = spread_of(rewards)
+                psi_scale = scale_of_psi(index_of(rewards, spread))
+            index = index_of(rewards, spread)
             psi = dispersion.psi(index, psi_scale)
         against = weights if way.reference == "previous" else None
         sets = Sets(arms, rewards / reward_scale, psi)
-        objective = preset("mallows-mpo", beta=BETA, alpha=ALPHA)
+        objective = preset("mallows-mpo", beta=beta, alpha=ALPHA)
         path = train(objective, world, sets, start=weights, against=against, steps=STEPS, rate=RATE)
         weights = path.weights
         paths.append(path)
@@ -124,13 +138,16 @@ def run(setting: Setting) -> Result:
     world = make_world(rng, seeds=seeds, contexts=contexts, heldout=heldout)
     agree = torch.rand(seeds, contexts, generator=rng) < 0.5
     true = torch.where(agree, torch.tensor(PSI[0]), torch.tensor(PSI[1]))
-    paths = {str(way): rounds(way, world, true, setting.seed + 1) for way in WAYS}
-    base = paths[str(BASE)].at(KL)
-    rows = [
-        compared(name, "gain over all frozen", path.at(KL) - base, n=heldout, matters=MATTERS)
-        for name, path in paths.items()
-        if name != str(BASE)
-    ]
+    rows: list[Row] = []
+    shown: dict[float, dict[str, Path]] = {}
+    for beta in BETAS:
+        paths = shown[beta] = {str(way): rounds(way, world, true, setting.seed + 1, beta) for way in WAYS}
+        base = paths[str(BASE)].at(KL)
+        rows += [
+            compared(f"beta {beta:g}, {name}", GAIN, path.at(KL) - base, n=heldout, matters=MATTERS)
+            for name, path in paths.items()
+            if name != str(BASE)
+        ]
     rows = adjusted(rows)
     return Result(
         rows=rows,
@@ -139,11 +156,13 @@ def run(setting: Setting) -> Result:
         headline=claimed(rows),
         drawings=[
             Drawing("effects", f"Gain over all frozen at {KL:g} nats.", forest(rows, LABEL, matters=MATTERS)),
-            Drawing("frontier", "Gain against KL over the rounds.", frontier(paths, KL)),
+            *(
+                Drawing(f"frontier-{beta:g}", f"Gain against KL over the rounds, beta {beta:g}.", frontier(paths, KL))
+                for beta, paths in shown.items()
+            ),
         ],
         settings={
             "responses": RESPONSES,
-            "beta": BETA,
             "alpha": ALPHA,
             "kl": KL,
             "rounds": ROUNDS,
@@ -154,7 +173,7 @@ def run(setting: Setting) -> Result:
     )
 
 
-LABEL = "gain over all frozen, spreads of utility"
+GAIN, LABEL = "gain over all frozen", "gain over all frozen, spreads of utility"
 
 
 def claimed(rows: list[Row]) -> list[Row]:
@@ -170,7 +189,9 @@ def verdict(rows: list[Row]) -> Verdict:
 def finding(rows: list[Row]) -> str:
     """Way by way; known dispersions are no part of the claim."""
     claimed = "; ".join(f"{row.condition} {row.words(-1)}" for row in rows if "known" not in row.condition)
-    known = "; ".join(f"{row.condition.split(',')[0]} {row.told()}" for row in rows if "known" in row.condition)
+    known = "; ".join(
+        f"{', '.join(row.condition.split(', ')[:2])} {row.told()}" for row in rows if "known" in row.condition
+    )
     return (
         f"Gain over everything frozen and the first reference at {KL:g} nats, in spreads of utility; the claim is that "
         f"each of these loses. {claimed}. Dispersion that is known instead of estimated: {known}."

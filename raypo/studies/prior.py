@@ -21,7 +21,10 @@ from raypo.studies.arena import POINTS, RATE, STEPS, Path, Sets, World, draw, ge
 from raypo.studies.drawings import forest, frontier
 from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, overall
 
-RESPONSES, KL, MATTERS, NOISE, BETA = 8, 0.5, 0.02, 0.5, 0.1
+RESPONSES, KL, MATTERS, NOISE = 8, 0.5, 0.02, 0.5
+BETAS = (0.1, 1.0)
+"""At 0.1 the loss is nearly straight in the margin up to KL, and a prior, which shifts margins, can hardly act."""
+
 ARMS, ATTRIBUTES = 12, 5
 MIXING, EVERY = 0.6, 8
 """Of the moving prior: share of the policy in each update (TR-DPO's 0.6), and steps between updates."""
@@ -51,7 +54,7 @@ def make(rng: torch.Generator, seeds: int, contexts: int, heldout: int, knows: f
     return World(features, utility, reference, contexts)
 
 
-def trained(prior: str, world: World, sets: Sets) -> Path:
+def trained(prior: str, world: World, sets: Sets, beta: float) -> Path:
     """A policy of every seed under one of PRIORS, measured as it trains."""
     count = sets.arms.shape[1]
     first = World(world.features[:, :count], world.utility[:, :count], world.reference[:, :count], count)
@@ -68,7 +71,7 @@ def trained(prior: str, world: World, sets: Sets) -> Path:
         # zeta's gradient must flow, and a reference's would not: the ratio is given as the policy's log-prob
         ratio = (logps - zeta).gather(-1, sets.arms)
         optimizer.zero_grad()
-        loss(preset("all-pairs", beta=BETA), ratio, torch.zeros_like(ratio), sets).backward()
+        loss(preset("all-pairs", beta=beta), ratio, torch.zeros_like(ratio), sets).backward()
         optimizer.step()
         if step % EVERY == 0:
             moving = MIXING * weights.detach() + (1 - MIXING) * moving
@@ -98,16 +101,15 @@ def run(setting: Setting) -> Result:
         arms = draw(world.reference[:, :contexts], RESPONSES, rng)
         rewards = rewards_of(world, arms)
         sets = Sets(arms, rewards + NOISE * torch.randn(rewards.shape, generator=rng))
-        paths = {prior: trained(prior, world, sets) for prior in PRIORS}
-        shown |= {f"{prior}, start {start}": path for prior, path in paths.items() if start == "bad"}
-        fixed = paths["reference"].at(KL)
-        rows += [
-            compared(
-                f"start {start}, {prior}", "gain over a fixed prior", path.at(KL) - fixed, n=heldout, matters=MATTERS
-            )
-            for prior, path in paths.items()
-            if prior != "reference"
-        ]
+        for beta in BETAS:
+            paths = {prior: trained(prior, world, sets, beta) for prior in PRIORS}
+            shown = paths if (start, beta) == ("bad", BETAS[-1]) else shown
+            fixed = paths["reference"].at(KL)
+            rows += [
+                compared(f"beta {beta:g}, start {start}, {prior}", GAIN, path.at(KL) - fixed, n=heldout, matters=MATTERS)
+                for prior, path in paths.items()
+                if prior != "reference"
+            ]
     rows = adjusted(rows)
     return Result(
         rows=rows,
@@ -116,13 +118,17 @@ def run(setting: Setting) -> Result:
         headline=claimed(rows),
         drawings=[
             Drawing("effects", f"Gain over the fixed prior at {KL:g} nats.", forest(rows, LABEL, matters=MATTERS)),
-            Drawing("frontier", "From a reference that favours bad arms: gain against KL.", frontier(shown, KL)),
+            Drawing(
+                "frontier",
+                f"From a reference that favours bad arms, beta {BETAS[-1]:g}: gain against KL.",
+                frontier(shown, KL),
+            ),
         ],
-        settings={"responses": RESPONSES, "beta": BETA, "kl": KL, "noise": NOISE, "arms": ARMS, "contexts": contexts},
+        settings={"responses": RESPONSES, "kl": KL, "noise": NOISE, "arms": ARMS, "contexts": contexts},
     )
 
 
-LABEL = "gain over a fixed prior, spreads of utility"
+GAIN, LABEL = "gain over a fixed prior", "gain over a fixed prior, spreads of utility"
 
 
 def claimed(rows: list[Row]) -> list[Row]:
@@ -140,5 +146,6 @@ def finding(rows: list[Row]) -> str:
     told = [f"Gain over the reference as a fixed prior, at {KL:g} nats, in spreads of utility, all pairs."]
     for prior in PRIORS[1:]:
         cases = [row for row in rows if row.condition.endswith(f", {prior}")]
-        told.append(f"{prior}: " + "; ".join(f"{row.condition.split(',')[0]} {row.words()}" for row in cases) + ".")
+        each = "; ".join(f"{row.condition.rsplit(', ', 1)[0]} {row.words()}" for row in cases)
+        told.append(f"{prior}: {each}.")
     return " ".join(told)

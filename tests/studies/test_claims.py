@@ -190,8 +190,7 @@ def test_of_two_responses_every_contrast_is_a_pair() -> None:
 def test_a_family_is_alike_and_the_others_are_untouched() -> None:
     """Correlation of a copy's features with its original's is 0.95; features outside of the family are the same."""
     world, arms = small()
-    alike, same = contrast.families(world, arms, generator(1), 0.95)
-    assert torch.equal(same, arms)
+    alike = contrast.families(world, arms, 0.95)
     index = arms[..., None].expand(*arms.shape, world.features.shape[-1])
     before, after = (one.features[:, :CONTEXTS].gather(2, index) for one in (world, alike))
     assert torch.equal(after[:, :, 0], before[:, :, 0])
@@ -199,6 +198,19 @@ def test_a_family_is_alike_and_the_others_are_untouched() -> None:
     copies = np.corrcoef(after[:, :, 0].flatten().numpy(), after[:, :, 1].flatten().numpy())
     assert copies[0, 1] == pytest.approx(0.95, abs=0.02)
     assert torch.equal(alike.features[:, CONTEXTS:], world.features[:, CONTEXTS:])
+
+
+def test_copies_have_the_utility_of_their_features() -> None:
+    """Where features show all of utility they still do: least squares leave nothing, and its variance stays 1."""
+    rng = generator(0)
+    world = make_world(rng, seeds=1, contexts=64, heldout=1, hidden=0.0)
+    arms = draw(world.reference[:, :64], 8, rng)
+    alike = contrast.families(world, arms, 0.95)
+    x, y = alike.features.flatten(0, 2).double(), alike.utility.flatten()[:, None].double()
+    left = y - x @ torch.linalg.lstsq(x, y).solution
+    assert float(left.abs().max()) < 1e-5
+    copies = rewards_of(alike, arms)[..., 1 : contrast.FAMILY]
+    assert float(copies.var()) == pytest.approx(1.0, abs=0.25)  # 64 families: an error of sqrt(2 / 64) = 0.18 at most
 
 
 def test_the_claim_on_contrasts_is_about_sets_without_families() -> None:
@@ -225,7 +237,7 @@ def test_a_uniform_prior_is_the_reference_where_the_reference_is_uniform() -> No
         world = prior.make(rng, SEEDS, CONTEXTS, HELDOUT, knows)
         arms = draw(world.reference[:, :CONTEXTS], 8, rng)
         sets = Sets(arms, rewards_of(world, arms))
-        fixed, uniform = (prior.trained(one, world, sets) for one in ("reference", "uniform"))
+        fixed, uniform = (prior.trained(one, world, sets, 0.1) for one in ("reference", "uniform"))
         assert bool(np.allclose(fixed.gain, uniform.gain, atol=1e-4)) == same
         if same:
             found = compared("a", "b", uniform.at(0.3) - fixed.at(0.3), n=HELDOUT, matters=prior.MATTERS)
@@ -243,14 +255,15 @@ def test_the_marginal_prior_is_the_mean_of_the_policies() -> None:
 def test_the_claim_on_priors_is_about_those_that_learn() -> None:
     def rows(learned: float, uniform: float) -> list[Row]:
         return [
-            row(f"start {start}, {one}", "gain over a fixed prior", uniform if one == "uniform" else learned)
+            row(f"beta {beta:g}, start {start}, {one}", prior.GAIN, uniform if one == "uniform" else learned)
             for start in prior.STARTS
+            for beta in prior.BETAS
             for one in prior.PRIORS[1:]
         ]
 
     assert prior.verdict(rows(0.05, -0.05)) == "holds"
     assert prior.verdict(rows(-0.05, 0.05)) == "fails"
-    assert "joint: start good -0.050 [-0.060, -0.040], the opposite;" in prior.finding(rows(-0.05, 0.05))
+    assert "joint: beta 0.1, start good -0.050 [-0.060, -0.040], the opposite;" in prior.finding(rows(-0.05, 0.05))
 
 
 # normalisation
@@ -261,16 +274,27 @@ def test_scales_by_hand() -> None:
     assert normalisation.scale_of_rewards(torch.tensor([[[0.0, 2.0], [0.0, 0.0]]])).flatten().tolist() == [1.0]
     liked = normalisation.panel(torch.full((1, 4000, 1), 0.5), torch.full((1, 4000), 2.0), generator(0))
     assert float(liked.mean()) == pytest.approx(1 / (1 + math.exp(-2)), abs=0.006)
-    index = normalisation.index_of(torch.rand(2, 8, 4, generator=generator(0)))
+    rewards = torch.rand(2, 8, 4, generator=generator(0))
+    index = normalisation.index_of(rewards, normalisation.spread_of(rewards))
     psi = -normalisation.scale_of_psi(index) * index.log()
     assert psi.mean(1).tolist() == pytest.approx([1.0, 1.0], abs=1e-4)
+
+
+def test_a_frozen_spread_shows_that_all_rewards_spread_less() -> None:
+    """Half of every spread beside the frozen one: a set of average spread goes from 1 / 2 to 1 / (1 + 1 / 2) = 2 / 3."""
+    rewards = torch.tensor([[[0.0, 2.0], [2.0, 0.0]]])
+    spread = normalisation.spread_of(rewards)
+    assert spread.tolist() == [1.0]
+    assert normalisation.index_of(rewards, spread).tolist() == [[0.5, 0.5]]
+    assert normalisation.index_of(rewards / 2, spread).flatten().tolist() == pytest.approx([2 / 3, 2 / 3])
+    assert normalisation.index_of(rewards / 2, normalisation.spread_of(rewards / 2)).tolist() == [[0.5, 0.5]]
 
 
 def test_frozen_and_refitted_scales_are_one_in_the_first_round_and_part_in_the_next() -> None:
     world, _ = small()
     true = torch.full((SEEDS, CONTEXTS), 2.0)
     ways = [BASE, Way(psi="refit"), Way(reward="refit"), Way(reference="previous")]
-    base, *others = (normalisation.rounds(way, world, true, 1) for way in ways)
+    base, *others = (normalisation.rounds(way, world, true, 1, 1.0) for way in ways)
     first = len(base.kl) // normalisation.ROUNDS
     for other in others:
         assert other.gain[:first].tolist() == base.gain[:first].tolist()
