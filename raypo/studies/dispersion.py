@@ -1,14 +1,17 @@
 """Does an estimate of dispersion track how far people really disagree?
 
-On the quickstart's language, where a prompt's dispersion is set independently of its token entropy, and on judgements
-by several people, given as files. There disagreement is itself measured with noise: beside each correlation stands the
-ceiling that a perfect index would reach, from split-half reliability. An index from rewards sees one half of the people
-and is held against the other.
+On the quickstart's language, and on judgements by several people, given as files. In the language a prompt's dispersion
+is independent of its token entropy by construction: entropy cannot track it there, and 0 is what a sound estimate gives.
+It shows that nothing makes the two go together by themselves; whether they do in what people write and judge is for
+people's judgements to say, and on these alone the claim is decided. There disagreement is itself measured with noise:
+beside each correlation stands the ceiling that a perfect index would reach, from split-half reliability. An index from
+rewards sees one half of the people and is held against the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +25,7 @@ from raypo.studies.correlations import RANK, correlated
 from raypo.studies.drawings import forest
 from raypo.studies.people import (
     CEILING,
+    COST,
     KINDS,
     MATTERS,
     OTHER_HALF,
@@ -36,6 +40,11 @@ from raypo.studies.result import CONFIDENCE, SAMPLES, Drawing, Result, Row, Sett
 
 RESPONSES = 8
 """Responses per prompt of the language."""
+
+APART = (
+    "In the language dispersion is independent of token entropy by construction: there entropy's correlation should be "
+    "0, and the claim is not decided on it."
+)
 
 
 def on_language(setting: Setting) -> list[Row]:
@@ -104,19 +113,25 @@ def run(setting: Setting) -> Result:
             Drawing("correlations", "Rank correlations over prompts.", forest(correlations, RANK, matters=MATTERS))
         ],
         headline=beside(rows),
-        settings={"responses": RESPONSES, "prompt_tokens": PROMPT_TOKENS, "tokens": TOKENS, "files": list(people)},
+        settings={
+            "responses": RESPONSES,
+            "prompt_tokens": PROMPT_TOKENS,
+            "tokens": TOKENS,
+            "files": list(people),
+            "model": Path(setting.options["model"]).resolve().name if "model" in setting.options else None,
+        },
     )
 
 
 def claimed(rows: list[Row]) -> list[Row]:
-    """The reference's entropy, on the language and wherever a model was given."""
-    return [one for one in rows if one.condition.endswith(", entropy")]
+    """The reference's entropy against people's disagreement, wherever a model was given; see above of the language."""
+    return [one for one in rows if one.condition.endswith(", entropy") and one.condition.startswith(KINDS)]
 
 
 def beside(rows: list[Row]) -> list[Row]:
-    """What is claimed, each after the ceiling that stands beside it."""
+    """The reference's entropy, on the language as well, each after the ceiling that stands beside it."""
     found = []
-    for one in claimed(rows):
+    for one in (row for row in rows if row.condition.endswith(", entropy")):
         where = one.condition.rsplit(", ", 1)[0]
         found += [ceiling for ceiling in rows if ceiling.condition == f"{where}, {PERFECT}"] + [one]
     return found
@@ -146,8 +161,14 @@ def finding(rows: Sequence[Row], controls: Sequence[str] = ()) -> str:
             own = f" (ceiling {_bounded(half)})" if half and name == OTHER_HALF else ""
             each.append(f"{name}{own} {one.words()}")
         told.append(f"{where} ({of_all}): {'; '.join(each)}.")
-    if not any(one.condition.startswith(KINDS) for one in rows):
-        told.append("No people's judgements were given.")
+    if any(one.condition.startswith("language, ") for one in rows):
+        told.append(APART)
+    for one in (row for row in rows if row.measure == COST):
+        told.append(f"{one.condition.split(', ')[0]}: a token of what was judged costs the model {_bounded(one)} of ln V.")
+    if any(one.measure == COST for one in rows):
+        told.append("A model that knows nothing of such text pays 1, and its entropy says little of it.")
+    if not claimed(list(rows)):
+        told.append("Without people's judgements and a model the claim is undecided.")
     return " ".join(["Rank correlation of each index with true disagreement.", *told, *controls])
 
 

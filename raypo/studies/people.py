@@ -12,7 +12,7 @@ from raypo.dispersion.mallows import DISTANCES, MOST_ITEMS
 from raypo.errors import ConfigError
 from raypo.evaluation.intervals import Interval
 from raypo.evaluation.significance import Floats
-from raypo.evaluation.statistics import correlation_interval
+from raypo.evaluation.statistics import correlation_interval, mean_interval
 from raypo.models.load import check_folder
 from raypo.studies import annotators
 from raypo.studies.annotators import Judged
@@ -28,6 +28,9 @@ PERFECT, PERFECT_ON_HALF = "a perfect index", "a perfect index against one half"
 """Conditions of ceilings: against all people's disagreement, and against that of one half."""
 
 OTHER_HALF, HALVES = "reward spread of the other half", "half against half"
+
+COST = "share of ln V that a token costs"
+"""Of a model on judged responses, in [0, 1]; 1: as if it drew tokens evenly, and knew nothing of such text."""
 
 
 def given(setting: Setting) -> dict[str, Control]:
@@ -76,6 +79,9 @@ def on_people(kind: str, judged: Judged, setting: Setting) -> list[Row]:
     if kind == "cobbler":
         measures = {name: annotators.by_mallows(name) for name in DISTANCES}
     by_model = under_model(judged, setting.options["model"]) if "model" in setting.options else {}
+    if by_model:
+        paid = mean_interval(by_model["likelihood"], confidence=CONFIDENCE, samples=SAMPLES)
+        rows.append(Row(f"{kind}, the model", COST, paid.n, 1, paid.mean, paid.low, paid.high))
     for name, measure in measures.items():
         told = f"{kind}, {name}"
         whole = annotators.disagreements(judged, measure)

@@ -428,22 +428,42 @@ def test_a_model_reads_what_people_judged_and_not_what_is_empty(tmp_path: Path) 
         assert values[0] == pytest.approx(values[2])
 
 
-def test_the_claim_on_dispersion_is_about_the_references_entropy() -> None:
-    def rows(entropy: float, spread: float) -> list[Row]:
+def test_a_model_is_told_with_what_a_token_of_the_judged_text_costs_it(tmp_path: Path) -> None:
+    """An untrained model spreads over all its tokens: a token costs about ln V."""
+    folder = make_model(tmp_path / "model", tied=True)
+    judged = Judged(["w1 w2"] * 12, [["w3 w4", "w5"]] * 12, [np.array([[1.0, 0.0]] * 3)] * 12)
+    rows = people_of.on_people("pandalm", judged, Setting(quick=True, options={"model": str(folder)}))
+    (cost,) = [row for row in rows if row.measure == people_of.COST]
+    assert (cost.condition, cost.n) == ("pandalm, the model", 12)
+    assert cost.effect == pytest.approx(1.0, abs=0.1)
+    assert f"a token of what was judged costs the model {cost.effect:.2f}" in dispersion.finding(rows)
+
+
+def test_the_claim_on_dispersion_is_about_the_references_entropy_where_people_judged() -> None:
+    def rows(entropy: float, spread: float, where: str = "gold, variance") -> list[Row]:
         each = {"entropy": entropy, "reward spread": spread}
         return [
-            Row(f"language, {name}", correlations.RANK, 192, 1, mean, mean - 0.1, mean + 0.1, matters=people_of.MATTERS)
+            Row(f"{where}, {name}", correlations.RANK, 192, 1, mean, mean - 0.1, mean + 0.1, matters=people_of.MATTERS)
             for name, mean in each.items()
         ]
 
     assert dispersion.verdict(rows(0.5, 0.0)) == "holds"
     most = people_of.ceiling_row(f"language, {people_of.PERFECT}", Interval(0.9, 0.8, 0.95, 192))
-    headline = dispersion.beside([*rows(0.5, 0.0), most])
-    assert [row.condition for row in headline] == ["language, a perfect index", "language, entropy"]
+    independent = [*rows(0.0, 0.9, "language"), most]
+    headline = dispersion.beside([*independent, *rows(0.5, 0.0)])
+    assert [row.condition for row in headline] == [
+        "language, a perfect index",
+        "language, entropy",
+        "gold, variance, entropy",
+    ]
     assert dispersion.verdict(rows(-0.05, 0.9)) == "fails"
-    told = dispersion.finding(rows(-0.05, 0.9))
-    assert "language (no ceiling can be told): entropy -0.050 [-0.150, +0.050], not by as much as matters;" in told
-    assert "No people's judgements were given." in told
+    assert dispersion.verdict([*independent, *rows(0.5, 0.0)]) == "holds"
+    assert dispersion.verdict(independent) == "undecided"  # there the two are independent by construction
+    told = dispersion.finding([*independent, *rows(-0.05, 0.9)])
+    assert "gold, variance (no ceiling can be told): entropy -0.050 [-0.150, +0.050], not by as much as matters;" in told
+    assert "independent of token entropy by construction" in told
+    assert "Without people's judgements" not in told
+    assert "Without people's judgements and a model the claim is undecided." in dispersion.finding(independent)
 
 
 def test_the_study_of_dispersion_runs_on_the_language_and_on_people(tmp_path: Path) -> None:
