@@ -32,24 +32,25 @@ def rank_p(r: float, n: int) -> float:
     return float(2 * stats.norm.sf(abs(math.atanh(r)) / error(n)))
 
 
-def rank_power(rho: float, n: int) -> float:
-    """Chance that p is below 1 - CONFIDENCE where the true correlation is rho.
+def rank_power(rho: float, n: int, confidence: float = CONFIDENCE) -> float:
+    """Chance that p is below 1 - confidence where the true correlation is rho.
 
-    Phi(atanh(rho) / error - z) + Phi(-atanh(rho) / error - z), z the normal quantile of (1 + CONFIDENCE) / 2.
+    Phi(atanh(rho) / error - z) + Phi(-atanh(rho) / error - z), z the normal quantile of (1 + confidence) / 2.
 
     Args:
         rho: in (-1, 1).
         n: pairs; below four nothing can be found.
+        confidence: 1 - the level of the two-sided test.
     """
     if n < 4:
         return 0.0
-    bound, shift = stats.norm.ppf(0.5 + CONFIDENCE / 2), math.atanh(rho) / error(n)
+    bound, shift = stats.norm.ppf(0.5 + confidence / 2), math.atanh(rho) / error(n)
     return float(stats.norm.cdf(shift - bound) + stats.norm.cdf(-shift - bound))
 
 
-def rank_detectable(n: int) -> float:
+def rank_detectable(n: int, confidence: float = CONFIDENCE) -> float:
     """Correlation that is found with chance FOUND: tanh((z + z_FOUND) error), the other side left out; NaN below 4."""
-    return math.tanh((stats.norm.ppf(0.5 + CONFIDENCE / 2) + stats.norm.ppf(FOUND)) * error(n))
+    return math.tanh((stats.norm.ppf(0.5 + confidence / 2) + stats.norm.ppf(FOUND)) * error(n))
 
 
 def correlated(condition: str, found: Interval, *, matters: float, measure: str = RANK) -> Row:
@@ -73,4 +74,5 @@ def correlated(condition: str, found: Interval, *, matters: float, measure: str 
         matters=matters,
         power=rank_power(matters, found.n),
         detectable=rank_detectable(found.n),
+        means=lambda confidence: (rank_power(matters, found.n, confidence), rank_detectable(found.n, confidence)),
     )

@@ -8,7 +8,8 @@ seeds and the prompts are samples (`combine_seeds`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ import pyarrow as pa
 from raypo.errors import DataError
 from raypo.evaluation.diagnostics import by_source
 from raypo.evaluation.frontier import Point, at_kl
-from raypo.evaluation.seeds import combine_seeds
-from raypo.evaluation.significance import Floats, power_by_t
+from raypo.evaluation.seeds import Combined, combine_seeds
+from raypo.evaluation.significance import Floats, detectable_by_t, power_by_t
 from raypo.evaluation.statistics import prompt_means
 from raypo.online.folder import RunFolder
 from raypo.report import plots
@@ -165,16 +166,17 @@ def _combined(name: str, measure: str, found: Sequence[tuple[float, Floats]], *,
     )  # fmt: skip
     if not tested:
         return row
-    return Row(
-        **(vars(row) | {
-            "p": both.p,
-            "matters": MATTERS,
-            "power": float("nan")
-            if np.isnan(both.error)
-            else power_by_t(MATTERS, both.error, both.degrees, confidence=CONFIDENCE),
-            "detectable": both.detectable,
-        })
-    )  # fmt: skip
+    chance, least = _means(both, CONFIDENCE)
+    means = partial(_means, both)
+    return replace(row, p=both.p, matters=MATTERS, power=chance, detectable=least, means=means)
+
+
+def _means(both: Combined, confidence: float) -> tuple[float, float]:
+    """Power and detectable effect of the test that combines seeds and prompts; NaN where it can tell nothing."""
+    if np.isnan(both.error):
+        return float("nan"), float("nan")
+    power = power_by_t(MATTERS, both.error, both.degrees, confidence=confidence)
+    return power, detectable_by_t(both.error, both.degrees, confidence=confidence)
 
 
 def claimed(rows: Sequence[Row]) -> list[Row]:

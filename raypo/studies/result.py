@@ -2,13 +2,15 @@
 
 A row is about one effect. Its units are independent repetitions: seeds, each with its own world, data and policy; or
 prompts, where the data are given. The interval is over those units. `power` is the chance to find an effect of the size
-that matters, which was fixed beforehand, and not the power at the effect that was found, which would repeat p.
+that matters, which was fixed beforehand, and not the power at the effect that was found, which would repeat p. It is
+the power of the test that decides: among m tests of a result Holm asks of the first a level of 5 % / m, and of later ones
+less. Power is told at that strictest level, and is at least that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +25,9 @@ CONFIDENCE = 0.95
 SAMPLES = 2000
 
 Verdict = Literal["holds", "fails", "mixed", "undecided"]
+
+Means = Callable[[float], tuple[float, float]]
+"""Of a test: confidence (1 - its level) -> its power, and the effect that it finds in 80 % of repetitions."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +69,11 @@ class Row:
         p: two-sided, that the effect is `against`; within a result adjusted for its number of tests (Holm). NaN: no
             test.
         matters: the smallest distance from `against` that would matter.
-        power: chance to find an effect of that size; NaN where the row tests nothing.
+        power: chance to find an effect of that size, at the level of a test among so many; NaN where the row tests
+            nothing.
         detectable: effect that would be found in 80 % of repetitions.
         against: value that the test is against: 0, or the one that is claimed.
+        means: power and `detectable` of the test at another level; None: they are told as they are.
     """
 
     condition: str
@@ -81,6 +88,7 @@ class Row:
     power: float = float("nan")
     detectable: float = float("nan")
     against: float = 0.0
+    means: Means | None = field(default=None, repr=False, compare=False)
 
     @property
     def interval(self) -> Interval:
@@ -142,7 +150,7 @@ class Result:
         finding: sentences made from the rows.
         drawings: figures.
         settings: sizes and scales that were used.
-        headline: those of the rows on which the claim is decided.
+        headline: those of the rows on which the claim is decided, with what is told beside them.
     """
 
     rows: Sequence[Row]
@@ -154,14 +162,22 @@ class Result:
 
     def table(self) -> list[dict[str, Any]]:
         """Rows as plain values."""
-        return [asdict(row) for row in self.rows]
+        names = [one.name for one in fields(Row) if one.name != "means"]
+        return [{name: getattr(row, name) for name in names} for row in self.rows]
 
 
 def adjusted(rows: Sequence[Row]) -> list[Row]:
-    """Rows with Holm's p-values over those that test something."""
+    """Rows with Holm's p-values over those that test something, and the power of tests among so many."""
     tested = [row.p for row in rows if np.isfinite(row.p)]
-    found = iter(holm(tested))
-    return [replace(row, p=next(found)) if np.isfinite(row.p) else row for row in rows]
+    found, level = iter(holm(tested)), (1 - CONFIDENCE) / max(len(tested), 1)
+    return [_among(row, next(found), level) if np.isfinite(row.p) else row for row in rows]
+
+
+def _among(row: Row, p: float, level: float) -> Row:
+    if row.means is None:
+        return replace(row, p=p)
+    chance, least = row.means(1 - level)
+    return replace(row, p=p, power=chance, detectable=least)
 
 
 def compared(
@@ -192,6 +208,12 @@ def compared(
     kept = kept[np.isfinite(kept)]
     found = mean_interval(kept, confidence=CONFIDENCE, samples=SAMPLES)
     units, spread = len(kept), float(kept.std(ddof=1)) if len(kept) > 1 else float("nan")
+
+    def means(confidence: float) -> tuple[float, float]:
+        chance = power(matters, spread, units, confidence=confidence) if units > 1 else float("nan")
+        return chance, detectable(kept, confidence=confidence)
+
+    chance, least = means(CONFIDENCE)
     return Row(
         condition=condition,
         measure=measure,
@@ -202,9 +224,10 @@ def compared(
         high=found.high,
         p=paired_test(kept - against),
         matters=matters,
-        power=power(matters, spread, units, confidence=CONFIDENCE) if units > 1 else float("nan"),
-        detectable=detectable(kept, confidence=CONFIDENCE),
+        power=chance,
+        detectable=least,
         against=against,
+        means=means,
     )
 
 

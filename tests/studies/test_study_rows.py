@@ -11,7 +11,7 @@ import pytest
 from command_line import call
 
 from raypo.errors import ConfigError, DataError
-from raypo.evaluation.significance import Floats
+from raypo.evaluation.significance import Floats, power
 from raypo.report import plots
 from raypo.studies.catalogue import CATALOGUE, entry
 from raypo.studies.overview import COLUMNS, markdown
@@ -89,6 +89,18 @@ def test_p_values_are_adjusted_for_the_rows_that_test_something() -> None:
     """Two tests of p 0.01 and 0.04: 0.02 and 0.04. The row that states a figure counts for nothing."""
     rows = [Row("a", "b", 1, 1, 0.0, 0.0, 0.0, p=p) for p in (0.01, NAN, 0.04)]
     assert [row.p for row in adjusted(rows)] == pytest.approx([0.02, NAN, 0.04], nan_ok=True)
+
+
+def test_power_is_that_of_a_test_among_so_many() -> None:
+    """Two tests: 5 % / 2 for the stricter. Spread 0.05 of 40 seeds, 0.02 off: error 0.0079, noncentral t of 39."""
+    alone = compared("a", "b", around(0.0, 0.05), n=8, matters=0.02)
+    spread = float(around(0.0, 0.05).std(ddof=1))
+    (one, _), (other,) = adjusted([alone, alone]), adjusted([alone])
+    assert other.power == pytest.approx(alone.power)
+    assert one.power == pytest.approx(power(0.02, spread, 40, confidence=0.975))
+    assert one.power < other.power
+    assert one.detectable > other.detectable
+    assert "means" not in Result([one], "holds", "", [], {}).table()[0]
 
 
 def test_a_claim_of_several_rows() -> None:
