@@ -21,7 +21,7 @@ from raypo.objective import AnyObjective, preset
 from raypo.studies.arena import Path, Sets, World, draw, generator, loss, make_world, train
 from raypo.studies.drawings import forest, frontier
 from raypo.studies.rankings import TRUTHS, draw_orders, psi_of_truth
-from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, measured, overall
+from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, measured, overall, tally
 
 ARMS, SHOWN, PANEL, MATTERS = 6, 4, 5, 0.02
 """Arms; those of them that are drawn from the reference; readers who score them; smallest gain that matters."""
@@ -152,7 +152,7 @@ def run(setting: Setting) -> Result:
     return Result(
         rows=rows,
         verdict=verdict(rows),
-        finding=finding(rows),
+        finding=f"{tally(votes(rows))} {finding(rows)}",
         headline=claimed(rows),
         drawings=[
             Drawing(
@@ -240,9 +240,14 @@ def claimed(rows: list[Row]) -> list[Row]:
     return [row for row in gains if not re.search("bradley|independent", row.condition)]
 
 
+def votes(rows: list[Row]) -> list[Verdict]:
+    """What each row says that decides the claim."""
+    return [row.supports() for row in claimed(rows)]
+
+
 def verdict(rows: list[Row]) -> Verdict:
     """On what is claimed."""
-    return overall([row.supports() for row in claimed(rows)])
+    return overall(votes(rows))
 
 
 def finding(rows: list[Row]) -> str:

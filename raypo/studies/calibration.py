@@ -26,7 +26,7 @@ from raypo.report import plots
 from raypo.report.plots import Figure
 from raypo.studies.arena import Sets, World, draw, generator, make_world, rewards_of, train
 from raypo.studies.drawings import forest
-from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, measured, overall
+from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, measured, overall, tally
 
 RESPONSES, BETA, ALPHA, KL, MATTERS, AUDIT = 8, 0.1, 1.0, 0.5, 0.05, 100
 """The last: pairs that a trusted judge looks at, per seed."""
@@ -93,7 +93,7 @@ def run(setting: Setting) -> Result:
         for strength in strengths:
             given = distort(true, length, strength, rng)
             for method, gain in gains(world, arms, given).items():
-                kept[name][method].append(gain / np.nanmean(whole[method]))
+                kept[name][method].append(retained(gain, whole[method]))
             alarm = alarms(given, true, length, rng)
             rows.append(measured(f"{name} {strength:g}", "sets of rewards that are doubted", alarm, n=contexts))
         mean = {method: np.mean(values, axis=0) for method, values in kept[name].items()}
@@ -106,7 +106,7 @@ def run(setting: Setting) -> Result:
     return Result(
         rows=rows,
         verdict=verdict(rows),
-        finding=finding(rows, kept),
+        finding=f"{tally(votes(rows))} {finding(rows, kept)}",
         headline=claimed(rows),
         drawings=[
             Drawing("retained", "Retained gain by strength of each distortion.", _figure(kept)),
@@ -114,6 +114,18 @@ def run(setting: Setting) -> Result:
         ],
         settings={"responses": RESPONSES, "beta": BETA, "alpha": ALPHA, "kl": KL, "contexts": contexts, "audit": AUDIT},
     )
+
+
+def retained(gain: Floats, whole: Floats) -> Floats:
+    """Share of the whole gain that is left, one per seed, [S]: the mean is mean(gain) / mean(whole).
+
+    A ratio of means over the same seeds: each seed counts with its part in both, g/W - (G/W^2)(w - W) with means G and
+    W (the linearised ratio; Cochran, Sampling Techniques, section 6.4), so that intervals hold what is uncertain of W.
+    NaN for a seed that has not both.
+    """
+    both = np.isfinite(gain) & np.isfinite(whole)
+    above, below = float(gain[both].mean()), float(whole[both].mean())
+    return gain / below - above / below**2 * (whole - below)
 
 
 def lengths_of(world: World, arms: Tensor) -> Tensor:
@@ -163,9 +175,14 @@ def claimed(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row.measure.startswith("retained")]
 
 
+def votes(rows: list[Row]) -> list[Verdict]:
+    """What each row says that decides the claim."""
+    return [row.supports(-1) for row in claimed(rows)]
+
+
 def verdict(rows: list[Row]) -> Verdict:
     """W-MPO retains less than each other under each distortion."""
-    return overall([row.supports(-1) for row in claimed(rows)])
+    return overall(votes(rows))
 
 
 def finding(rows: list[Row], kept: dict[str, dict[str, list[Floats]]]) -> str:

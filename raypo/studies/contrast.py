@@ -15,7 +15,7 @@ from raypo.evaluation.significance import Floats
 from raypo.objective import AnyObjective, preset
 from raypo.studies.arena import Path, Sets, World, draw, generator, make_world, rewards_of, train
 from raypo.studies.drawings import forest, frontier
-from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, overall
+from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, overall, tally
 
 RESPONSES, KL, MATTERS, NOISE = 8, 0.5, 0.02, 0.5
 BETAS = (0.1, 1.0)
@@ -102,7 +102,7 @@ def run(setting: Setting) -> Result:
     return Result(
         rows=rows,
         verdict=verdict(rows),
-        finding=finding(rows),
+        finding=f"{tally(votes(rows))} {finding(rows)}",
         headline=claimed(rows),
         drawings=[
             Drawing(
@@ -133,9 +133,14 @@ def claimed(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row.condition.endswith(" levels, mpo")]
 
 
+def votes(rows: list[Row]) -> list[Verdict]:
+    """What each row says that decides the claim."""
+    return [row.supports() for row in claimed(rows)]
+
+
 def verdict(rows: list[Row]) -> Verdict:
     """On what is claimed."""
-    return overall([row.supports() for row in claimed(rows)])
+    return overall(votes(rows))
 
 
 def finding(rows: list[Row]) -> str:

@@ -36,7 +36,7 @@ from raypo.studies.people import (
     on_people,
 )
 from raypo.studies.reference import PROMPT_TOKENS, TOKENS, indices, read
-from raypo.studies.result import CONFIDENCE, SAMPLES, Drawing, Result, Row, Setting, Verdict, adjusted, overall
+from raypo.studies.result import CONFIDENCE, SAMPLES, Drawing, Result, Row, Setting, Verdict, adjusted, overall, tally
 
 RESPONSES = 8
 """Responses per prompt of the language."""
@@ -108,7 +108,7 @@ def run(setting: Setting) -> Result:
     return Result(
         rows=rows,
         verdict=verdict(rows),
-        finding=finding(rows, [control.told for control in people.values() if control.told]),
+        finding=f"{tally(votes(rows))} {finding(rows, [control.told for control in people.values() if control.told])}",
         drawings=[
             Drawing("correlations", "Rank correlations over prompts.", forest(correlations, RANK, matters=MATTERS))
         ],
@@ -137,9 +137,14 @@ def beside(rows: list[Row]) -> list[Row]:
     return found
 
 
+def votes(rows: list[Row]) -> list[Verdict]:
+    """What each row says that decides the claim."""
+    return [one.supports() for one in claimed(rows)]
+
+
 def verdict(rows: list[Row]) -> Verdict:
     """On what is claimed."""
-    return overall([one.supports() for one in claimed(rows)])
+    return overall(votes(rows))
 
 
 def finding(rows: Sequence[Row], controls: Sequence[str] = ()) -> str:
@@ -164,7 +169,9 @@ def finding(rows: Sequence[Row], controls: Sequence[str] = ()) -> str:
     if any(one.condition.startswith("language, ") for one in rows):
         told.append(APART)
     for one in (row for row in rows if row.measure == COST):
-        told.append(f"{one.condition.split(', ')[0]}: a token of what was judged costs the model {_bounded(one)} of ln V.")
+        told.append(
+            f"{one.condition.split(', ')[0]}: a token of what was judged costs the model {_bounded(one)} of ln V."
+        )
     if any(one.measure == COST for one in rows):
         told.append("A model that knows nothing of such text pays 1, and its entropy says little of it.")
     if not claimed(list(rows)):

@@ -184,9 +184,14 @@ def claimed(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.measure == GAIN and row.condition.split(",")[0] in CLAIMED]
 
 
+def votes(rows: Sequence[Row]) -> list[Verdict]:
+    """What each row says that decides the claim."""
+    return [row.supports() for row in claimed(rows)]
+
+
 def verdict(rows: Sequence[Row]) -> Verdict:
     """On what is claimed."""
-    return overall([row.supports() for row in claimed(rows)])
+    return overall(votes(rows))
 
 
 def finding(rows: Sequence[Row]) -> str:

@@ -19,7 +19,7 @@ from raypo import dispersion
 from raypo.objective import preset
 from raypo.studies.arena import Path, Sets, World, draw, generator, make_world, train
 from raypo.studies.drawings import forest, frontier
-from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, overall
+from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, overall, tally
 
 RESPONSES, ALPHA, KL, MATTERS = 8, 1.0, 1.5, 0.02
 BETAS = (0.1, 1.0)
@@ -152,7 +152,7 @@ def run(setting: Setting) -> Result:
     return Result(
         rows=rows,
         verdict=verdict(rows),
-        finding=finding(rows),
+        finding=f"{tally(votes(rows))} {finding(rows)}",
         headline=claimed(rows),
         drawings=[
             Drawing("effects", f"Gain over all frozen at {KL:g} nats.", forest(rows, LABEL, matters=MATTERS)),
@@ -181,9 +181,14 @@ def claimed(rows: list[Row]) -> list[Row]:
     return [row for row in rows if "known" not in row.condition]
 
 
+def votes(rows: list[Row]) -> list[Verdict]:
+    """What each row says that decides the claim."""
+    return [row.supports(-1) for row in claimed(rows)]
+
+
 def verdict(rows: list[Row]) -> Verdict:
     """Every way that is not all frozen loses."""
-    return overall([row.supports(-1) for row in claimed(rows)])
+    return overall(votes(rows))
 
 
 def finding(rows: list[Row]) -> str:

@@ -25,8 +25,21 @@ from raypo.quickstart.demonstration import make_config, write_prompts
 from raypo.quickstart.model import Pretraining, make_policy, save_tokenizer
 from raypo.stages import tables
 from raypo.studies.drawings import forest
-from raypo.studies.matched import BASE, GAIN, MATTERS, Run, claimed, figure, finding, read, rows_of, told_runs, verdict
-from raypo.studies.result import Drawing, Result, Setting, adjusted
+from raypo.studies.matched import (
+    BASE,
+    GAIN,
+    MATTERS,
+    Run,
+    claimed,
+    figure,
+    finding,
+    read,
+    rows_of,
+    told_runs,
+    verdict,
+    votes,
+)
+from raypo.studies.result import Drawing, Result, Setting, adjusted, tally
 
 CONDITIONS: dict[str, dict[str, Any]] = {
     "dpo": {"preset": "dpo"},
@@ -193,7 +206,7 @@ def concluded(runs: Sequence[Run], settings: Mapping[str, Any]) -> Result:
     return Result(
         rows=rows,
         verdict=verdict(rows),
-        finding=finding(rows),
+        finding=f"{tally(votes(rows))} {finding(rows)}",
         headline=claimed(rows),
         drawings=[
             Drawing("frontier", "Held-out reward against KL; a line a run.", figure(runs)),

@@ -19,7 +19,7 @@ from torch import Tensor
 from raypo.objective import preset
 from raypo.studies.arena import POINTS, RATE, STEPS, Path, Sets, World, draw, generator, loss, measure, rewards_of
 from raypo.studies.drawings import forest, frontier
-from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, overall
+from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, overall, tally
 
 RESPONSES, KL, MATTERS, NOISE = 8, 0.5, 0.02, 0.5
 BETAS = (0.1, 1.0)
@@ -106,7 +106,9 @@ def run(setting: Setting) -> Result:
             shown = paths if (start, beta) == ("bad", BETAS[-1]) else shown
             fixed = paths["reference"].at(KL)
             rows += [
-                compared(f"beta {beta:g}, start {start}, {prior}", GAIN, path.at(KL) - fixed, n=heldout, matters=MATTERS)
+                compared(
+                    f"beta {beta:g}, start {start}, {prior}", GAIN, path.at(KL) - fixed, n=heldout, matters=MATTERS
+                )
                 for prior, path in paths.items()
                 if prior != "reference"
             ]
@@ -114,7 +116,7 @@ def run(setting: Setting) -> Result:
     return Result(
         rows=rows,
         verdict=verdict(rows),
-        finding=finding(rows),
+        finding=f"{tally(votes(rows))} {finding(rows)}",
         headline=claimed(rows),
         drawings=[
             Drawing("effects", f"Gain over the fixed prior at {KL:g} nats.", forest(rows, LABEL, matters=MATTERS)),
@@ -136,9 +138,14 @@ def claimed(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row.condition.endswith((", joint", ", marginal", ", moving"))]
 
 
+def votes(rows: list[Row]) -> list[Verdict]:
+    """What each row says that decides the claim."""
+    return [row.supports() for row in claimed(rows)]
+
+
 def verdict(rows: list[Row]) -> Verdict:
     """On what is claimed."""
-    return overall([row.supports() for row in claimed(rows)])
+    return overall(votes(rows))
 
 
 def finding(rows: list[Row]) -> str:

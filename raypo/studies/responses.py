@@ -38,6 +38,7 @@ from raypo.studies.result import (
     adjusted,
     compared,
     overall,
+    tally,
 )
 
 COUNTS = (2, 3, 5, 10, 20, 50, 100, 200, 512)
@@ -194,8 +195,9 @@ def run(setting: Setting) -> Result:
     return Result(
         rows=rows,
         verdict=verdict(rows),
-        finding=finding(rows, spent),
+        finding=f"{tally(votes(rows))} {finding(rows, spent)}",
         headline=claimed(rows),
+        rule=RULE,
         drawings=[
             Drawing(
                 "bias",
@@ -215,9 +217,21 @@ def claimed(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row.measure == SLOPE and "mpo" in row.condition]
 
 
+def votes(rows: list[Row]) -> list[Verdict]:
+    """What each row says that decides the claim."""
+    return [at_claim(row) for row in claimed(rows)]
+
+
 def verdict(rows: list[Row]) -> Verdict:
     """On what is claimed."""
-    return overall([at_claim(row) for row in claimed(rows)])
+    return overall(votes(rows))
+
+
+RULE = (
+    f"A slope confirms the claim when its whole interval lies within {TOLERANCE:g} of {CLAIMED:g}, and refutes it when its "
+    "whole interval lies outside. The claim holds when all slopes of the headline confirm it, holds in part when some "
+    "confirm and others refute it, fails when some refute it and none confirms it, and is undecided otherwise."
+)
 
 
 def at_claim(row: Row) -> Verdict:

@@ -151,6 +151,7 @@ class Result:
         drawings: figures.
         settings: sizes and scales that were used.
         headline: those of the rows on which the claim is decided, with what is told beside them.
+        rule: by which the verdict follows from them.
     """
 
     rows: Sequence[Row]
@@ -159,11 +160,30 @@ class Result:
     drawings: Sequence[Drawing]
     settings: Mapping[str, Any]
     headline: Sequence[Row] = ()
+    rule: str = ""
 
     def table(self) -> list[dict[str, Any]]:
         """Rows as plain values."""
         names = [one.name for one in fields(Row) if one.name != "means"]
         return [{name: getattr(row, name) for name in names} for row in self.rows]
+
+
+RULE = (
+    "A comparison confirms the claim when its whole interval lies on the claimed side of 0 and its adjusted p is below "
+    "0.05. It refutes it when the whole interval lies short of the smallest effect that matters. The claim holds when "
+    "all comparisons of the headline confirm it, holds in part when some confirm and others refute it, fails when some "
+    "refute it and none confirms it, and is undecided otherwise."
+)
+"""How claims are decided, fixed before any was tested; `supports` and `overall` in words."""
+
+
+def tally(verdicts: Sequence[Verdict]) -> str:
+    """How many comparisons of those that decide a claim say what, as a sentence."""
+    count = {name: sum(one == name for one in verdicts) for name in ("holds", "fails", "undecided")}
+    return (
+        f"Of {len(verdicts)} comparisons that decide the claim {count['holds']} confirm it, {count['fails']} refute it "
+        f"and {count['undecided']} leave it open."
+    )
 
 
 def adjusted(rows: Sequence[Row]) -> list[Row]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from raypo.objective import preset
 from raypo.studies.arena import Sets, draw, generator, make_world, rewards_of, train
 from raypo.studies.drawings import forest
-from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, overall
+from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, overall, tally
 
 RESPONSES, KL, MATTERS = 8, 0.5, 0.02
 """Responses of a set; nats at which gains are compared; the smallest gain, in spreads of utility, that matters."""
@@ -90,7 +90,7 @@ def run(setting: Setting) -> Result:
     return Result(
         rows=rows,
         verdict=verdict(rows),
-        finding=finding(rows),
+        finding=f"{tally(votes(rows))} {finding(rows)}",
         headline=claimed(rows),
         drawings=[
             Drawing(
@@ -112,9 +112,14 @@ def claimed(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row.condition.endswith("abs, power 1, alpha 1")]
 
 
+def votes(rows: list[Row]) -> list[Verdict]:
+    """What each row says that decides the claim."""
+    return [row.supports() for row in claimed(rows)]
+
+
 def verdict(rows: list[Row]) -> Verdict:
     """On what is claimed."""
-    return overall([row.supports() for row in claimed(rows)])
+    return overall(votes(rows))
 
 
 def finding(rows: list[Row]) -> str:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from raypo.report.plots import svg
 from raypo.studies.catalogue import Entry
-from raypo.studies.result import Result
+from raypo.studies.result import RULE, Result
 
 WRITTEN_ABOUT_THE_RUN = ("command", "environment", "seconds", "seed", "quick", "settings")
 
@@ -29,7 +29,7 @@ def told(name: str, entry: Entry, result: Result, run: Mapping[str, Any]) -> dic
         run: how: command, environment, seconds, seed, quick.
     """
     found: dict[str, Any] = {"study": name, "claim": entry.claim, "paper": entry.paper, "measured": entry.measured}
-    found |= {"verdict": result.verdict, "finding": result.finding, "rows": result.table()}
+    found |= {"verdict": result.verdict, "finding": result.finding, "rule": result.rule or RULE, "rows": result.table()}
     found["headline"] = [at for at, row in enumerate(result.rows) if any(row is one for one in result.headline)]
     plain: dict[str, Any] = _plain(found | dict(run) | {"settings": dict(result.settings)})
     return plain

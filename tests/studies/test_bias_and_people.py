@@ -460,7 +460,9 @@ def test_the_claim_on_dispersion_is_about_the_references_entropy_where_people_ju
     assert dispersion.verdict([*independent, *rows(0.5, 0.0)]) == "holds"
     assert dispersion.verdict(independent) == "undecided"  # there the two are independent by construction
     told = dispersion.finding([*independent, *rows(-0.05, 0.9)])
-    assert "gold, variance (no ceiling can be told): entropy -0.050 [-0.150, +0.050], not by as much as matters;" in told
+    assert (
+        "gold, variance (no ceiling can be told): entropy -0.050 [-0.150, +0.050], not by as much as matters;" in told
+    )
     assert "independent of token entropy by construction" in told
     assert "Without people's judgements" not in told
     assert "Without people's judgements and a model the claim is undecided." in dispersion.finding(independent)

@@ -147,6 +147,17 @@ def test_the_check_doubts_turned_rewards_and_not_true_ones() -> None:
     assert calibration.alarms(true + 4 * length, true, length, generator(0)).tolist() == [1.0] * SEEDS
 
 
+def test_a_retained_share_holds_what_is_uncertain_of_the_whole() -> None:
+    """Gains 1, 3 of wholes 2, 6: each seed kept half, so 2 / 4 = 1/2 is sure. Of wholes 4, 4: 1/4 and 3/4 apart.
+
+    Seed one: 1/4 - (2/16)(2 - 4) = 1/2; seed two: 3/4 - (2/16)(6 - 4) = 1/2.
+    """
+    assert calibration.retained(np.array([1.0, 3.0]), np.array([2.0, 6.0])).tolist() == [0.5, 0.5]
+    assert calibration.retained(np.array([1.0, 3.0]), np.array([4.0, 4.0])).tolist() == [0.25, 0.75]
+    lost = calibration.retained(np.array([1.0, np.nan, 3.0]), np.array([2.0, 9.0, 6.0]))
+    assert np.isnan(lost).tolist() == [False, True, False]
+
+
 def test_where_half_is_lost() -> None:
     kept = {"noise": {"mpo": [np.array([0.9, 0.7]), np.array([0.6, 0.6]), np.array([0.4, 0.5]), np.array([0.1, 0.1])]}}
     assert calibration.breaking(kept, "noise", "mpo") == "at 2"

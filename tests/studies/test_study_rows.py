@@ -15,7 +15,7 @@ from raypo.evaluation.significance import Floats, power
 from raypo.report import plots
 from raypo.studies.catalogue import CATALOGUE, entry
 from raypo.studies.overview import COLUMNS, markdown
-from raypo.studies.result import Drawing, Result, Row, Setting, adjusted, compared, measured, overall
+from raypo.studies.result import Drawing, Result, Row, Setting, adjusted, compared, measured, overall, tally
 from raypo.studies.run import command, named, parsed, shown, study
 from raypo.studies.write import told, write
 
@@ -109,6 +109,9 @@ def test_a_claim_of_several_rows() -> None:
     assert overall(["undecided", "fails"]) == "fails"
     assert overall(["holds", "undecided"]) == "undecided"
     assert overall([]) == "undecided"
+    assert tally(["holds", "fails", "fails", "undecided"]) == (
+        "Of 4 comparisons that decide the claim 1 confirm it, 2 refute it and 1 leave it open."
+    )
 
 
 def test_sizes() -> None:
