@@ -3,8 +3,8 @@
 A row is about one effect. Its units are independent repetitions: seeds, each with its own world, data and policy; or
 prompts, where the data are given. The interval is over those units. `power` is the chance to find an effect of the size
 that matters, which was fixed beforehand, and not the power at the effect that was found, which would repeat p. It is
-the power of the test that decides: among m tests of a result Holm asks of the first a level of 5 % / m, and of later ones
-less. Power is told at that strictest level, and is at least that.
+the power of the test that decides: among m tests of a result Holm's first stands at a level of 5 % / m, later ones at a
+higher one. Power is told at that strictest level, and is at least that.
 """
 
 from __future__ import annotations

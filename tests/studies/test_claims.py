@@ -292,7 +292,7 @@ def test_scales_by_hand() -> None:
 
 
 def test_a_frozen_spread_shows_that_all_rewards_spread_less() -> None:
-    """Half of every spread beside the frozen one: a set of average spread goes from 1 / 2 to 1 / (1 + 1 / 2) = 2 / 3."""
+    """Half of every spread beside the frozen one: a set of average spread goes from 1/2 to 1 / (1 + 1/2) = 2/3."""
     rewards = torch.tensor([[[0.0, 2.0], [2.0, 0.0]]])
     spread = normalisation.spread_of(rewards)
     assert spread.tolist() == [1.0]
