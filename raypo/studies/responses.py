@@ -229,8 +229,8 @@ def verdict(rows: list[Row]) -> Verdict:
 
 RULE = (
     f"A slope confirms the claim when its whole interval lies within {TOLERANCE:g} of {CLAIMED:g}, and refutes it when "
-    "its whole interval lies outside. The claim holds when all slopes of the headline confirm it, holds in part when some "
-    "confirm and others refute it, fails when some refute it and none confirms it, and is undecided otherwise."
+    "its whole interval lies outside. The claim holds when all slopes of the headline confirm it, holds in part when "
+    "some confirm and others refute it, fails when some refute it and none confirms it, and is undecided otherwise."
 )
 
 

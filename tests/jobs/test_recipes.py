@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from command_line import call
 from raypo.config import load, refuse_online
 from raypo.objective import Objective
 from raypo.stages.cluster import Asked, objective_of
+from raypo.studies.catalogue import CATALOGUE
 
 JOBS = Path(__file__).parents[2] / "jobs"
 
@@ -46,3 +48,11 @@ def test_each_value_of_the_8b_recipe_says_where_it_comes_from() -> None:
     values = [line for line in lines if not line.startswith("#") and line.split(": ")[1:] and "name: " not in line]
     assert len(values) > 25
     assert [line for line in values if "  # " not in line and "- type: " not in line] == []
+
+
+def test_the_recipe_of_the_studies_runs_each_of_them_once() -> None:
+    text = (JOBS / "studies.sh").read_text()
+    (names,) = re.findall(r"^names=\((.*)\)$", text, flags=re.MULTILINE)
+    assert sorted(names.split()) == sorted(CATALOGUE)
+    for option in re.findall(r"(\w+)=", re.findall(r'DISPERSION="(.*)"', text)[0]):
+        assert option in CATALOGUE["dispersion"].takes
