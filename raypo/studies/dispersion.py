@@ -1,8 +1,8 @@
 """Does an estimate of dispersion track how far people really disagree?
 
 On the quickstart's language, and on judgements by several people, given as files. In the language a prompt's
-dispersion is independent of its token entropy by construction: entropy cannot track it there, and its correlation should
-be 0. Whether the two go together in what people write and judge is for people's judgements to say, and on these alone
+dispersion is independent of its token entropy by construction: entropy cannot track it, its correlation should be 0.
+Whether the two go together in what people write and judge is for people's judgements to say, and on these alone
 the claim is decided. There disagreement is itself measured with noise: beside each correlation stands the ceiling that
 a perfect index would reach, from split-half reliability. An index from rewards sees one half of the people and is held
 against the other.
