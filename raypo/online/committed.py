@@ -85,7 +85,9 @@ def template(folder: RunFolder) -> str | None:
 
 
 def scales(folder: RunFolder, version: int) -> dict[str, float] | None:
-    """Reward and psi scale that the first round fitted, as the checkpoint of a version keeps them; None for the start.
+    """What the first round fitted, as the checkpoint of a version keeps it; None for the start.
+
+    Of rewards, of psi, and the average spread of rewards: `raypo.stages.annotation.fit_scales`.
 
     Raises:
         IntegrityError: the checkpoint is torn.

@@ -62,9 +62,9 @@ def finish_annotation(
     if scales is None and objective.needs_scalar_rewards:
         refuse_labels(objective.name, rewards, usable)  # the scale would hide that they are
     trainable = [ok for ok, _ in decided]
-    index = dispersion_index(table, config, vocabulary)
     if scales is None:
-        scales = fit_scales(table, config, index, trainable)
+        scales = fit_scales(table, config, trainable, vocabulary)
+    index = dispersion_index(table, config, vocabulary, spread=scales["spread"])
     psi = dispersion.psi(index, scales["psi"]) if config.dispersion.estimator != "none" else torch.ones_like(index)
     if config.dispersion.shuffle:
         order = np.random.default_rng([config.seed, int(table["round"][0].as_py())]).permutation(len(psi))
@@ -91,8 +91,17 @@ def finish_annotation(
     return conform(table, ANNOTATED, what="annotation"), facts
 
 
-def fit_scales(table: pa.Table, config: RunConfig, index: torch.Tensor, trainable: list[bool]) -> dict[str, float]:
-    """Reward scale and psi scale of the first round, to be frozen."""
+def fit_scales(table: pa.Table, config: RunConfig, trainable: list[bool], vocabulary: int) -> dict[str, float]:
+    """Reward scale, psi scale and average spread of rewards of the first round, to be frozen.
+
+    The spread is that beside which `reward_spread` calls a prompt dispersed; 1, and read by nobody, with another
+    estimator. Fitted anew each round it would hide that all rewards have moved together.
+    """
+    spread = 1.0
+    if config.dispersion.estimator == "reward_spread":
+        columns, mask = columns_of(table)
+        spread = float(dispersion.reward_spread_scale(columns["rewards"], mask))
+    index = dispersion_index(table, config, vocabulary, spread=spread)
     reward = reward_spread(table, trainable) if config.scoring.reward_scale == "run_std" and any(trainable) else 1.0
     if config.dispersion.scale != "fit":
         psi = float(config.dispersion.scale)
@@ -100,25 +109,38 @@ def fit_scales(table: pa.Table, config: RunConfig, index: torch.Tensor, trainabl
         psi = float(dispersion.fit_psi_scale(index, torch.tensor(trainable)))
     else:
         psi = 1.0
-    return {"reward": reward, "psi": psi}
+    return {"reward": reward, "psi": psi, "spread": spread}
 
 
-def dispersion_index(table: pa.Table, config: RunConfig, vocabulary: int) -> torch.Tensor:
-    """Dispersion index per row by the configured estimator, float64 [rows], in [1e-3, 0.999]."""
-    width = max((len(row) for row in table["rewards"].to_pylist()), default=0)
-    columns = {
-        name: padded(table[name].to_pylist(), width)
-        for name in ("reference_entropies", "reference_logps", "response_lengths", "rewards")
-    }
-    mask = padded(table["usable"].to_pylist(), width).bool()
+def dispersion_index(
+    table: pa.Table, config: RunConfig, vocabulary: int, *, spread: float | None = None
+) -> torch.Tensor:
+    """Dispersion index per row by the configured estimator, float64 [rows], in [1e-3, 0.999].
+
+    Args:
+        table: scored and annotated by the reference.
+        config: of the run.
+        vocabulary: width of the logits.
+        spread: the average spread of rewards that `fit_scales` froze; None: this table's own.
+    """
+    columns, mask = columns_of(table)
     lengths = columns["response_lengths"]
     match config.dispersion.estimator:
         case "likelihood":
             return dispersion.likelihood_index(columns["reference_logps"], lengths, mask, vocabulary)
         case "reward_spread":
-            return dispersion.reward_spread_index(columns["rewards"], mask)
+            scale = None if spread is None else torch.tensor(spread, dtype=torch.float64)
+            return dispersion.reward_spread_index(columns["rewards"], mask, scale)
         case _:
             return dispersion.entropy_index(columns["reference_entropies"], lengths, mask, vocabulary)
+
+
+def columns_of(table: pa.Table) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """What estimators read, float64 [rows, K] by the column's name, and which responses count, bool [rows, K]."""
+    width = max((len(row) for row in table["rewards"].to_pylist()), default=0)
+    names = ("reference_entropies", "reference_logps", "response_lengths", "rewards")
+    columns = {name: padded(table[name].to_pylist(), width) for name in names}
+    return columns, padded(table["usable"].to_pylist(), width).bool()
 
 
 def padded(rows: list[list[Any]], width: int) -> torch.Tensor:

@@ -24,8 +24,8 @@ class RoundTask:
         seed: of the run; the order of sets depends on it, the round and the epoch alone.
         rung: which of `rungs` equal parts of the round's steps this is; a part makes a weight version of its own.
         rungs: parts. The steps of all of them together are those of the whole round.
-        frozen: what the first round fixed for all, kept by every checkpoint: `scales` (reward, psi) and the hash of the
-            chat template, `template`.
+        frozen: what the first round fixed for all, kept by every checkpoint: `scales` (reward, psi, spread) and the
+            hash of the chat template, `template`.
     """
 
     round: int
