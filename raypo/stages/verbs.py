@@ -209,8 +209,8 @@ def annotate(
         actors: of the run.
         config: of the run.
         reference: folder or hub name of the reference model.
-        scales: `{"reward": ..., "psi": ..., "spread": ...}` as frozen by the first round; None on the first round, which
-            fits them.
+        scales: `{"reward": ..., "psi": ..., "spread": ...}` as frozen by the first round; None on it, which fits
+            them.
         progress: told each finished chunk.
 
     Returns:

@@ -25,8 +25,8 @@ def test_a_round_whose_rewards_all_lie_closer_is_believed_less_by_the_frozen_spr
     """Spans 1 and 3: rewards of scale sqrt((1 + 9) / 2) and average spread 2; d = 1 / (1 + 1/2) and 1 / (1 + 3/2), so
     c = 2 / (ln 1.5 + ln 2.5), and mean psi is 1.
 
-    Halved: d = 1 / 1.25 and 1 / 1.75 beside the frozen 2, so mean psi = (ln 1.25 + ln 1.75) / (ln 1.5 + ln 2.5) = 0.592;
-    beside their own average the second round would look as the first.
+    Halved: d = 1 / 1.25 and 1 / 1.75 beside the frozen 2, so mean psi is (ln 1.25 + ln 1.75) / (ln 1.5 + ln 2.5) =
+    0.592; beside their own average the second round would look as the first.
     """
     config = run_config("policy", tmp_path, dispersion={"estimator": "reward_spread"})
     first, facts = finish_annotation(judged(1.0, 3.0), config, scales=None, vocabulary=10)
