@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,12 @@ def figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
+def clauses(finding: str) -> list[str]:
+    """A finding's first sentence, and what follows it clause by clause: a page shows the one and unfolds the others."""
+    lead, _, rest = finding.partition(". ")
+    return [lead if not rest else f"{lead}.", *(one.rstrip(";") for one in re.split(r"(?<=[.;]) ", rest) if one)]
+
+
 def write(folder: Path, found: Mapping[str, Any], result: Result) -> list[Path]:
     """Write the study's files; returns their paths.
 
@@ -75,5 +82,7 @@ def write(folder: Path, found: Mapping[str, Any], result: Result) -> list[Path]:
     page = folder / "page.html"
     plots = [{"svg": Markup(text), "caption": one.caption} for one, text in drawn]
     run = json.dumps({key: found[key] for key in WRITTEN_ABOUT_THE_RUN}, indent=2)
-    page.write_text(environment.get_template("page.html.j2").render(told=found, plots=plots, run=run), encoding="utf-8")
+    lead, *numbers = clauses(found["finding"])
+    template = environment.get_template("page.html.j2")
+    page.write_text(template.render(told=found, lead=lead, numbers=numbers, plots=plots, run=run), encoding="utf-8")
     return [*paths, page]

@@ -17,7 +17,7 @@ from raypo.studies.catalogue import CATALOGUE, entry
 from raypo.studies.overview import COLUMNS, markdown
 from raypo.studies.result import Drawing, Result, Row, Setting, adjusted, compared, measured, overall, tally
 from raypo.studies.run import command, named, parsed, shown, study
-from raypo.studies.write import told, write
+from raypo.studies.write import clauses, told, write
 
 NAN = float("nan")
 
@@ -202,6 +202,17 @@ def test_what_cannot_be_studied_is_one_message(
     assert message in said
     assert "Traceback" not in said
     assert [one.name for one in tmp_path.iterdir()] == ["judged.jsonl"]
+
+
+def test_a_page_leads_with_a_findings_first_sentence() -> None:
+    """Intervals and decimals have points without a space behind them, and stay whole."""
+    assert clauses("Of 2 one is so. Gain at 0.5 nats. a +0.1 [-0.2, 0.4], undecided; b -0.3, the opposite.") == [
+        "Of 2 one is so.",
+        "Gain at 0.5 nats.",
+        "a +0.1 [-0.2, 0.4], undecided",
+        "b -0.3, the opposite.",
+    ]
+    assert clauses("Nothing was found.") == ["Nothing was found."]
 
 
 def test_the_command_lists_runs_and_tells(
