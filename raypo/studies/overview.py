@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from raypo.errors import ConfigError, DataError
+from raypo.studies.write import clauses
 
 COLUMNS = ("claim", "paper", "what was measured", "outcome with 95 % interval (n, seeds, power)", "command", "commit")
 VERDICTS = {"holds": "holds", "fails": "fails", "mixed": "holds in part", "undecided": "undecided"}
-NEEDED = ("study", "claim", "paper", "measured", "verdict", "rows", "headline", "shown", "environment")
+NEEDED = ("study", "claim", "paper", "measured", "verdict", "finding", "rows", "headline", "shown", "environment")
 
 
 def markdown(folders: Sequence[Path]) -> str:
@@ -55,26 +56,35 @@ def read(folder: Path) -> dict[str, Any]:
     return found
 
 
+MOST_ROWS = 3
+"""Of comparisons that a cell of the table names; of more only the least and the greatest effect."""
+
+
 def outcome(found: Mapping[str, Any]) -> str:
-    """The verdict, then every row on which it rests; what is alike in all of them is told once."""
+    """The verdict, how many comparisons say what, and those with the least and the greatest effect.
+
+    All that decide a claim are bold in the study's page, and `table.csv` has them.
+    """
     rows = [found["rows"][at] for at in found["headline"]]
-    told = "; ".join(f"{row['condition']}{_measure(row, rows)} {_bounded(row)}" for row in rows)
-    alike = [
-        text
-        for text in (_range(rows, "n", "n "), _range(rows, "seeds", "seeds "), _range(rows, "power", "power "))
-        if text
-    ]
-    return (
-        f"**{VERDICTS[found['verdict']]}** ({', '.join(alike)}): {told}"
-        if rows
-        else f"**{VERDICTS[found['verdict']]}**"
+    alike = ", ".join(
+        filter(None, (_range(rows, "n", "n "), _range(rows, "seeds", "seeds "), _range(rows, "power", "power ")))
     )
+    tested = sorted((row for row in rows if row["p"] is not None), key=lambda row: row["effect"])
+    several = len(tested) > MOST_ROWS
+    named = [tested[0], tested[-1]] if several else tested
+    told = (
+        " to ".join(f"{_bounded(row)} ({row['condition']}{_measure(row, rows)})" for row in named)
+        if several
+        else ("; ".join(f"{row['condition']}{_measure(row, rows)} {_bounded(row)}" for row in named))
+    )
+    verdict = f"**{VERDICTS[found['verdict']]}**" + (f" ({alike})" if alike else "")
+    return " ".join(filter(None, (f"{verdict}: {clauses(found['finding'])[0]}", told and f"Effects: {told}.")))
 
 
 def _measure(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     """Named only where one condition was measured in several ways."""
     several = len({one["measure"] for one in rows if one["condition"] == row["condition"]}) > 1
-    return f", {row['measure']}," if several else ""
+    return f", {row['measure']}" if several else ""
 
 
 def _bounded(row: Mapping[str, Any]) -> str:

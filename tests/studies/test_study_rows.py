@@ -271,7 +271,7 @@ def test_the_row_of_a_study_by_hand(tmp_path: Path) -> None:
     about = CATALOGUE["prior"]
     assert markdown([tmp_path]).splitlines()[-1] == (
         f"| **`prior`** {about.claim} | 2501.01544 | {about.measured} | **holds in part** (n 8, seeds 40, power "
-        "0.25 to 0.50): a \\| b +0.050 [+0.010, +0.090]; c -0.050 [-, -] | `raypo study prior` | abc |"
+        "0.25 to 0.50): So. Effects: c -0.050 [-, -]; a \\| b +0.050 [+0.010, +0.090]. | `raypo study prior` | abc |"
     )
     stored = json.loads((tmp_path / "result.json").read_text())
     assert stored["headline"] == [0, 2]
@@ -282,12 +282,31 @@ def test_the_row_of_a_study_by_hand(tmp_path: Path) -> None:
 
 
 def test_a_condition_that_was_measured_in_several_ways_names_them(tmp_path: Path) -> None:
-    rows = [Row("noise", f"retained, less {one}", 8, 40, 0.05, 0.01, 0.09) for one in ("mpo", "dpo")]
+    rows = [Row("noise", f"retained, less {one}", 8, 40, 0.05, 0.01, 0.09, p=0.01) for one in ("mpo", "dpo")]
     found = Result(rows, "fails", "So.", [], {}, headline=rows)
     how = {"command": "", "shown": "", "environment": {"commit": "abc"}, "seconds": 1.0, "seed": 0, "quick": True}
     write(tmp_path, told("prior", entry("prior"), found, how), found)
     told_row = markdown([tmp_path]).splitlines()[-1]
-    assert "**fails** (n 8, seeds 40): noise, retained, less mpo, +0.050 [+0.010, +0.090]; noise, retained" in told_row
+    assert (
+        "**fails** (n 8, seeds 40): So. Effects: noise, retained, less mpo +0.050 [+0.010, +0.090]; noise" in told_row
+    )
+
+
+def test_of_many_comparisons_the_least_and_the_greatest_are_named(tmp_path: Path) -> None:
+    """A ceiling, which is no comparison and has no p, is not among them."""
+    rows = [Row(f"c{one}", "gain", 8, 40, one / 100, one / 200, one / 50, p=0.01) for one in (3, 1, 4, 2)]
+    rows.append(Row("perfect", "ceiling", 8, 40, 0.9, 0.8, 1.0))
+    found = Result(rows, "holds", "Of 4 all are so. c1 is +0.01.", [], {}, headline=rows)
+    how = {"command": "", "shown": "", "environment": {"commit": "abc"}, "seconds": 1.0, "seed": 0, "quick": True}
+    write(tmp_path, told("prior", entry("prior"), found, how), found)
+    assert (
+        markdown([tmp_path])
+        .splitlines()[-1]
+        .endswith(
+            "**holds** (n 8, seeds 40): Of 4 all are so. Effects: +0.010 [+0.005, +0.020] (c1) to +0.040 [+0.020, +0.080] "
+            "(c4). | `` | abc |"
+        )
+    )
 
 
 def test_a_command_names_what_readers_have_elsewhere(tmp_path: Path) -> None:
