@@ -39,8 +39,9 @@ Victim = Literal["driver", "driver-term", "trainer", "engine", "scorer"]
 TITLES: dict[str, str] = {"trainer": "ray::RayTrainWorker", "engine": "ray::EngineActor", "scorer": "ray::Reference"}
 """How Ray names the processes, by the class of the actor in them."""
 RAYS_OWN = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
-"""A node's agents, no orphans of a run: when their raylet was killed they end by themselves, once the controller has not
-answered for the 60 s of Ray's RAY_gcs_rpc_server_reconnect_timeout_s. Not every kernel lets one read their environment.
+"""A node's agents, no orphans of a run: when their raylet was killed they end by themselves, once the controller has
+not answered for the 60 s of Ray's RAY_gcs_rpc_server_reconnect_timeout_s. Not every kernel lets one read their
+environment.
 """
 
 

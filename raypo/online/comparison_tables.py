@@ -32,7 +32,7 @@ def shown(found: Comparison, confidence: float) -> list[Table]:
     """Tables for the terminal; "detectable" is the least true effect that would have been found four times in five."""
     made = [by_reward(found, confidence), responses(found)]
     if found.judged:
-        made.append(by_judge(found))
+        made += [by_judge(found), beside_judge(found)]
     if found.seeds:
         table = folded("method", "seeds", "gain over seeds and prompts", "p", "detectable", "spread of seeds")
         for method, both in found.seeds.items():
@@ -51,10 +51,10 @@ def shown(found: Comparison, confidence: float) -> list[Table]:
         pairs.add_row(*told, least(pair.detectable), figure(pair.win_rate))
     made.append(pairs)
     if found.equal_kl:
-        table = folded("at equal KL", "seeds", "KL", "difference", "p", "detectable")
+        table = folded("at equal KL", "seeds", "KL", "difference", "p (Holm)", "detectable")
         for name, equal in found.equal_kl.items():
             told = [name, counted(equal.seeds), f"{equal.kl:.2f}", figure(equal.difference)]
-            table.add_row(*told, f"{equal.p:.2g}", least(equal.detectable))
+            table.add_row(*told, f"{equal.p_adjusted:.2g}", least(equal.detectable))
         made.append(table)
     return made
 
@@ -114,4 +114,15 @@ def by_judge(found: Comparison) -> Table:
         ]
         itself = [figure(told.tie_rate, 2), figure(told.position_bias), figure(told.turned, 2)]
         table.add_row(name, *rates, *itself, f"{told.unanswered:.0%}")
+    return table
+
+
+def beside_judge(found: Comparison) -> Table:
+    """How far each reward says what the judge says."""
+    table = folded("reward", "pairs ordered as the judge does", "logits per unit", "calibration error", "pairs")
+    for name, one in found.as_judged.items():
+        if not one.pairs:
+            table.add_row(name, "none decided", "", "", "0")
+            continue
+        table.add_row(name, figure(one.right), figure(one.slope, 2), f"{one.error:.3f}", str(one.pairs))
     return table

@@ -25,7 +25,8 @@ from rich.console import Console
 
 from raypo.config import JudgeConfig, RunConfig, build
 from raypo.errors import ConfigError, DataError, ModelError
-from raypo.evaluation.comparison import START, Drawn, Verdicts, compare
+from raypo.evaluation.comparison import START, Drawn, compare
+from raypo.evaluation.verdicts import Verdicts
 from raypo.models.load import check_folder, load_config
 from raypo.online.comparison_prompts import commit_prompts, read_prompts
 from raypo.online.comparison_tables import shown
@@ -158,6 +159,8 @@ def _evaluated(config: RunConfig, everyone: Sequence[Policy], out: Path, console
     for name, one in found.policies.items():
         for text in one.warnings:
             console.print(f"warning, {name}: {text}", highlight=False, markup=False, soft_wrap=True)
+    for text in found.warnings:
+        console.print(f"warning: {text}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"all figures: {out / 'evaluation.json'}", highlight=False, soft_wrap=True)
     return told
 
