@@ -129,7 +129,7 @@ def audit_finding(name: str, found: Audit) -> Finding:
         return warn(name, "no pair of which both are known", "sets with preferences", "give others as --audit")
     right, slope, fit = found.right, found.slope, found.calibration
     told = (
-        f"orders {right.mean:.0%} [{right.low:.0%}, {right.high:.0%}] of a set's known pairs as they are known, a mean "
+        f"orders {right.percent()} of a set's known pairs as they are known, a mean "
         f"over {right.n} sets with {found.pairs} pairs; read as log-odds, a difference of 1 is "
         f"{slope.mean:.2f} [{slope.low:.2f}, {slope.high:.2f}] logits, "
         f"calibration error {fit.error:.2f}, Brier score {fit.brier:.2f} (a coin: 0.25)"

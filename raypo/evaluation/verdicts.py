@@ -123,8 +123,7 @@ def known(row: Sequence[float | None]) -> Floats:
 def misjudged(found: Mapping[str, AsJudged]) -> list[str]:
     """A warning for each reward that orders too few pairs as the judge does."""
     return [
-        f"reward {name!r} orders {one.right.mean:.0%} [{one.right.low:.0%}, {one.right.high:.0%}] of pairs as the "
-        "judge does; a coin has 50%"
+        f"reward {name!r} orders {one.right.percent()} of pairs as the judge does; a coin has 50%"
         for name, one in found.items()
         if one.right.mean < RIGHT
     ]

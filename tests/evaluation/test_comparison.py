@@ -17,7 +17,7 @@ from raypo.evaluation.comparison import START, Drawn, compare, groups
 from raypo.evaluation.intervals import Interval
 from raypo.evaluation.significance import holm
 from raypo.evaluation.verdicts import Verdicts
-from raypo.online.comparison_tables import figure, least, shown
+from raypo.online.comparison_tables import figure, least, meanings, sheets
 
 
 def test_holm_by_hand() -> None:
@@ -122,8 +122,8 @@ def test_tables_tell_every_figure_with_its_bounds() -> None:
     verdicts = Verdicts([[1.0]] * PROMPTS, [[0.0]] * PROMPTS, [[3.0]] * PROMPTS)
     found = compare(policies, config(evaluation={"num_responses": 2, "bootstrap_samples": 100}), {"a": verdicts})
     console = Console(width=240, file=io.StringIO(), record=True)
-    for table in shown(found, 0.95):
-        console.print(table)
+    for sheet in sheets(found.to_dict(), 0.95):
+        console.print(sheet.drawn())
     text = console.export_text()
     assert "1.00 [1.00, 1.00]" in text  # KL
     assert "5.0 [5.0, 5.0]" in text  # tokens
@@ -135,7 +135,8 @@ def test_tables_tell_every_figure_with_its_bounds() -> None:
     assert text.count("p (Holm)") == 3  # over seeds, one against another, at equal KL
     assert "none decided" in text  # by a judge that turns with the order
     assert least(math.nan) == "none"
-    assert figure(Interval(0.5, math.nan, math.nan, 1)) == "0.500"
+    assert figure(Interval(0.5, math.nan, math.nan, 1).to_dict()) == "0.500"
+    assert [text.split(":")[0] for text in meanings(found.to_dict())][-1] == "logits per unit"
 
 
 def test_versions_of_a_run_are_points_and_not_seeds() -> None:
