@@ -278,10 +278,16 @@ def study(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="RUN_OR_STUDY", help="Folder of a run or of a study.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_STUDY", help="Folder of a run, a study or a comparison (raypo evaluate).")
+    ],
 ) -> None:
-    """Write the page of a run or of a study again, from its folder."""
-    if (folder / "study.json").exists():
+    """Write the page of a run, of a study or of a comparison again, from its folder."""
+    if (folder / "evaluate.json").exists():
+        with opening("report", folder):
+            from raypo.online.comparison_page import write_comparison_page
+        page = write_comparison_page(folder)
+    elif (folder / "study.json").exists():
         with opening("report", folder):
             from raypo.tuning.telling import write_page
         page = write_page(folder)

@@ -127,11 +127,12 @@ def audit_finding(name: str, found: Audit) -> Finding:
     name = f"audit of {name}"
     if not found.pairs:
         return warn(name, "no pair of which both are known", "sets with preferences", "give others as --audit")
-    right, fit = found.right, found.calibration
+    right, slope, fit = found.right, found.slope, found.calibration
     told = (
-        f"orders {right.mean:.0%} [{right.low:.0%}, {right.high:.0%}] of a set's known pairs as they are known, a mean "
+        f"orders {right.percent()} of a set's known pairs as they are known, a mean "
         f"over {right.n} sets with {found.pairs} pairs; read as log-odds, a difference of 1 is "
-        f"{fit.slope:.2f} logits, calibration error {fit.error:.2f}, Brier score {fit.brier:.2f} (a coin: 0.25)"
+        f"{slope.mean:.2f} [{slope.low:.2f}, {slope.high:.2f}] logits, "
+        f"calibration error {fit.error:.2f}, Brier score {fit.brier:.2f} (a coin: 0.25)"
     )
     if right.mean < RIGHT:
         return warn(

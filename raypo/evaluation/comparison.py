@@ -6,7 +6,7 @@ Pure functions of tables: no network, no Ray.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -17,11 +17,12 @@ from raypo.config import RunConfig
 from raypo.evaluation.diagnostics import REFITS, Evaluation, evaluate, reward_duel
 from raypo.evaluation.frontier import AtEqualKl, Point, at_equal_kl, on_frontier
 from raypo.evaluation.intervals import SHARE, Interval
-from raypo.evaluation.length import Duel, LengthControlled, length_controlled
+from raypo.evaluation.length import LengthControlled, length_controlled
 from raypo.evaluation.methods import difference_over_seeds
 from raypo.evaluation.seeds import Combined, combine_seeds
 from raypo.evaluation.significance import Floats, detectable, holm, paired_test
 from raypo.evaluation.statistics import mean_interval, prompt_means
+from raypo.evaluation.verdicts import AsJudged, Verdicts, as_judged, misjudged
 from raypo.evaluation.winrate import Judged, judged, win_shares
 
 START = "start"
@@ -50,31 +51,6 @@ class Drawn:
     def reward(self) -> Floats:
         """Mean training reward of each prompt."""
         return prompt_means(self.rows["rewards"].to_pylist())
-
-
-@dataclass(frozen=True)
-class Verdicts:
-    """A judge's words on one policy against the start: per prompt and pair, in both orders.
-
-    Args:
-        ours_first: 1 for the policy, 0 for the start, 1/2 for a tie, None without an answer.
-        ours_second: the same with the policy's response in the second place.
-        longer: characters of the policy's response less those of the start's.
-    """
-
-    ours_first: list[list[float | None]]
-    ours_second: list[list[float | None]]
-    longer: list[list[float]]
-
-    def duel(self) -> Duel:
-        """As the length-controlled regression takes it."""
-        rows = [
-            (number, (a + b) / 2 if a is not None and b is not None else np.nan, length)
-            for number, row in enumerate(zip(self.ours_first, self.ours_second, self.longer, strict=True))
-            for a, b, length in zip(*row, strict=True)
-        ]
-        columns = np.array(rows, dtype=np.float64).reshape(-1, 3)
-        return Duel(columns[:, 0].astype(np.int64), columns[:, 1], columns[:, 2])
 
 
 @dataclass(frozen=True)
@@ -132,22 +108,27 @@ class Comparison:
         length_controlled: by name, by the training reward, lengths in tokens.
         judged: by name, by the judge; empty without one.
         judged_controlled: the same at equal length in characters.
+        as_judged: by reward source: how often it orders a pair as the judge does; empty without a judge.
         frontier: names that nobody beats at reward and KL at once.
         pairs: every two policies that are not seeds of each other.
         seeds: by method and point with several seeds: reward gain over seeds and prompts.
         methods: every two methods and points with several seeds each, over their seeds.
-        equal_kl: by `a against b`, methods where both moved equally far; without those that share no KL.
+        equal_kl: by `a against b`, methods where both moved equally far; without those that share no KL. Adjusted for
+            all of them together.
+        warnings: of the rewards beside the judge, in plain words; those of a policy are its evaluation's.
     """
 
     policies: dict[str, Evaluation]
     length_controlled: dict[str, LengthControlled]
     judged: dict[str, Judged]
     judged_controlled: dict[str, LengthControlled]
+    as_judged: dict[str, AsJudged]
     frontier: list[str]
     pairs: list[Against]
     seeds: dict[str, Combined]
     methods: list[MethodAgainst]
     equal_kl: dict[str, AtEqualKl]
+    warnings: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -173,6 +154,7 @@ def compare(
     kls = [one.kl_per_response.mean for one in found.values()]
     rewards = [one.reward.mean for one in found.values()]
     told = verdicts or {}
+    beside = as_judged({name: one.rows for name, one in others.items()}, start.rows, told, **options)
     return Comparison(
         policies=found,
         length_controlled=length_controlled(
@@ -180,11 +162,13 @@ def compare(
         ),
         judged={name: judged(one.ours_first, one.ours_second, **options) for name, one in told.items()},
         judged_controlled=length_controlled({name: one.duel() for name, one in told.items()}, prompts, **refits),
+        as_judged=beside,
         frontier=[name for name, on in zip(found, on_frontier(kls, rewards), strict=True) if on],
         pairs=each_against_each(drawn, options),
         seeds=over_seeds(drawn, settings.confidence),
         methods=method_against_method(drawn, options),
         equal_kl=methods_at_equal_kl(drawn, found, options),
+        warnings=misjudged(beside),
     )
 
 
@@ -277,4 +261,9 @@ def methods_at_equal_kl(
         f"{one} against {other}": at_equal_kl(paths[one], paths[other], **options)
         for one, other in combinations(paths, 2)
     }
-    return {name: result for name, result in compared.items() if result is not None}
+    shared = {name: result for name, result in compared.items() if result is not None}
+    together = holm([result.p for result in shared.values()])
+    return {
+        name: replace(result, p_adjusted=adjusted)
+        for (name, result), adjusted in zip(shared.items(), together, strict=True)
+    }

@@ -67,7 +67,8 @@ class AtEqualKl:
     Args:
         kl: nats per response at which they are compared: the most that every seed of both reaches.
         difference: of the first's reward and the second's, over seeds and paired by prompt.
-        p: p-value that it is 0.
+        p: p-value that it is 0, as it is.
+        p_adjusted: the same for all comparisons of a table together (Holm); p where it is the only one.
         detectable: smallest true difference that would have been found four times in five; NaN where none would.
         seeds: of the first and of the second; with one each, see `methods.Difference`.
     """
@@ -75,6 +76,7 @@ class AtEqualKl:
     kl: float
     difference: Interval
     p: float
+    p_adjusted: float
     detectable: float
     seeds: tuple[int, int]
 
@@ -101,4 +103,4 @@ def at_equal_kl(
             return None
         sides.append(np.stack(known))
     found = difference_over_seeds(*sides, confidence=confidence, samples=samples)
-    return AtEqualKl(kl, found.interval, found.p, found.detectable, found.seeds)
+    return AtEqualKl(kl, found.interval, found.p, found.p, found.detectable, found.seeds)

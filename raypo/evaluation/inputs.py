@@ -177,12 +177,14 @@ class Audit:
     Args:
         right: share of pairs that the reward orders as they are known, its ties a half, a set's pairs averaged first;
             interval over sets.
+        slope: `calibration.slope` with its interval, from resampled sets.
         calibration: of its differences, each pair in both orders: which response stands first says nothing.
         difference: reward of the first response less that of the second, [pairs].
         verdict: 1 where the first is known to be better, else 0, [pairs].
     """
 
     right: Interval
+    slope: Interval
     calibration: Calibration
     difference: Floats
     verdict: Floats
@@ -203,17 +205,46 @@ def audited(values: Values, known: Values, *, confidence: float, samples: int) -
         confidence: coverage, in (0, 1).
         samples: bootstrap resamples.
     """
-    shares, differences, verdicts = [], [], []
+    gaps, truths = [], []
     for mine, theirs in zip(values, known, strict=True):
         a, b = (np.array([math.nan if v is None else v for v in row], dtype=np.float64) for row in (mine, theirs))
         first, second = np.triu_indices(len(a), 1)
-        gap, truth = a[first] - a[second], b[first] - b[second]
-        kept = np.isfinite(gap) & np.isfinite(truth) & (truth != 0)
-        gap, truth = gap[kept], np.sign(truth[kept])
-        shares.append(float(np.mean((np.sign(gap) * truth + 1) / 2)) if len(gap) else math.nan)
-        differences.append(gap)
-        verdicts.append((truth + 1) / 2)
-    difference, verdict = (np.concatenate(parts or [np.empty(0)]) for parts in (differences, verdicts))
-    both = calibration(np.concatenate([difference, -difference]), np.concatenate([verdict, 1 - verdict]))
-    right = mean_interval(np.array(shares, dtype=np.float64), confidence=confidence, samples=samples, within=SHARE)
-    return Audit(right, replace(both, pairs=len(difference)), difference, verdict)
+        gaps.append(a[first] - a[second])
+        truths.append(b[first] - b[second])
+    return audited_pairs(gaps, truths, confidence=confidence, samples=samples)
+
+
+def audited_pairs(gaps: Sequence[Floats], truths: Sequence[Floats], *, confidence: float, samples: int) -> Audit:
+    """Compare a reward with known preferences, given as pairs.
+
+    Args:
+        gaps: per set: reward of the first response of each pair less that of the second; NaN where one has none.
+        truths: of the same pairs: above 0 where the first is known to be better, below 0 the second. Pairs with 0 or
+            NaN are left out.
+        confidence: coverage, in (0, 1).
+        samples: bootstrap resamples; of the slope at most REFITS.
+    """
+    kept = [np.isfinite(gap) & np.isfinite(truth) & (truth != 0) for gap, truth in zip(gaps, truths, strict=True)]
+    differences = [gap[known] for gap, known in zip(gaps, kept, strict=True)]
+    signs = [np.sign(truth[known]) for truth, known in zip(truths, kept, strict=True)]
+    shares = [
+        float(np.mean((np.sign(gap) * sign + 1) / 2)) if len(gap) else math.nan
+        for gap, sign in zip(differences, signs, strict=True)
+    ]
+    somewhere = [place for place, gap in enumerate(differences) if len(gap)]
+
+    def both_orders(index: Any) -> Calibration:
+        gap, sign = (np.concatenate([part[i] for i in index] or [np.empty(0)]) for part in (differences, signs))
+        return calibration(np.concatenate([gap, -gap]), np.concatenate([(1 + sign) / 2, (1 - sign) / 2]))
+
+    def slope(index: Any) -> float:
+        return both_orders([somewhere[i] for i in index]).slope
+
+    difference, sign = (np.concatenate(parts or [np.empty(0)]) for parts in (differences, signs))
+    return Audit(
+        mean_interval(np.array(shares, dtype=np.float64), confidence=confidence, samples=samples, within=SHARE),
+        resampled(slope, len(somewhere), confidence=confidence, samples=min(samples, REFITS)),
+        replace(both_orders(somewhere), pairs=len(difference)),
+        difference,
+        (sign + 1) / 2,
+    )

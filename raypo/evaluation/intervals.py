@@ -41,6 +41,10 @@ class Interval:
         """Plain numbers, for JSON."""
         return asdict(self)
 
+    def percent(self) -> str:
+        """`62% [55%, 69%]`; without bounds where there are none."""
+        return f"{self.mean:.0%}" + ("" if math.isnan(self.low) else f" [{self.low:.0%}, {self.high:.0%}]")
+
     @property
     def excludes_zero(self) -> bool:
         """Whether the whole interval lies on one side of 0."""
@@ -63,6 +67,28 @@ def student(
         bound = float(stats.t.ppf(0.5 + confidence / 2, n - 1) * np.float64(error))
         low, high = float(np.float64(whole) - bound), float(np.float64(whole) + bound)
     return Interval(whole, max(low, min(within[0], whole)), min(high, max(within[1], whole)), n)
+
+
+def constant_interval(value: float, n: int, *, confidence: float, within: tuple[float, float]) -> Interval:
+    """Interval of a mean of n units that all have one value.
+
+    Where that is the least or the greatest that a unit can have, as of a policy that won every prompt, others may have
+    missed the sample: with a share q of units at that end all n are there with chance q^n, so that q, and with it the
+    mean's place within its bounds, is at least ((1 - confidence) / 2)^(1 / n) of the way to that end (Clopper and
+    Pearson, Biometrika 26 (1934)). Elsewhere, or with an end at infinity, nothing tells how far others may lie: the
+    interval is the value.
+
+    Args:
+        value: of each unit.
+        n: units, at least 2.
+        confidence: coverage, in (0, 1).
+        within: least and greatest value that a unit can have.
+    """
+    least, greatest = within
+    missed = (1 - ((1 - confidence) / 2) ** (1 / n)) * (greatest - least)
+    if not math.isfinite(missed) or value not in within:
+        return Interval(value, value, value, n)
+    return Interval(value, value, value + missed, n) if value == least else Interval(value, value - missed, value, n)
 
 
 def jackknife(whole: float, left: Floats, *, confidence: float, within: tuple[float, float] = EVERYWHERE) -> Interval:

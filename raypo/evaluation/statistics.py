@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from raypo.evaluation.intervals import EVERYWHERE, FEW, Interval, jackknife, student
+from raypo.evaluation.intervals import EVERYWHERE, FEW, Interval, constant_interval, jackknife, student
 from raypo.evaluation.significance import Floats, constant
 
 
@@ -60,15 +60,16 @@ def mean_interval(
         confidence: coverage, in (0, 1).
         samples: bootstrap resamples.
         seed: of the resampling.
-        within: least and greatest value that the mean can have; only Student's interval could leave it.
+        within: least and greatest value that a prompt can have; only Student's interval could leave it, and values that
+            are all one of the two have the interval of `constant_interval`.
     """
     kept = values[np.isfinite(values)]
     if len(kept) == 0:
         return Interval(math.nan, math.nan, math.nan, 0)
     if len(kept) == 1:
         return Interval(float(kept[0]), math.nan, math.nan, 1)
-    if constant(kept):  # BCa divides by the spread; the interval of a constant is that constant
-        return Interval(float(kept[0]), float(kept[0]), float(kept[0]), len(kept))
+    if constant(kept):  # BCa divides by the spread
+        return constant_interval(float(kept[0]), len(kept), confidence=confidence, within=within)
     exponent = np.frexp(np.abs(kept).max())[1]  # cubes of the deviations must neither vanish nor overflow
     scaled = np.ldexp(kept, -exponent)
     if len(kept) < FEW:

@@ -86,12 +86,17 @@ def online_figures(folder: RunFolder, version: int) -> dict[str, Any] | None:
     if version not in evaluations:
         return None
     first, last = evaluations[0], evaluations[version]
+    trained = len(evaluations) - 1
+    chosen = [
+        f"It is one of {trained} versions that were evaluated on these prompts: if it was chosen for its reward "
+        "there, its figures flatter it, and other prompts would show less."
+    ]
     return {
         "headline": f"Held-out reward {shown(first['reward'])} -> {shown(last['reward'])}; gain per prompt "
         f"{shown(last['reward_gain'])}, p = {last['reward_gain_p']:.2g}.",
         "prompts": last["reward"]["n"],
         "results": results_of(first, last),
-        "warnings": last["warnings"],
+        "warnings": [*last["warnings"], *(chosen if version and trained > 1 else [])],
     }
 
 
@@ -182,8 +187,9 @@ def results_of(first: dict[str, Any], last: dict[str, Any]) -> list[tuple[str, s
 
 
 def shown(interval: dict[str, float]) -> str:
-    """`0.412 [0.380, 0.441]`."""
-    return f"{interval['mean']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
+    """`0.412 [0.380, 0.441]`; without bounds where there are none, as of one prompt."""
+    bounds = "" if math.isnan(interval["low"]) else f" [{interval['low']:.3f}, {interval['high']:.3f}]"
+    return f"{interval['mean']:.3f}{bounds}"
 
 
 def public_name(path: str) -> str:

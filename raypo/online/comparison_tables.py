@@ -1,20 +1,62 @@
-"""A comparison of policies as tables for the terminal."""
+"""A comparison of policies as tables, for the terminal and for its page: from the figures of evaluation.json."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from rich.table import Column, Table
 
-from raypo.evaluation.comparison import Comparison
-from raypo.evaluation.intervals import Interval
+from raypo.evaluation.comparison import START
+
+MEANINGS = {
+    "gain": "reward less the start's on the same prompts with the same seeds",
+    "detectable": "least true effect that would have been found four times in five; none: no effect would have been",
+    "win rate": "share of pairs won against the start, or against the other policy; ties half",
+    "at equal length": "the same if responses were as long as the start's, by the regression of AlpacaEval 2",
+    "p (Holm)": "p-value for all comparisons of its table together; p: of one by itself",
+    "KL": "to the start, nats per response",
+    "cut off": "share of responses that met the length limit",
+}
+JUDGED = {
+    "position bias": "how much more often the first place wins than one half",
+    "turned": "share of pairs whose winner is another one in the other order",
+    "logits per unit": "of the judge's preference, by reward difference; 1: it is log-odds, below 1 it is too sure",
+}
+"""Of a comparison with a judge."""
+
+NOTHING = "-"
 
 
-def figure(interval: Interval, digits: int = 3) -> str:
+@dataclass(frozen=True)
+class Sheet:
+    """A table as texts.
+
+    Args:
+        title: a sentence above it.
+        heads: of its columns.
+        rows: a text per column, each.
+    """
+
+    title: str
+    heads: list[str]
+    rows: list[list[str]] = field(default_factory=list)
+
+    def drawn(self) -> Table:
+        """For the terminal; cells break where it is narrow."""
+        columns = (Column(head, overflow="fold") for head in self.heads)
+        table = Table(*columns, title=self.title, box=None, title_justify="left")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+
+def figure(interval: Mapping[str, float], digits: int = 3) -> str:
     """`0.412 [0.380, 0.441]`; without bounds where there are none."""
-    if math.isnan(interval.low):
-        return f"{interval.mean:.{digits}f}"
-    return f"{interval.mean:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+    mean, low, high = interval["mean"], interval["low"], interval["high"]
+    return f"{mean:.{digits}f}" + ("" if math.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]")
 
 
 def least(detectable: float) -> str:
@@ -22,96 +64,117 @@ def least(detectable: float) -> str:
     return "none" if math.isnan(detectable) else f"{detectable:.3f}"
 
 
-def folded(*heads: str, title: str | None = None) -> Table:
-    """An empty table whose cells break where the terminal is narrow."""
-    columns = (Column(head, overflow="fold") for head in heads)
-    return Table(*columns, title=title, box=None, title_justify="left")
+def meanings(found: Mapping[str, Any]) -> list[str]:
+    """What the tables' heads mean, a line each."""
+    return [f"{head}: {told}" for head, told in (MEANINGS | (JUDGED if found["judged"] else {})).items()]
 
 
-def shown(found: Comparison, confidence: float) -> list[Table]:
-    """Tables for the terminal; "detectable" is the least true effect that would have been found four times in five."""
+def sheets(found: Mapping[str, Any], confidence: float) -> list[Sheet]:
+    """All tables of a comparison.
+
+    Args:
+        found: as of `Comparison.to_dict`.
+        confidence: of its intervals.
+    """
     made = [by_reward(found, confidence), responses(found)]
-    if found.judged:
-        made.append(by_judge(found))
-    if found.seeds:
-        table = folded("method", "seeds", "gain over seeds and prompts", "p", "detectable", "spread of seeds")
-        for method, both in found.seeds.items():
-            gain, spread = figure(both.interval), f"{both.seed_spread:.3f}"
-            table.add_row(method, str(both.seeds), gain, f"{both.p:.2g}", least(both.detectable), spread)
-        made.append(table)
-    if found.methods:
-        table = folded("over seeds", "seeds", "difference", "p (Holm)", "detectable")
-        for one in found.methods:
-            told = [f"{one.one} - {one.other}", counted(one.seeds), figure(one.difference)]
-            table.add_row(*told, f"{one.p_adjusted:.2g}", least(one.detectable))
-        made.append(table)
-    pairs = folded("one against another", "difference", "p (Holm)", "detectable", "win rate")
-    for pair in found.pairs:
-        told = [f"{pair.one} - {pair.other}", figure(pair.difference), f"{pair.p_adjusted:.2g}"]
-        pairs.add_row(*told, least(pair.detectable), figure(pair.win_rate))
-    made.append(pairs)
-    if found.equal_kl:
-        table = folded("at equal KL", "seeds", "KL", "difference", "p", "detectable")
-        for name, equal in found.equal_kl.items():
-            told = [name, counted(equal.seeds), f"{equal.kl:.2f}", figure(equal.difference)]
-            table.add_row(*told, f"{equal.p:.2g}", least(equal.detectable))
-        made.append(table)
+    if found["judged"]:
+        made += [by_judge(found), beside_judge(found)]
+    return [*made, *over_seeds(found), *against_each_other(found)]
+
+
+def by_reward(found: Mapping[str, Any], confidence: float) -> Sheet:
+    """Reward, gain and win rates of each policy; of the start beside itself they would say nothing."""
+    title = f"held-out prompts, {confidence:.0%} intervals over prompts; * nobody is better at reward and KL at once"
+    heads = ["policy", "reward", "gain", "p", "detectable", "win rate", "p", "at equal length", "p"]
+    made = Sheet(title, heads)
+    for name, one in found["policies"].items():
+        row = [name + (" *" if name in found["frontier"] else ""), figure(one["reward"])]
+        if name == START:
+            made.rows.append([*row, *[NOTHING] * (len(heads) - 2)])
+            continue
+        fair = found["length_controlled"][name]
+        row += [figure(one["reward_gain"]), f"{one['reward_gain_p']:.2g}", least(one["reward_gain_detectable"])]
+        row += [figure(one["reward_win_rate"]), f"{one['reward_win_rate_p']:.2g}"]
+        made.rows.append([*row, figure(fair["controlled"]), f"{fair['p']:.2g}"])
     return made
+
+
+def responses(found: Mapping[str, Any]) -> Sheet:
+    """How far each policy moved, and what its responses are like."""
+    made = Sheet(
+        "what the responses are like", ["policy", "KL", "tokens", "cut off", "self-similarity", "entropy per token"]
+    )
+    for name, one in found["policies"].items():
+        made.rows.append(
+            [
+                name,
+                figure(one["kl_per_response"], 2),
+                figure(one["length"], 1),
+                figure(one["truncated"], 2),
+                figure(one["self_similarity"]),
+                figure(one["entropy_per_token"]),
+            ]
+        )
+    return made
+
+
+def by_judge(found: Mapping[str, Any]) -> Sheet:
+    """Win rates by the judge, and how far it can be trusted."""
+    heads = ["policy", "win rate", "p", "detectable", "at equal length", "p"]
+    made = Sheet("against the start, by the judge", [*heads, "ties", "position bias", "turned", "unanswered"])
+    for name, told in found["judged"].items():
+        fair = found["judged_controlled"][name]
+        rates = [figure(told["win_rate"]), f"{told['p']:.2g}", least(told["detectable"])]
+        rates += [figure(fair["controlled"]), f"{fair['p']:.2g}"]
+        itself = [figure(told["tie_rate"], 2), figure(told["position_bias"]), figure(told["turned"], 2)]
+        made.rows.append([name, *rates, *itself, f"{told['unanswered']:.0%}"])
+    return made
+
+
+def beside_judge(found: Mapping[str, Any]) -> Sheet:
+    """How far each reward says what the judge says."""
+    made = Sheet(
+        "the rewards beside the judge",
+        ["reward", "pairs ordered as the judge does", "logits per unit", "calibration error", "pairs decided"],
+    )
+    for name, one in found["as_judged"].items():
+        told = [figure(one["right"]), figure(one["slope"], 2), f"{one['error']:.3f}"]
+        if not one["pairs"]:
+            told = ["none decided", NOTHING, NOTHING]
+        elif math.isnan(one["slope"]["mean"]):
+            told[1:] = ["tells none apart", NOTHING]
+        made.rows.append([name, *told, str(one["pairs"])])
+    return made
+
+
+def over_seeds(found: Mapping[str, Any]) -> list[Sheet]:
+    """Methods with several seeds: against the start, and against each other."""
+    alone = Sheet(
+        "gain over the start, over seeds and prompts", ["method", "seeds", "gain", "p", "detectable", "spread of seeds"]
+    )
+    for method, both in found["seeds"].items():
+        told = [figure(both["interval"]), f"{both['p']:.2g}", least(both["detectable"])]
+        alone.rows.append([method, str(both["seeds"]), *told, f"{both['seed_spread']:.3f}"])
+    apart = Sheet("methods over their seeds", ["methods", "seeds", "difference", "p (Holm)", "detectable"])
+    for one in found["methods"]:
+        told = [f"{one['one']} - {one['other']}", counted(one["seeds"]), figure(one["difference"])]
+        apart.rows.append([*told, f"{one['p_adjusted']:.2g}", least(one["detectable"])])
+    return [sheet for sheet in (alone, apart) if sheet.rows]
+
+
+def against_each_other(found: Mapping[str, Any]) -> list[Sheet]:
+    """Every two policies, and every two methods where both moved equally far."""
+    pairs = Sheet("one policy against another", ["policies", "difference", "p (Holm)", "detectable", "win rate"])
+    for pair in found["pairs"]:
+        told = [f"{pair['one']} - {pair['other']}", figure(pair["difference"]), f"{pair['p_adjusted']:.2g}"]
+        pairs.rows.append([*told, least(pair["detectable"]), figure(pair["win_rate"])])
+    equal = Sheet("methods at equal KL", ["methods", "seeds", "KL", "difference", "p (Holm)", "detectable"])
+    for name, one in found["equal_kl"].items():
+        told = [name, counted(one["seeds"]), f"{one['kl']:.2f}", figure(one["difference"])]
+        equal.rows.append([*told, f"{one['p_adjusted']:.2g}", least(one["detectable"])])
+    return [pairs, *([equal] if equal.rows else [])]
 
 
 def counted(seeds: tuple[int, int]) -> str:
     """Seeds of two methods: `3`, or `3, 2` where they are not as many."""
     return str(seeds[0]) if seeds[0] == seeds[1] else f"{seeds[0]}, {seeds[1]}"
-
-
-def by_reward(found: Comparison, confidence: float) -> Table:
-    """Reward, gain and win rates of each policy."""
-    title = f"held-out prompts, {confidence:.0%} intervals over prompts; * nobody is better at reward and KL at once"
-    heads = ["policy", "reward", "gain", "p", "detectable", "win rate", "p", "at equal length", "p"]
-    table = folded(*heads, title=title)
-    for name, one in found.policies.items():
-        fair = found.length_controlled.get(name)
-        table.add_row(
-            name + (" *" if name in found.frontier else ""),
-            figure(one.reward),
-            figure(one.reward_gain),
-            f"{one.reward_gain_p:.2g}",
-            least(one.reward_gain_detectable),
-            figure(one.reward_win_rate),
-            f"{one.reward_win_rate_p:.2g}",
-            *(["", ""] if fair is None else [figure(fair.controlled), f"{fair.p:.2g}"]),
-        )
-    return table
-
-
-def responses(found: Comparison) -> Table:
-    """How far each policy moved, and what its responses are like."""
-    table = folded("policy", "KL", "tokens", "cut off", "self-similarity", "entropy per token")
-    for name, one in found.policies.items():
-        table.add_row(
-            name,
-            figure(one.kl_per_response, 2),
-            figure(one.length, 1),
-            figure(one.truncated, 2),
-            figure(one.self_similarity),
-            figure(one.entropy_per_token),
-        )
-    return table
-
-
-def by_judge(found: Comparison) -> Table:
-    """Win rates by the judge, and how far it can be trusted."""
-    heads = ["by the judge", "win rate", "p", "detectable", "at equal length", "p"]
-    table = folded(*heads, "ties", "position bias", "turned", "unanswered")
-    for name, told in found.judged.items():
-        fair = found.judged_controlled[name]
-        rates = [
-            figure(told.win_rate),
-            f"{told.p:.2g}",
-            least(told.detectable),
-            figure(fair.controlled),
-            f"{fair.p:.2g}",
-        ]
-        itself = [figure(told.tie_rate, 2), figure(told.position_bias), figure(told.turned, 2)]
-        table.add_row(name, *rates, *itself, f"{told.unanswered:.0%}")
-    return table

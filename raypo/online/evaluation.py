@@ -5,6 +5,7 @@ OUT/prompts/                           records.PROMPTS
 OUT/policies/NAME/scored|measured|moved/
 OUT/judge.sqlite                       every answer of the judge
 OUT/evaluation.json                    all figures
+OUT/evaluation.html                    the page
 
 The same command again continues after the last committed table.
 """
@@ -25,10 +26,12 @@ from rich.console import Console
 
 from raypo.config import JudgeConfig, RunConfig, build
 from raypo.errors import ConfigError, DataError, ModelError
-from raypo.evaluation.comparison import START, Drawn, Verdicts, compare
+from raypo.evaluation.comparison import START, Drawn, compare
+from raypo.evaluation.verdicts import Verdicts
 from raypo.models.load import check_folder, load_config
+from raypo.online.comparison_page import COMPARED, FIGURES, write_comparison_page
 from raypo.online.comparison_prompts import commit_prompts, read_prompts
-from raypo.online.comparison_tables import shown
+from raypo.online.comparison_tables import meanings, sheets
 from raypo.online.decisions import best_version
 from raypo.online.folder import RunFolder
 from raypo.online.identity import kind_of, record_at, versions
@@ -152,13 +155,18 @@ def _evaluated(config: RunConfig, everyone: Sequence[Policy], out: Path, console
         "prompts": prompts.num_rows,
         "wall_seconds": round(time.monotonic() - began, 1),
     }
-    write_json(out, "evaluation.json", told)
-    for table in shown(found, config.evaluation.confidence):
-        console.print(table)
+    write_json(out, FIGURES, told)
+    page = write_comparison_page(out)
+    for sheet in sheets(told, config.evaluation.confidence):
+        console.print(sheet.drawn())
+    for text in meanings(told):
+        console.print(text, highlight=False, markup=False, style="dim", soft_wrap=True)
     for name, one in found.policies.items():
         for text in one.warnings:
             console.print(f"warning, {name}: {text}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"all figures: {out / 'evaluation.json'}", highlight=False, soft_wrap=True)
+    for text in found.warnings:
+        console.print(f"warning: {text}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"all figures: {out / FIGURES}\nreport {page}", highlight=False, soft_wrap=True)
     return told
 
 
@@ -206,7 +214,7 @@ def open_folder(config: RunConfig, everyone: Sequence[Policy], out: Path) -> Non
         "policies": {one.name: {"folder": one.folder, "files": weights_of(one.folder)} for one in everyone},
         "versions": versions(),
     }
-    keep_record(out, "evaluate.json", record, what="another comparison")
+    keep_record(out, COMPARED, record, what="another comparison")
 
 
 def weights_of(folder: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from raypo.config import RunConfig, as_yaml
 from raypo.evaluation.doubts import doubts_of_table
 from raypo.evaluation.inputs import describe_table
 from raypo.online.folder import RunFolder
+from raypo.report.page import interval
 from raypo.report.record import RunRecord, Sample
 from raypo.stages import tables
 from raypo.training.tracking import read_metrics
 
 SAMPLES = 6
+UNTOLD = "rewards do not differ"
 INPUTS = "inputs.json"  # beside the annotated sets that it describes
 SETS = 400  # points of a picture
 
@@ -123,5 +126,5 @@ def inputs(place: str) -> list[tuple[str, str]]:
     kinds = {"tie_rate": "tied pairs", "no_preference": "sets without a preference", "skew": "skew of rewards"}
     rows = [(f"{label}: {name}", one) for key, label in kinds.items() for name, one in found.get(key, {}).items()]
     rows += [(f"rank agreement: {name}", one) for name, one in found.get("agreement", {}).items()]
-    told = [(label, f"{one['mean']:.2f} [{one['low']:.2f}, {one['high']:.2f}]") for label, one in rows if one]
+    told = [(label, interval(one, 2) if math.isfinite(one["mean"]) else UNTOLD) for label, one in rows if one]
     return told + [(f"doubt: {name}", one) for name, those in found.get("doubts", {}).items() for one in those]

@@ -17,7 +17,7 @@ from raypo.online.folder import RunFolder
 from raypo.online.identity import record_at
 from raypo.online.offline_page import write_offline_page
 from raypo.online.record import INPUTS, doubted, record_of
-from raypo.report.page import write_report
+from raypo.report.page import interval, write_report
 from raypo.stages import cluster, tables
 from raypo.training import checkpoint
 from raypo.training.tracking import read_metrics
@@ -44,6 +44,7 @@ def summarize(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
         "preset": config.objective.preset,
         "rounds": len(trained),
         "num_responses": config.sampling.num_responses,
+        "confidence": config.evaluation.confidence,
         "reward_before": figures(first["reward"]),
         "reward_after": figures(last["reward"]),
         "reward_gain": figures(last["reward_gain"]) | {"p": last["reward_gain_p"]},
@@ -178,29 +179,26 @@ def headline(summary: dict[str, Any]) -> list[str]:
     """What happened, in sentences that need no other page."""
     gain, after, before = summary["reward_gain"], summary["reward_after"], summary["reward_before"]
     low, high = gain["low"], gain["high"]
-    verdict = "the policy got better" if low > 0 else "the policy got worse" if high < 0 else "no clear change"
+    verdict, bounds = "no clear change", f" [{low:+.3f}, {high:+.3f}]"
     if math.isnan(low):
-        verdict = "one held-out prompt: no interval can be told"
+        verdict, bounds = "one held-out prompt: no interval can be told", ""
+    elif gain["p"] < 1 - summary["confidence"]:  # of few prompts the interval alone may be clear of 0
+        verdict = "the policy got better" if low > 0 else "the policy got worse" if high < 0 else verdict
     told = [
-        f"{verdict}: held-out reward {show(before)} -> {show(after)}",
-        f"gain per prompt {gain['mean']:+.3f} [{low:+.3f}, {high:+.3f}], p = {gain['p']:.2g}",
+        f"{verdict}: held-out reward {interval(before)} -> {interval(after)}",
+        f"gain per prompt {gain['mean']:+.3f}{bounds}, p = {gain['p']:.2g}",
     ]
     if summary["untrained_reward_before"]:
         name = summary["untrained_reward_before"]["name"]
         told.append(
-            f"{name} (never trained on) {show(summary['untrained_reward_before'])} -> "
-            f"{show(summary['untrained_reward_after'])}"
+            f"{name} (never trained on) {interval(summary['untrained_reward_before'])} -> "
+            f"{interval(summary['untrained_reward_after'])}"
         )
     return [
         *told,
-        f"win rate against the start {show(summary['reward_win_rate'])} by the training reward",
-        f"KL to the start {show(summary['kl_per_response'])} nats per response",
+        f"win rate against the start {interval(summary['reward_win_rate'])} by the training reward",
+        f"KL to the start {interval(summary['kl_per_response'])} nats per response",
     ]
-
-
-def show(interval: dict[str, float]) -> str:
-    """`0.412 [0.380, 0.441]`."""
-    return f"{interval['mean']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
 
 
 def rewrite_report(path: str | Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,12 @@ def interval(found: dict[str, float] | float, digits: int = 3) -> str:
 
 def cell(found: dict[str, float] | float, digits: int = 3) -> str:
     """The same for a table, where a narrow cell breaks before the bounds and not within them."""
-    return interval(found, digits).replace(", ", ",\u00a0")
+    return unbroken(interval(found, digits))
+
+
+def unbroken(text: str) -> str:
+    """A text that breaks before the bounds of an interval and not within them; without an interval, as it is."""
+    return re.sub(r"(\[\S+), (\S+\])", "\\1,\u00a0\\2", text)
 
 
 def plain(value: float | None) -> str:
@@ -51,6 +57,7 @@ def render(record: RunRecord, *, confidence: float, untrained: list[str]) -> str
     )
     environment.filters["interval"] = cell
     environment.filters["plain"] = plain
+    environment.filters["unbroken"] = unbroken
     environment.filters["reward"] = scored
     drawn = {
         "evaluations": evaluation_plots(record.evaluations, untrained) if record.evaluations else [],
@@ -111,7 +118,7 @@ def response_plots(evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
         (
             [("length_correlation", "correlation")],
             "rank correlation",
-            "Reward against length, within prompts: far from 0, longer (or shorter) responses are what is rewarded.",
+            "Reward against length, over all responses: far from 0, longer (or shorter) ones are what is rewarded.",
         ),
         (
             [("entropy_per_token", "entropy"), ("self_similarity", "self-similarity")],
@@ -120,9 +127,10 @@ def response_plots(evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "less of the one and more of the other.",
         ),
         (
-            [("chosen_shift", "preferred half"), ("rejected_shift", "other half")],
+            [("chosen_shift", "best response"), ("rejected_shift", "worst response")],
             "change of log-prob, nats",
-            "Log-prob of the start's own responses, as the policy moves. Both falling is likelihood displacement.",
+            "Log-prob of the start's best and worst response to each prompt, as the policy moves. The best one "
+            "falling is likelihood displacement.",
         ),
     ]
     found = [

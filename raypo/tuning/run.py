@@ -53,7 +53,7 @@ from raypo.tuning.results import (
 )
 from raypo.tuning.shared import NAME, Shared, ask
 from raypo.tuning.space import trial_config
-from raypo.tuning.study import StudyConfig, base_of, evaluation_of
+from raypo.tuning.study import StudyConfig, anchored, base_of, evaluation_of
 from raypo.tuning.telling import show, warnings_of, write_page
 from raypo.tuning.trial import read_records, rungs_of
 
@@ -69,7 +69,7 @@ def tune_study(study: StudyConfig, console: Console | None = None) -> dict[str, 
         UserError: the study cannot be run, or another process runs it; nothing was started.
         RunError: every trial failed.
     """
-    study = study.model_copy(update={"output": os.path.abspath(study.output)})  # trials stand in other folders
+    study = anchored(study)
     root = os.path.join(study.output, study.name)
     with owned(root):
         return _tune_study(study, root, console or console_of_choice())

@@ -37,18 +37,18 @@ class Told(tune.Callback):
     """A line per rung, per stopped and per failed trial; a crash is noted in the trial's folder as well."""
 
     def __init__(self, study: StudyConfig, rungs: int) -> None:
-        self._study, self._rungs, self._numbers = study, rungs, dict[str, int]()
+        self._study, self._rungs = study, rungs
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Of Tune's record of a study that is under way; another raypo's may hold another state."""
-        if state.keys() != {"_study", "_rungs", "_numbers"}:
+        if state.keys() != {"_study", "_rungs"}:
             raise AttributeError("it was written by another version of raypo")
         self.__dict__.update(state)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """A rung is done."""
         if math.isnan(result["reward"]):
-            self._say(trial, "cannot be trained: see its trial.json")
+            self._say(trial, f"cannot be trained: {result['reason']}")
             return
         self._say(
             trial,
@@ -68,10 +68,10 @@ class Told(tune.Callback):
         self._say(trial, f"crashed: {write_crash(self._study, point, error)}")
 
     def _say(self, trial: Any, text: str) -> None:
-        number = self._numbers.setdefault(trial.trial_id, len(self._numbers) + 1)
+        # by its point and no number: a study that goes on would count anew, and the table counts by beginnings
         point = space.point_of(self._study.space, trial.config)
         told = ", ".join(f"{path}={value}" for path, value in point.items())
-        Console().print(f"trial {number} ({told}): {text}", highlight=False, markup=False, soft_wrap=True)
+        Console().print(f"trial with {told}: {text}", highlight=False, markup=False, soft_wrap=True)
 
 
 def concurrency(study: StudyConfig, per_trial: dict[str, float]) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +16,16 @@ from raypo import config
 from raypo.config import RewardSource, RunConfig, Section
 from raypo.config.section import Positive
 from raypo.errors import ConfigError
+
+PLACES = (
+    "policy.path",
+    "policy.chat_template",
+    "prompts.path",
+    "prompts.heldout_path",
+    "annotation.importance.positive",
+    "annotation.importance.negative",
+)
+"""Keys of a run's config that name a file or a folder, beside those of its reward models."""
 
 Scalar = bool | int | float | str | None
 
@@ -142,6 +154,29 @@ def build(tree: Mapping[str, Any]) -> StudyConfig:
             "name a folder that every node sees",
         )
     return study
+
+
+def anchored(study: StudyConfig) -> StudyConfig:
+    """The same study with the paths of files and folders that exist made absolute, as a run's config has them.
+
+    Ray Tune's trials stand in folders of their own: a relative path would be another one there, or the name of a model
+    on the hub.
+
+    Raises:
+        ConfigError: the base is no config of a run.
+    """
+    assert isinstance(study.base, dict)  # load reads a path
+    base = config.build(study.base)
+    models = [f"rewards.{at}.path" for at, one in enumerate(base.rewards) if isinstance(one, config.ModelReward)]
+    placed = []
+    for key in (*PLACES, *models):
+        value: Any = base
+        for part in key.split("."):
+            value = value[int(part)] if isinstance(value, tuple) else getattr(value, part, None)
+        if value is not None:
+            placed.append(f"{key}={json.dumps(value)}")
+    tree = config.apply_overrides(study.base, placed)
+    return study.model_copy(update={"output": os.path.abspath(study.output), "base": tree})
 
 
 def _told(fault: Any) -> str:

@@ -14,8 +14,11 @@ from rich.table import Column, Table
 from raypo.errors import DataError
 from raypo.report.study import StudyRecord, write_study
 from raypo.stages import tables
-from raypo.tuning.results import Row
+from raypo.tuning.results import FEW, Row
 from raypo.tuning.study import StudyConfig
+
+TRIALS_PER_PARAMETER = 10
+"""Below it the importances are told with a warning."""
 
 
 def write_page(root: str | Path) -> str:
@@ -57,6 +60,12 @@ def warnings_of(rows: Sequence[Row], best: Row | None, confirmed: dict[str, Any]
     if crashed := [row for row in rows if row.crashed]:
         told.append(
             f"{len(crashed)} of {len(rows)} trials crashed, and the same command tries them again: {crashed[0].error}"
+        )
+    finished = [row for row in rows if row.state == "finished"]
+    if FEW <= len(finished) < TRIALS_PER_PARAMETER * len(finished[0].point):
+        told.append(
+            f"the importances rest on {len(finished)} finished trials over {len(finished[0].point)} parameters: what "
+            "happened to change together is not told apart, and another search may say otherwise"
         )
     if best is None:
         return [*told, "no trial trained to its end within the KL bound: there is no winner, and no best.yaml"]
@@ -110,5 +119,6 @@ def sentences(summary: dict[str, Any]) -> list[str]:
         )
     for name, one in summary["importance"].items():
         shares = ", ".join(f"{path} {share:.0%}" for path, share in one["shares"].items())
-        told.append(f"  what {name} depended on: {shares or one['reason']}")
+        finished = sum(row["state"] == "finished" for row in summary["trials"])
+        told.append(f"  what {name} depended on (fANOVA of {finished} trials): {shares or one['reason']}")
     return told

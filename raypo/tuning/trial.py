@@ -140,7 +140,8 @@ class Progress:
             self._record["error"] = str(error)
             self._write()
             self.close()
-            return {"reward": math.nan, "kl": math.nan, "score": math.nan, "rung": version, "over": True, "done": True}
+            nothing = dict.fromkeys(("reward", "kl", "score"), math.nan)
+            return nothing | {"rung": version, "over": True, "done": True, "reason": str(error)}
         self._done.append(self._figures(version, facts))
         self._record["over"] = facts["over"]
         if facts["over"]:

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 from test_diagnostics import PROMPTS, config, measured, moved, synthetic
 
-from raypo.evaluation.comparison import START, Drawn, Verdicts, compare, groups
+from raypo.evaluation.comparison import START, Drawn, compare, groups
 from raypo.evaluation.intervals import Interval
 from raypo.evaluation.significance import holm
-from raypo.online.comparison_tables import figure, least, shown
+from raypo.evaluation.verdicts import Verdicts
+from raypo.online.comparison_tables import figure, least, meanings, sheets
 
 
 def test_holm_by_hand() -> None:
@@ -69,6 +70,7 @@ def test_policies_are_compared_with_the_start_with_each_other_and_over_seeds() -
     assert equal.kl == 1.0
     assert equal.difference.mean == pytest.approx(1.05 - 0.5 * np.sqrt(0.5), abs=0.05)
     assert (equal.seeds, equal.p) == ((2, 1), 1.0)  # of the far one's seeds nothing is known
+    assert equal.p_adjusted == equal.p  # of one comparison
     assert found.methods == []
     assert found.judged == {}
     json.dumps(found.to_dict())
@@ -102,6 +104,10 @@ def test_methods_with_seeds_are_compared_over_them() -> None:
     assert equal.difference.mean == pytest.approx(0.8, abs=0.05)
     assert equal.p < 0.01
     assert found.equal_kl["a against c"].p > 0.1
+    family = list(found.equal_kl.values())
+    assert len(family) == 3
+    assert [one.p_adjusted for one in family] == holm([one.p for one in family])
+    assert equal.p_adjusted > equal.p
     assert not [pair for pair in found.pairs if pair.one[0] == pair.other[0] != "s"]
     assert len(found.pairs) == 8 + 3 * 3 + 3 * 2 + 3 * 2
     told_tables = json.dumps(found.to_dict())
@@ -116,8 +122,8 @@ def test_tables_tell_every_figure_with_its_bounds() -> None:
     verdicts = Verdicts([[1.0]] * PROMPTS, [[0.0]] * PROMPTS, [[3.0]] * PROMPTS)
     found = compare(policies, config(evaluation={"num_responses": 2, "bootstrap_samples": 100}), {"a": verdicts})
     console = Console(width=240, file=io.StringIO(), record=True)
-    for table in shown(found, 0.95):
-        console.print(table)
+    for sheet in sheets(found.to_dict(), 0.95):
+        console.print(sheet.drawn())
     text = console.export_text()
     assert "1.00 [1.00, 1.00]" in text  # KL
     assert "5.0 [5.0, 5.0]" in text  # tokens
@@ -126,8 +132,11 @@ def test_tables_tell_every_figure_with_its_bounds() -> None:
     assert "a against b" in text
     assert "0.500 [0.500, 0.500]" in text  # position bias of a judge that always takes the first place
     assert " nan" not in text
+    assert text.count("p (Holm)") == 3  # over seeds, one against another, at equal KL
+    assert "none decided" in text  # by a judge that turns with the order
     assert least(math.nan) == "none"
-    assert figure(Interval(0.5, math.nan, math.nan, 1)) == "0.500"
+    assert figure(Interval(0.5, math.nan, math.nan, 1).to_dict()) == "0.500"
+    assert [text.split(":")[0] for text in meanings(found.to_dict())][-1] == "logits per unit"
 
 
 def test_versions_of_a_run_are_points_and_not_seeds() -> None:
@@ -154,4 +163,5 @@ def test_a_judges_verdicts_are_told_beside_the_rewards() -> None:
     assert found.judged_controlled["a"].controlled.mean > 0.9
     duel = verdicts.duel()
     assert np.isnan(duel.preference[0])
+    assert duel.prompt.tolist() == list(range(PROMPTS))
     assert duel.preference[1:].tolist() == [1.0] * (PROMPTS - 1)

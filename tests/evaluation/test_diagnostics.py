@@ -73,7 +73,8 @@ def test_every_figure_of_a_small_evaluation() -> None:
     assert found.tie_rate.mean == pytest.approx(1 / 2)
     assert found.best_of_n["1"].mean == pytest.approx(2.0)
     assert found.best_of_n["2"].mean == pytest.approx((4 + 1) / 2)  # the first prompt has one reward
-    assert (found.truncated.mean, found.truncated.low, found.truncated.high) == (0.0, 0.0, 0.0)
+    assert (found.truncated.mean, found.truncated.low) == (0.0, 0.0)
+    assert found.truncated.high == pytest.approx(1 - 0.025 ** (1 / 3))  # none of three prompts
     assert found.reward_win_rate_p == pytest.approx(2 / 8)
     assert math.isnan(found.reward_win_rate_detectable)  # three prompts: no test finds anything
     assert found.reward_win_rate_controlled_p == pytest.approx(2 / 8)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from raypo.evaluation.intervals import AMOUNT, SHARE, Interval
+from raypo.evaluation.intervals import AMOUNT, EVERYWHERE, SHARE, Interval
 from raypo.evaluation.seeds import combine_seeds
 from raypo.evaluation.significance import attainable, detectable, detectable_by_t, paired_test, power, power_by_t
 from raypo.evaluation.statistics import correlation, correlation_interval, mean_interval, prompt_means, ratio_interval
@@ -286,3 +286,32 @@ def test_seeds_that_agree_in_all_are_certain() -> None:
     found = combine_seeds(np.full((3, 4), 0.1), confidence=0.95)
     assert found.interval.low == pytest.approx(0.1)
     assert found.p == 0.0
+
+
+def test_prompts_that_are_all_at_an_end_have_an_interval_all_the_same() -> None:
+    """Of 10 wins of 10 the share is at least 0.025^(1/10) = 0.6915; of [-1/2, 1/2] as far along. Inside: no more."""
+    options = {"confidence": 0.95, "samples": 50}
+    won = mean_interval(np.ones(10), **options, within=SHARE)
+    assert (won.low, won.high) == (pytest.approx(0.6915, abs=1e-4), 1.0)
+    lost = mean_interval(np.zeros(10), **options, within=SHARE)
+    assert (lost.low, lost.high) == (0.0, pytest.approx(0.3085, abs=1e-4))
+    biased = mean_interval(np.full(10, 0.5), **options, within=(-0.5, 0.5))
+    assert (biased.low, biased.high) == (pytest.approx(0.1915, abs=1e-4), 0.5)
+    for values, within in ((np.full(10, 0.5), SHARE), (np.zeros(10), AMOUNT), (np.ones(10), EVERYWHERE)):
+        one = mean_interval(values, **options, within=within)
+        assert one.low == one.mean == one.high
+
+
+def test_the_interval_of_prompts_at_an_end_covers_as_often_as_it_says() -> None:
+    """A policy that wins 95 % of prompts wins all of 20 with chance 0.36. [1, 1] would miss the truth each time."""
+    rng, held = np.random.default_rng(0), []
+    for _ in range(400):
+        values = (rng.random(20) < 0.95).astype(float)
+        found = mean_interval(values, confidence=0.95, samples=200, within=SHARE)
+        held.append(found.low <= 0.95 <= found.high)
+    assert np.mean(held) >= 0.93
+
+
+def test_a_share_is_told_in_percent() -> None:
+    assert Interval(0.625, 0.5, 0.75, 9).percent() == "62% [50%, 75%]"
+    assert Interval(1.0, NAN, NAN, 1).percent() == "100%"

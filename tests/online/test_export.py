@@ -131,6 +131,7 @@ def test_the_card_names_data_rewards_licences_and_results(run: Path, tmp_path: P
         "`w-mpo` (beta 0.2)",
         "| the model that it came from, `start` | apache-2.0 |",
         "- reward follows length",
+        "- It is one of 2 versions that were evaluated on these prompts",
         "p = 0.0004",
     ):
         assert said in text, said

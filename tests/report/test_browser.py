@@ -18,9 +18,11 @@ from typing import Any
 
 import pytest
 from matplotlib import image
+from test_comparison_page import record as compared
 from test_page import offline_record, record
 from test_study_page import RECORD
 
+from raypo.report.comparison import render_comparison
 from raypo.report.page import render
 from raypo.report.study import columns, render_study
 from raypo.studies.catalogue import entry
@@ -116,7 +118,7 @@ def write_claim(folder: Path, text: str) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "mobile"), [(1280, False), (360, True)])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("kind", ["run", "given", "study", "claim"])
+@pytest.mark.parametrize("kind", ["run", "given", "study", "comparison", "claim"])
 def test_a_page_fits_its_screen_and_the_readers_scheme(
     browser: Browser, tmp_path: Path, width: int, mobile: bool, scheme: str, kind: str
 ) -> None:
@@ -128,6 +130,7 @@ def test_a_page_fits_its_screen_and_the_readers_scheme(
         "run": lambda: render(record(text), confidence=0.95, untrained=["other"]),
         "given": lambda: render(offline_record(text), confidence=0.95, untrained=[]),
         "study": lambda: render_study(dataclasses.replace(RECORD, headline=[text], warnings=[text], trials=lost)),
+        "comparison": lambda: render_comparison(compared(text), confidence=0.95),
     }
     if kind == "claim":
         page = write_claim(tmp_path, text)

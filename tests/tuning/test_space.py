@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from raypo.errors import ConfigError
 from raypo.tuning import space
-from raypo.tuning.study import Range, StudyConfig, base_of, build, evaluation_of, load
+from raypo.tuning.study import Range, StudyConfig, anchored, base_of, build, evaluation_of, load
 
 BASE: dict[str, Any] = {
     "policy": {"path": "policy"},
@@ -42,6 +42,24 @@ def test_a_point_becomes_a_config_whose_name_is_the_points() -> None:
     again = space.trial_config(one, {"training.learning_rate": 1e-5, "objective.beta": 0.5})
     other = space.trial_config(one, {"training.learning_rate": 2e-5, "objective.beta": 0.5})
     assert config.name == again.name != other.name
+
+
+def test_paths_that_exist_are_absolute_in_every_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Tune's trials stand in other folders. A name that is no file here, as of a model on the hub, stays."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("policy", "judge"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "sets.jsonl").touch()
+    rewards = [*BASE["rewards"], {"name": "model", "type": "model", "path": "judge"}]
+    hub = {"path": "sets.jsonl", "heldout_path": "someone/sets"}
+    found = anchored(study(base=BASE | {"rewards": rewards, "prompts": hub}))
+    monkeypatch.chdir("/")
+    trial = space.trial_config(found, {"objective.beta": 0.5})
+    assert trial.policy.path == str(tmp_path / "policy")
+    assert (trial.prompts.path, trial.prompts.heldout_path) == (str(tmp_path / "sets.jsonl"), "someone/sets")
+    assert [one.path for one in trial.rewards] == ["rewards:ones", str(tmp_path / "judge")]  # type: ignore[union-attr]
+    assert trial.output == str(tmp_path / "studies" / "study" / "trials")
+    assert anchored(found) == found
 
 
 def test_an_online_trial_is_bound_by_the_studys_kl() -> None:

@@ -1,0 +1,66 @@
+"""The page of `raypo evaluate`, from its folder alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from raypo.config import build
+from raypo.errors import DataError
+from raypo.online.comparison_page import COMPARED, FIGURES, samples, write_comparison_page
+from raypo.records import SCORED
+from raypo.stages import tables
+
+
+def figures(mean: float) -> dict[str, float]:
+    return {"mean": mean, "low": math.nan, "high": math.nan, "n": 1}
+
+
+def policy(reward: float) -> dict[str, Any]:
+    names = ("kl_per_response", "length", "truncated", "self_similarity", "entropy_per_token", "reward_win_rate")
+    tests = {f"{name}_{kind}": 1.0 for name in ("reward_gain", "reward_win_rate") for kind in ("p", "detectable")}
+    told = {"reward": figures(reward), "reward_gain": figures(reward), "best_of_n": {"1": figures(reward)}}
+    return {**told, **{name: figures(0.5) for name in names}, **tests, "warnings": []}
+
+
+def place(folder: Path) -> Path:
+    """A comparison of one policy with the start, on one prompt: nothing has bounds."""
+    config = build({"name": "mine", "policy": {"path": "nowhere"}, "prompts": {"path": "nowhere"}})
+    (folder / COMPARED).write_text(json.dumps({"config": config.model_dump(mode="json"), "versions": {"raypo": "0"}}))
+    pair = {"one": "a", "other": "start", "difference": figures(0.5), "p_adjusted": 1.0, "detectable": math.nan}
+    found = {
+        "policies": {"start": policy(0.0), "a": policy(0.5)},
+        "length_controlled": {"a": {"controlled": figures(0.5), "p": 1.0}},
+        "pairs": [pair | {"win_rate": figures(0.5)}],
+        "frontier": ["start"],
+        "folders": {"start": "nowhere", "a": "somewhere"},
+        "prompts": 1,
+        **{name: {} for name in ("judged", "judged_controlled", "as_judged", "seeds", "equal_kl")},
+        **{name: [] for name in ("methods", "warnings")},
+    }
+    (folder / FIGURES).write_text(json.dumps(found))
+    for name, text in (("start", "before"), ("a", "<b>after</b>")):
+        row = {"prompt_id": "0", "prompt": "why?", "responses": [text, "other"], "rewards": [None, 1.0]}
+        tables.commit(str(folder / "policies" / name / "scored"), pa.Table.from_pylist([row], schema=SCORED), "scored")
+    return folder
+
+
+def test_a_folder_tells_its_page_all_that_it_shows(tmp_path: Path) -> None:
+    page = Path(write_comparison_page(place(tmp_path))).read_text()
+    assert "mine: policies compared" in page
+    assert "a: no clear difference from the start: gain +0.500, p = 1 (Holm), at KL 0.50" in page
+    assert "&lt;b&gt;after" in page
+    assert "nan" not in page.split("In figures")[1]
+    first = samples(tmp_path, ["start", "a"])[0]
+    assert first.responses == [("start", "before", None), ("a", "<b>after</b>", None)]
+
+
+def test_a_comparison_that_has_not_ended_has_no_page(tmp_path: Path) -> None:
+    (place(tmp_path) / FIGURES).unlink()
+    with pytest.raises(DataError, match="no comparison that ended"):
+        write_comparison_page(tmp_path)
