@@ -149,17 +149,21 @@ def _parts(
 
 def _score(
     means: Means, own: Sequence[TrainingSet], plan: list[list[Part]], most: int, spare: TrainingSet
-) -> dict[str, list[list[Tensor]]]:
-    """Values of every response of this rank's sets, without gradient: per name, per set, per slot."""
-    found: dict[str, list[list[Tensor]]] = {}
+) -> dict[str, list[Tensor]]:
+    """Values of every response of this rank's sets, without gradient: per name, per set, [K, ...].
+
+    They are written to one place per set: a tensor for each response would lie between the large ones of the passes, and
+    the C library's heap, cut up so, would grow with the responses.
+    """
+    found: dict[str, list[Tensor]] = {}
     parts = _parts(own, plan, most, spare)
     for (group, part), batch in means.collation.batches(parts, lambda one: one[1], means.pack):
         values = response_values(means, part, batch)
         for name, value in values.items():
-            rows = found.setdefault(name, [[torch.empty(0)] * len(one.rewards) for one in own])
-            places = [(one.place, slot) for one in group for slot in one.slots]
-            for (place, slot), each in zip(places, value, strict=False):
-                rows[place][slot] = each
+            if name not in found:
+                found[name] = [value.new_zeros(len(one.rewards), *value.shape[1:]) for one in own]
+            for one, each in zip(group, value.split([len(one.slots) for one in group]) if group else (), strict=True):
+                found[name][one.place][list(one.slots)] = each
     return found
 
 
@@ -167,7 +171,7 @@ def _slopes(
     means: Means,
     sets: Sequence[TrainingSet],
     own: Sequence[TrainingSet],
-    scores: dict[str, list[list[Tensor]]],
+    scores: dict[str, list[Tensor]],
     ranks: Ranks,
 ) -> tuple[SetLoss | None, dict[str, list[Tensor]]]:
     """Loss of this rank's sets, and its slope in each response's values: per name, per set, [K]."""
@@ -195,24 +199,24 @@ def _slopes(
 
 
 def _gather(
-    sets: Sequence[TrainingSet], scores: dict[str, list[list[Tensor]]], ranks: Ranks, packing: Packing
-) -> tuple[list[TrainingSet], dict[str, list[list[Tensor]]], int]:
+    sets: Sequence[TrainingSet], scores: dict[str, list[Tensor]], ranks: Ranks, packing: Packing
+) -> tuple[list[TrainingSet], dict[str, list[Tensor]], int]:
     """The sets and scores of all ranks, in one order on every rank, and where this rank's begin."""
-    theirs: list[dict[str, list[list[Tensor]]]] = [{} for _ in range(ranks.world_size)]
-    dist.all_gather_object(theirs, {name: [[v.cpu() for v in row] for row in rows] for name, rows in scores.items()})
+    theirs: list[dict[str, list[Tensor]]] = [{} for _ in range(ranks.world_size)]
+    dist.all_gather_object(theirs, {name: [row.cpu() for row in rows] for name, rows in scores.items()})
     parts = share(sets, ranks.world_size, packing)
     held = [sets[i] for part in parts for i in part]
     joined = {name: [row for one in theirs for row in one.get(name, [])] for name in scores}
     return held, joined, sum(len(part) for part in parts[: ranks.rank])
 
 
-def _padded(row: list[Tensor], width: int) -> Tensor:
-    return torch.stack([*row, *[torch.zeros_like(row[0])] * (width - len(row))])
+def _padded(row: Tensor, width: int) -> Tensor:
+    return torch.cat([row, row.new_zeros(width - len(row), *row.shape[1:])])
 
 
 def _rows(slopes: list[Tensor], group: list[Part]) -> Tensor:
     """Slopes of a micro-batch's responses, in its order, [N]."""
-    return torch.stack([slopes[one.place][slot] for one in group for slot in one.slots])
+    return torch.cat([slopes[one.place][list(one.slots)] for one in group])
 
 
 def loss_of(means: Means, sets: Sequence[TrainingSet], values: dict[str, Tensor]) -> SetLoss:
