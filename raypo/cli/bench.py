@@ -26,8 +26,20 @@ def bench_train(
     rounds: Annotated[int, typer.Option(min=1, help="Processes per case, taken in turns.")] = 3,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
     grid: Annotated[bool, typer.Option(help="Also K = 2 to 64 at three lengths of prompt, and K = 8 to 512.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, or cuda: then the step alone, by raypo.bench.device.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, or bfloat16 on cuda.")] = "float32",
+    size: Annotated[str, typer.Option(help="Of the model on cuda: 1b, 13m or tiny.")] = "1b",
 ) -> None:
     """Measure a training step: prompts shared against separate rows, and against TRL on the same pairs."""
+    if device == "cuda":
+        on_device(device, dtype, size, out, responses, prompt, response, steps, threads, alone=not (against or grid))
+        return
+    if (device, dtype) != ("cpu", "float32"):
+        raise ConfigError(
+            f"--device {device} --dtype {dtype}",
+            "cpu with float32, or cuda",
+            "on a CPU in another type: python -m raypo.bench.device --device cpu --size tiny",
+        )
     if against not in (None, "trl") or (python and not against):
         raise ConfigError(
             f"--against {against} with --python {python}",
@@ -38,6 +50,31 @@ def bench_train(
         from raypo.bench import train as benchmark
     plan = benchmark.Plan(responses, prompt, response, steps, rounds, threads, against, python, grid=grid)
     benchmark.bench_train(plan, out)
+
+
+def on_device(
+    device: str,
+    dtype: str,
+    size: str,
+    out: Path,
+    responses: int,
+    prompt: int,
+    response: int,
+    steps: int,
+    threads: int,
+    *,
+    alone: bool,
+) -> None:
+    """The step on a GPU, without peer and grid."""
+    with opening("bench train"):
+        from raypo.bench import device as benchmark
+    if not alone or dtype not in benchmark.AGREE or size not in benchmark.SIZES:
+        raise ConfigError(
+            f"--device {device} --dtype {dtype} --size {size}" + ("" if alone else " with --against or --grid"),
+            f"a type of {', '.join(benchmark.AGREE)}, a size of {', '.join(benchmark.SIZES)}, no peer and no grid",
+        )
+    plan = benchmark.Plan(device, dtype, size, responses, prompt, response, steps=steps, threads=threads)
+    typer.echo(benchmark.told(benchmark.bench_device(plan, out)))
 
 
 @bench.command("tune")
