@@ -2,12 +2,12 @@
 
     python -m raypo.bench.case FOLDER CASE
 
-FOLDER holds the model, another as "reference", and sets.json; CASE is JSON: threads, packing, responses, preset, steps, learning_rate, beta,
-optimizer (false: forward and backward alone), at_once (responses of a set per pass, or null for all: what separate rows
-of a large set need to fit into memory), budget (tokens of a micro-batch; null: one pass, so that layouts are compared
-alone), gradients (a path: write the first set's there, against the reference, and do not train; or null: the model is
-its own reference). Prints one line of JSON: seconds of each step after the first two, tokens of a step, peak_bytes, and
-library_bytes: what is resident before the model is there.
+FOLDER holds the model, another as "reference", and sets.json; CASE is JSON: threads, packing, responses, preset, steps,
+learning_rate, beta, optimizer (false: forward and backward alone), at_once (responses of a set per pass, or null for
+all: what separate rows of a large set need to fit into memory), budget (tokens of a micro-batch; null: one pass, so
+that layouts are compared alone), gradients (a path: write the first set's there, against the reference, and do not
+train; or null: the model is its own reference). Prints one line of JSON: seconds of each step after the first two,
+tokens of a step, peak_bytes, and library_bytes: what is resident before the model is there.
 """
 
 from __future__ import annotations

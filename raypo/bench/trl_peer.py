@@ -49,7 +49,9 @@ def trainer_of(folder: Path, case: dict[str, Any]) -> Any:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     # one that is not given is the model itself
-    reference = AutoModelForCausalLM.from_pretrained(folder / "reference", dtype="float32") if case["gradients"] else None
+    reference = (
+        AutoModelForCausalLM.from_pretrained(folder / "reference", dtype="float32") if case["gradients"] else None
+    )
     data = Dataset.from_list(pairs)
     return DPOTrainer(model=model, ref_model=reference, args=config, train_dataset=data, processing_class=tokenizer)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,7 +32,8 @@ def bench_train(
 ) -> None:
     """Measure a training step: prompts shared against separate rows, and against TRL on the same pairs."""
     if device == "cuda":
-        on_device(device, dtype, size, out, responses, prompt, response, steps, threads, alone=not (against or grid))
+        sizes = {"responses": responses, "prompt": prompt, "response": response, "steps": steps, "threads": threads}
+        on_device({"device": device, "dtype": dtype, "size": size, **sizes}, out, alone=not (against or grid))
         return
     if (device, dtype) != ("cpu", "float32"):
         raise ConfigError(
@@ -52,29 +53,13 @@ def bench_train(
     benchmark.bench_train(plan, out)
 
 
-def on_device(
-    device: str,
-    dtype: str,
-    size: str,
-    out: Path,
-    responses: int,
-    prompt: int,
-    response: int,
-    steps: int,
-    threads: int,
-    *,
-    alone: bool,
-) -> None:
-    """The step on a GPU, without peer and grid."""
+def on_device(given: dict[str, Any], out: Path, *, alone: bool) -> None:
+    """The step on a GPU; `given` are fields of the benchmark's plan."""
+    if not alone:
+        raise ConfigError(f"--device {given['device']} with --against or --grid", "the step alone, or --device cpu")
     with opening("bench train"):
         from raypo.bench import device as benchmark
-    if not alone or dtype not in benchmark.AGREE or size not in benchmark.SIZES:
-        raise ConfigError(
-            f"--device {device} --dtype {dtype} --size {size}" + ("" if alone else " with --against or --grid"),
-            f"a type of {', '.join(benchmark.AGREE)}, a size of {', '.join(benchmark.SIZES)}, no peer and no grid",
-        )
-    plan = benchmark.Plan(device, dtype, size, responses, prompt, response, steps=steps, threads=threads)
-    typer.echo(benchmark.told(benchmark.bench_device(plan, out)))
+    typer.echo(benchmark.told(benchmark.bench_device(benchmark.Plan(**given), out)))
 
 
 @bench.command("tune")

@@ -1,5 +1,6 @@
-"""One optimizer step over sets of responses. No Ray here and no pydantic: torch, transformers and peft,
-so that it runs and is measured anywhere.
+"""One optimizer step over sets of responses.
+
+No Ray here and no pydantic: torch, transformers and peft, so that it runs and is measured anywhere.
 
 The gradient is that of the mean loss over the sets of the step, on all ranks and in all micro-batches, so neither the
 micro-batch nor the world size changes the result (`raypo.training.passes`).

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from raypo.bench import device, floor
+from raypo.bench import floor, llama
 from raypo.config import HYPERPARAMETER_DEFAULTS, TrainingConfig
 from raypo.training.settings import Settings
 
-BARE = '''
+BARE = """
 import importlib.metadata as metadata, re, sys
 from importlib.machinery import PathFinder
 from packaging.requirements import Requirement
@@ -31,7 +31,8 @@ def closure(*names):
         except metadata.PackageNotFoundError:
             continue
         found.add(name)
-        waiting += [one.name for one in map(Requirement, wanted) if one.marker is None or one.marker.evaluate({"extra": ""})]
+        asked = map(Requirement, wanted)
+        waiting += [one.name for one in asked if one.marker is None or one.marker.evaluate({"extra": ""})]
     return found
 
 kept = closure("torch", "transformers", "peft") | {"raypo"}
@@ -52,7 +53,7 @@ except ModuleNotFoundError:
     pass
 else:
     raise AssertionError("the finder refuses nothing")
-'''
+"""
 """Lets a process find what torch, transformers and peft ask for, and nothing else that is installed here."""
 
 
@@ -98,8 +99,8 @@ def test_gradients_are_compared_in_both_layouts_and_types(found: dict[str, Any])
 def test_rates_follow_from_the_seconds(found: dict[str, Any]) -> None:
     """4 sets of 3 x (12 + 6) = 216 tokens; computed 4 x (12 + 3 x 5) = 108 shared, 216 as rows.
 
-    Operations of a set, shared, of hidden 64, MLP 128, 2 layers, 4 heads and 2 of keys: weights 2 x (2 x 64^2 + 2 x 64 x
-    32 + 3 x 64 x 128) = 73,728, tokens 27, pairs 78 + 3 x (15 + 60) = 303, head 6 x 18 x 64 x 512 = 3,538,944:
+    Operations of a set, shared, of hidden 64, MLP 128, 2 layers, 4 heads and 2 of keys: weights 2 x (2 x 64^2 + 2 x 64
+    x 32 + 3 x 64 x 128) = 73,728, tokens 27, pairs 78 + 3 x (15 + 60) = 303, head 6 x 18 x 64 x 512 = 3,538,944:
     6 x 73,728 x 27 + 12 x 2 x 64 x 303 + 3,538,944 = 15,948,288; over 0.5e12 a second, of four sets.
     """
     shared, rows = found["cases"]
@@ -143,6 +144,6 @@ def test_settings_are_those_of_the_config() -> None:
 
 
 def test_the_table_of_a_1b_model() -> None:
-    """Llama 3.2's: 16 x (2 x 2048^2 + 2 x 2048 x 512 + 3 x 2048 x 8192) = 973,078,528, and 128,256 x 2,048 of the head."""
-    assert device.SIZES["1b"].weights == 973_078_528
-    assert device.SIZES["1b"].vocabulary * device.SIZES["1b"].hidden == 262_668_288
+    """Llama 3.2's: 16 x (2 x 2048^2 + 2 x 2048 x 512 + 3 x 2048 x 8192) = 973,078,528; of the head 128,256 x 2,048."""
+    assert llama.SIZES["1b"].weights == 973_078_528
+    assert llama.SIZES["1b"].vocabulary * llama.SIZES["1b"].hidden == 262_668_288
