@@ -14,12 +14,13 @@ Normalisation is global: losses are summed over sets and divided by the sets of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from raypo.data.packing import Packing, micro_batches
 from raypo.objective import set_loss
@@ -104,7 +105,8 @@ def two_pass(means: Means, sets: Sequence[TrainingSet], ranks: Ranks) -> dict[st
         scores = _score(means, own, plan, most, spare)
     out, slopes = _slopes(means, sets, own, scores, ranks)
     parts = _parts(own, plan, most, spare)
-    for (group, part), batch in means.collation.batches(parts, lambda one: one[1], means.pack):
+    laid_out = means.collation.batches(parts, lambda one: one[1], means.pack)
+    for number, ((group, part), batch) in enumerate(laid_out):
         values = response_values(means, part, batch)
         surrogate = sum(
             (
@@ -115,10 +117,27 @@ def two_pass(means: Means, sets: Sequence[TrainingSet], ranks: Ranks) -> dict[st
             start=torch.zeros_like(values["policy_logps"]),
         )
         torch.autograd.backward(surrogate.sum() * (ranks.world_size / len(sets)))
+        if number == 0 < most - 1:
+            keep_together(means.scorer.parameters())
     sums: dict[str, Tensor] = {}
     if out is not None:
         accumulate(sums, out)
     return sums
+
+
+def keep_together(parameters: Iterable[Tensor]) -> None:
+    """Move the gradients of a first part into one piece of memory, where those of the parts that follow are added.
+
+    They were made one by one between the activations of the first part. Left there they would cut up the heap that the
+    activations of every further part need. FSDP2 keeps those of a layer in one piece itself.
+    """
+    held = [one for one in parameters if one.grad is not None and not isinstance(one.grad, DTensor)]
+    for kind in {(one.grad.dtype, one.grad.device) for one in held if one.grad is not None}:
+        alike = [one for one in held if one.grad is not None and (one.grad.dtype, one.grad.device) == kind]
+        piece = torch.empty(sum(one.numel() for one in alike), dtype=kind[0], device=kind[1])
+        for one, place in zip(alike, piece.split([one.numel() for one in alike]), strict=True):
+            assert one.grad is not None  # of those that are held
+            one.grad = place.view_as(one).copy_(one.grad)
 
 
 def split(means: Means, own: Sequence[TrainingSet]) -> list[list[Part]]:

@@ -154,6 +154,20 @@ def test_scores_lie_in_one_place_per_set_however_many_responses(responses: int, 
         assert torch.allclose(found, expected, rtol=1e-5)
 
 
+def test_gradients_of_parts_lie_in_one_piece_behind_the_first() -> None:
+    """Two sets of 3 responses, one at a time: six parts. One pass of one part leaves each gradient where it was made."""
+    sets = training_sets(2, responses=3)
+    for budget, pieces in ((1, 1), (10_000, None)):
+        scorer = TokenScorer(causal_lm())
+        means = Means(scorer, step_objective("w-mpo"), training_config(tokens_per_micro_batch=budget), 0, "cpu")
+        two_pass(means, sets, Ranks(0, 1))
+        grads = [p.grad for p in scorer.parameters() if p.grad is not None]
+        held = {grad.untyped_storage().data_ptr() for grad in grads}
+        assert len(held) == (pieces or len(grads))
+        if pieces:
+            assert grads[0].untyped_storage().nbytes() == 4 * sum(grad.numel() for grad in grads)
+
+
 def test_a_moving_reference_ends_where_the_policy_is_at_mixing_one(curves: dict[str, dict[str, list[float]]]) -> None:
     """A copy after every step: the second step starts at ln 2 again."""
     found = curves["copied"]["tr-dpo"]
