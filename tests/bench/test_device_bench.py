@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import call
 
 from raypo.bench import floor, llama
 from raypo.config import HYPERPARAMETER_DEFAULTS, TrainingConfig
@@ -134,6 +135,24 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     assert done.stderr.startswith("no GPU: torch")
     assert "--device cpu --size tiny" in done.stderr
     assert not (tmp_path / "x.json").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is not there")
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--device", "cuda", "--dtype", "bfloat16"], "no GPU: torch"),
+        (["--device", "cuda", "--size", "70b"], "--size 70b"),
+        (["--device", "cuda", "--grid"], "--device cuda with --against or --grid"),
+        (["--dtype", "bfloat16"], "--device cpu --dtype bfloat16"),
+    ],
+)
+def test_the_command_line_takes_the_same_way(
+    given: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, error = call(monkeypatch, capsys, "bench", "train", *given)
+    assert code == 2
+    assert said in error
 
 
 def test_settings_are_those_of_the_config() -> None:

@@ -155,7 +155,7 @@ def test_scores_lie_in_one_place_per_set_however_many_responses(responses: int, 
 
 
 def test_gradients_of_parts_lie_in_one_piece_behind_the_first() -> None:
-    """Two sets of 3 responses, one at a time: six parts. One pass of one part leaves each gradient where it was made."""
+    """Two sets of 3 responses, one at a time: six parts. A pass of one part leaves each gradient where it was made."""
     sets = training_sets(2, responses=3)
     for budget, pieces in ((1, 1), (10_000, None)):
         scorer = TokenScorer(causal_lm())
