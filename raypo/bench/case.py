@@ -2,11 +2,12 @@
 
     python -m raypo.bench.case FOLDER CASE
 
-FOLDER holds the model and sets.json; CASE is JSON: threads, packing, responses, preset, steps, learning_rate, beta,
-optimizer (false: forward and backward alone), at_once (responses of a set per pass, or null for all: what separate rows
-of a large set need to fit into memory), budget (tokens of a micro-batch; null: one pass, so that layouts are compared
-alone), gradients (a path or null). Prints one line of JSON: seconds of each step
-after the first two, tokens of a step, peak_bytes, and library_bytes: what is resident before the model is there.
+FOLDER holds the model, another as "reference", and sets.json; CASE is JSON: threads, packing, responses, preset, steps,
+learning_rate, beta, optimizer (false: forward and backward alone), at_once (responses of a set per pass, or null for
+all: what separate rows of a large set need to fit into memory), budget (tokens of a micro-batch; null: one pass, so
+that layouts are compared alone), gradients (a path: write the first set's there, against the reference, and do not
+train; or null: the model is its own reference). Prints one line of JSON: seconds of each step after the first two,
+tokens of a step, peak_bytes, and library_bytes: what is resident before the model is there.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 
 from raypo.bench.measure import peak_bytes
-from raypo.config import HYPERPARAMETER_DEFAULTS, TrainingConfig
+from raypo.config import HYPERPARAMETER_DEFAULTS
 from raypo.data.packing import ResponseSet, pack
 from raypo.logprobs import sum_by_response
 from raypo.models.load import load_causal_lm
@@ -31,8 +32,12 @@ from raypo.objective import AnyObjective, preset
 from raypo.objective.presets import hyperparameters
 from raypo.training.passes import Ranks, direct
 from raypo.training.sets import TrainingSet
+from raypo.training.settings import Settings
 from raypo.training.step import make_optimizer, train_step
 from raypo.training.terms import Means
+
+REFERENCE = "reference"
+"""Folder of the reference within that of the model."""
 
 REFERENCED = 8
 """Responses whose reference log-probs are taken together."""
@@ -44,17 +49,22 @@ def objective_of(case: dict[str, Any]) -> AnyObjective:
     return preset(case["preset"], **{name: defaults[name] for name in hyperparameters(case["preset"])})
 
 
-def training_set(scorer: TokenScorer, tokens: ResponseSet, case: dict[str, Any]) -> TrainingSet:
-    """The set with the scorer itself as its cached reference; responses are ranked in their order."""
+def training_set(reference: TokenScorer, tokens: ResponseSet, case: dict[str, Any]) -> TrainingSet:
+    """The set with its reference's log-probs; responses are ranked in their order."""
     count = len(tokens.response_token_ids)
     given = TrainingSet(tokens, [0.0] * count, [-float(k) for k in range(count)], [True] * count, 1.0)
-    reference: list[float] = []
+    found: list[float] = []
     for part in parts_of(given, REFERENCED):  # a large set at once would hold more than its steps do
         batch = pack([part.tokens], pad_token_id=0, packing=case["packing"])
         with torch.no_grad():
-            logps = scorer(batch, chunk_tokens=1024).logps
-        reference += sum_by_response(logps, batch.response_index, len(part.rewards)).tolist()
-    return replace(given, reference_logps=reference)
+            logps = reference(batch, chunk_tokens=1024).logps
+        found += sum_by_response(logps, batch.response_index, len(part.rewards)).tolist()
+    return replace(given, reference_logps=found)
+
+
+def scorer_of(folder: Path) -> TokenScorer:
+    """The model of a folder, fp32."""
+    return TokenScorer(load_causal_lm(str(folder), dtype=torch.float32))
 
 
 def parts_of(one: TrainingSet, at_once: int | None) -> list[TrainingSet]:
@@ -72,15 +82,15 @@ def main(folder: str, case: dict[str, Any]) -> None:
     libraries = peak_bytes()
     rows = json.loads((Path(folder) / "sets.json").read_text(encoding="utf-8"))
     sets = [ResponseSet(str(i), row["prompt"], row["responses"][: case["responses"]]) for i, row in enumerate(rows)]
-    scorer = TokenScorer(load_causal_lm(folder, dtype=torch.float32))
-    config = TrainingConfig(
+    scorer = scorer_of(Path(folder))
+    config = Settings(
         learning_rate=case["learning_rate"],
         schedule="constant",
         packing=case["packing"],
-        sets_per_step=1,
         tokens_per_micro_batch=case["budget"] or 10**9,
     )
-    given = [training_set(scorer, one, case) for one in sets]
+    reference = scorer_of(Path(folder) / REFERENCE) if case["gradients"] else scorer
+    given = [training_set(reference, one, case) for one in sets]
     objective = objective_of(case)
     means, alone = Means(scorer, objective, config, 0, "cpu"), Ranks(0, 1)
     if case["gradients"]:

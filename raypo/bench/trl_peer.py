@@ -2,10 +2,10 @@
 
     python trl_peer.py FOLDER CASE
 
-FOLDER holds the model with its tokenizer and pairs.json; CASE is JSON: threads, batch_size, precompute, steps,
-learning_rate, beta, gradients (a path: write the first batch's gradients there and do not train, or null). Prints one
-line of JSON: seconds of each step after the first two, tokens of a step, peak_bytes, and library_bytes: what is
-resident before the model is there.
+FOLDER holds the model with its tokenizer, another model as "reference", and pairs.json; CASE is JSON: threads,
+batch_size, precompute, steps, learning_rate, beta, gradients (a path: write the first batch's there, against the
+reference, and do not train; or null: the model is its own reference). Prints one line of JSON: seconds of each step
+after the first two, tokens of a step, peak_bytes, and library_bytes: what is resident before the model is there.
 """
 
 from __future__ import annotations
@@ -48,7 +48,12 @@ def trainer_of(folder: Path, case: dict[str, Any]) -> Any:
     )
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    return DPOTrainer(model=model, args=config, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
+    # one that is not given is the model itself
+    reference = (
+        AutoModelForCausalLM.from_pretrained(folder / "reference", dtype="float32") if case["gradients"] else None
+    )
+    data = Dataset.from_list(pairs)
+    return DPOTrainer(model=model, ref_model=reference, args=config, train_dataset=data, processing_class=tokenizer)
 
 
 def first_gradients(trainer: Any, path: str) -> None:

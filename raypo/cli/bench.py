@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,8 +26,21 @@ def bench_train(
     rounds: Annotated[int, typer.Option(min=1, help="Processes per case, taken in turns.")] = 3,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
     grid: Annotated[bool, typer.Option(help="Also K = 2 to 64 at three lengths of prompt, and K = 8 to 512.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, or cuda: then the step alone, by raypo.bench.device.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, or bfloat16 on cuda.")] = "float32",
+    size: Annotated[str, typer.Option(help="Of the model on cuda: 1b, 13m or tiny.")] = "1b",
 ) -> None:
     """Measure a training step: prompts shared against separate rows, and against TRL on the same pairs."""
+    if device == "cuda":
+        sizes = {"responses": responses, "prompt": prompt, "response": response, "steps": steps, "threads": threads}
+        on_device({"device": device, "dtype": dtype, "size": size, **sizes}, out, alone=not (against or grid))
+        return
+    if (device, dtype) != ("cpu", "float32"):
+        raise ConfigError(
+            f"--device {device} --dtype {dtype}",
+            "cpu with float32, or cuda",
+            "on a CPU in another type: python -m raypo.bench.device --device cpu --size tiny",
+        )
     if against not in (None, "trl") or (python and not against):
         raise ConfigError(
             f"--against {against} with --python {python}",
@@ -38,6 +51,15 @@ def bench_train(
         from raypo.bench import train as benchmark
     plan = benchmark.Plan(responses, prompt, response, steps, rounds, threads, against, python, grid=grid)
     benchmark.bench_train(plan, out)
+
+
+def on_device(given: dict[str, Any], out: Path, *, alone: bool) -> None:
+    """The step on a GPU; `given` are fields of the benchmark's plan."""
+    if not alone:
+        raise ConfigError(f"--device {given['device']} with --against or --grid", "the step alone, or --device cpu")
+    with opening("bench train"):
+        from raypo.bench import device as benchmark
+    typer.echo(benchmark.told(benchmark.bench_device(benchmark.Plan(**given), out)))
 
 
 @bench.command("tune")

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,8 +21,10 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from raypo.config import AnnotationConfig, PolicyConfig
 from raypo.errors import ModelError
+
+if TYPE_CHECKING:  # a model is loaded where there is no pydantic too
+    from raypo.config import AnnotationConfig, PolicyConfig
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

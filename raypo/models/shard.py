@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -13,11 +13,13 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint
 
-from raypo.config import PolicyConfig
 from raypo.errors import ModelError
 from raypo.models.load import DTYPES, add_lora, empty_causal_lm, load_causal_lm
 from raypo.models.masks import MaskHead
 from raypo.models.scorer import TokenScorer, check_head
+
+if TYPE_CHECKING:
+    from raypo.config import PolicyConfig
 
 
 def decoder_layers(causal: Any) -> nn.ModuleList:

@@ -14,12 +14,13 @@ Normalisation is global: losses are summed over sets and divided by the sets of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from raypo.data.packing import Packing, micro_batches
 from raypo.objective import set_loss
@@ -104,7 +105,8 @@ def two_pass(means: Means, sets: Sequence[TrainingSet], ranks: Ranks) -> dict[st
         scores = _score(means, own, plan, most, spare)
     out, slopes = _slopes(means, sets, own, scores, ranks)
     parts = _parts(own, plan, most, spare)
-    for (group, part), batch in means.collation.batches(parts, lambda one: one[1], means.pack):
+    laid_out = means.collation.batches(parts, lambda one: one[1], means.pack)
+    for number, ((group, part), batch) in enumerate(laid_out):
         values = response_values(means, part, batch)
         surrogate = sum(
             (
@@ -115,10 +117,27 @@ def two_pass(means: Means, sets: Sequence[TrainingSet], ranks: Ranks) -> dict[st
             start=torch.zeros_like(values["policy_logps"]),
         )
         torch.autograd.backward(surrogate.sum() * (ranks.world_size / len(sets)))
+        if number == 0 < most - 1:
+            keep_together(means.scorer.parameters())
     sums: dict[str, Tensor] = {}
     if out is not None:
         accumulate(sums, out)
     return sums
+
+
+def keep_together(parameters: Iterable[Tensor]) -> None:
+    """Move the gradients of a first part into one piece of memory, where those of the parts that follow are added.
+
+    They were made one by one between the activations of the first part. Left there they would cut up the heap that the
+    activations of every further part need. FSDP2 keeps those of a layer in one piece itself.
+    """
+    held = [one for one in parameters if one.grad is not None and not isinstance(one.grad, DTensor)]
+    for kind in {(one.grad.dtype, one.grad.device) for one in held if one.grad is not None}:
+        alike = [one for one in held if one.grad is not None and (one.grad.dtype, one.grad.device) == kind]
+        piece = torch.empty(sum(one.numel() for one in alike), dtype=kind[0], device=kind[1])
+        for one, place in zip(alike, piece.split([one.numel() for one in alike]), strict=True):
+            assert one.grad is not None  # of those that are held
+            one.grad = place.view_as(one).copy_(one.grad)
 
 
 def split(means: Means, own: Sequence[TrainingSet]) -> list[list[Part]]:
@@ -149,17 +168,21 @@ def _parts(
 
 def _score(
     means: Means, own: Sequence[TrainingSet], plan: list[list[Part]], most: int, spare: TrainingSet
-) -> dict[str, list[list[Tensor]]]:
-    """Values of every response of this rank's sets, without gradient: per name, per set, per slot."""
-    found: dict[str, list[list[Tensor]]] = {}
+) -> dict[str, list[Tensor]]:
+    """Values of every response of this rank's sets, without gradient: per name, per set, [K, ...].
+
+    They are written to one place per set: a tensor for each response would lie between the large ones of the passes,
+    and the C library's heap, cut up so, would grow with the responses.
+    """
+    found: dict[str, list[Tensor]] = {}
     parts = _parts(own, plan, most, spare)
     for (group, part), batch in means.collation.batches(parts, lambda one: one[1], means.pack):
         values = response_values(means, part, batch)
         for name, value in values.items():
-            rows = found.setdefault(name, [[torch.empty(0)] * len(one.rewards) for one in own])
-            places = [(one.place, slot) for one in group for slot in one.slots]
-            for (place, slot), each in zip(places, value, strict=False):
-                rows[place][slot] = each
+            if name not in found:
+                found[name] = [value.new_zeros(len(one.rewards), *value.shape[1:]) for one in own]
+            for one, each in zip(group, value.split([len(one.slots) for one in group]) if group else (), strict=True):
+                found[name][one.place][list(one.slots)] = each
     return found
 
 
@@ -167,7 +190,7 @@ def _slopes(
     means: Means,
     sets: Sequence[TrainingSet],
     own: Sequence[TrainingSet],
-    scores: dict[str, list[list[Tensor]]],
+    scores: dict[str, list[Tensor]],
     ranks: Ranks,
 ) -> tuple[SetLoss | None, dict[str, list[Tensor]]]:
     """Loss of this rank's sets, and its slope in each response's values: per name, per set, [K]."""
@@ -195,24 +218,24 @@ def _slopes(
 
 
 def _gather(
-    sets: Sequence[TrainingSet], scores: dict[str, list[list[Tensor]]], ranks: Ranks, packing: Packing
-) -> tuple[list[TrainingSet], dict[str, list[list[Tensor]]], int]:
+    sets: Sequence[TrainingSet], scores: dict[str, list[Tensor]], ranks: Ranks, packing: Packing
+) -> tuple[list[TrainingSet], dict[str, list[Tensor]], int]:
     """The sets and scores of all ranks, in one order on every rank, and where this rank's begin."""
-    theirs: list[dict[str, list[list[Tensor]]]] = [{} for _ in range(ranks.world_size)]
-    dist.all_gather_object(theirs, {name: [[v.cpu() for v in row] for row in rows] for name, rows in scores.items()})
+    theirs: list[dict[str, list[Tensor]]] = [{} for _ in range(ranks.world_size)]
+    dist.all_gather_object(theirs, {name: [row.cpu() for row in rows] for name, rows in scores.items()})
     parts = share(sets, ranks.world_size, packing)
     held = [sets[i] for part in parts for i in part]
     joined = {name: [row for one in theirs for row in one.get(name, [])] for name in scores}
     return held, joined, sum(len(part) for part in parts[: ranks.rank])
 
 
-def _padded(row: list[Tensor], width: int) -> Tensor:
-    return torch.stack([*row, *[torch.zeros_like(row[0])] * (width - len(row))])
+def _padded(row: Tensor, width: int) -> Tensor:
+    return torch.cat([row, row.new_zeros(width - len(row), *row.shape[1:])])
 
 
 def _rows(slopes: list[Tensor], group: list[Part]) -> Tensor:
     """Slopes of a micro-batch's responses, in its order, [N]."""
-    return torch.stack([slopes[one.place][slot] for one in group for slot in one.slots])
+    return torch.cat([slopes[one.place][list(one.slots)] for one in group])
 
 
 def loss_of(means: Means, sets: Sequence[TrainingSet], values: dict[str, Tensor]) -> SetLoss:

@@ -1,4 +1,6 @@
-"""One optimizer step over sets of responses. No Ray here: torch alone, so that it runs and is measured anywhere.
+"""One optimizer step over sets of responses.
+
+No Ray here and no pydantic: torch, transformers and peft, so that it runs and is measured anywhere.
 
 The gradient is that of the mean loss over the sets of the step, on all ranks and in all micro-batches, so neither the
 micro-batch nor the world size changes the result (`raypo.training.passes`).
@@ -9,23 +11,27 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from raypo.config import TrainingConfig
 from raypo.errors import RunError
 from raypo.models.live import LiveReference
 from raypo.objective import AnyObjective
 from raypo.training.collation import Collation
 from raypo.training.passes import Ranks, backward
 from raypo.training.sets import TrainingSet
+from raypo.training.settings import Settings
 from raypo.training.terms import Means
 
+if TYPE_CHECKING:
+    from raypo.config import TrainingConfig
 
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+
+def make_optimizer(model: nn.Module, config: TrainingConfig | Settings) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; states in fp32, as the master weights are."""
     trained = [p for p in model.parameters() if p.requires_grad]
     return torch.optim.AdamW(
@@ -37,7 +43,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
     )
 
 
-def learning_rate(progress: float, config: TrainingConfig) -> float:
+def learning_rate(progress: float, config: TrainingConfig | Settings) -> float:
     """Rate at a share of the whole job's planned prompts, in [0, 1]: linear warm-up, then the schedule's shape.
 
     Linear and cosine end at 0 when progress is 1.
@@ -60,7 +66,7 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     sets: Sequence[TrainingSet],
     objective: AnyObjective,
-    config: TrainingConfig,
+    config: TrainingConfig | Settings,
     *,
     progress: float,
     pad_token_id: int,

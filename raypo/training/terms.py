@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from raypo.config import TrainingConfig
 from raypo.data.packing import Batch, pack
 from raypo.errors import ConfigError, ModelError
 from raypo.logprobs import (
@@ -29,6 +29,10 @@ from raypo.models.scorer import TokenScorer
 from raypo.objective import AnyObjective, Objective, Outside, TokenPrior, tokens
 from raypo.training.collation import Collation
 from raypo.training.sets import TrainingSet
+from raypo.training.settings import Settings
+
+if TYPE_CHECKING:
+    from raypo.config import TrainingConfig
 
 DIFFERENTIABLE = frozenset(
     {"policy_logps", "weighted_log_ratios", "forward_kl", "mask_sizes", "eos_logps", "eos_before", "eos_after"}
@@ -54,7 +58,7 @@ class Means:
 
     scorer: nn.Module
     objective: AnyObjective
-    config: TrainingConfig
+    config: TrainingConfig | Settings
     pad_token_id: int
     device: torch.device | str
     reference: LiveReference | None = None

@@ -47,7 +47,8 @@ from raypo.training.collation import Collation
 from raypo.training.environment import environment
 from raypo.training.moves import check_moves
 from raypo.training.rounds import RoundTask, SyncSender, TableSource, rung_steps
-from raypo.training.sets import TrainingSet, read_tables, training_sets
+from raypo.training.rows import read_tables, training_sets
+from raypo.training.sets import TrainingSet
 from raypo.training.step import make_optimizer, step_order, train_step
 from raypo.training.terms import Means
 from raypo.training.tracking import Tracker

@@ -17,7 +17,7 @@ from raypo.scoring.reference import ReferenceScorer
 from raypo.stages.actors import Actors, Engines
 from raypo.stages.annotation import finish_annotation
 from raypo.stages.cluster import objective_of
-from raypo.training.sets import training_sets
+from raypo.training.rows import training_sets
 from raypo.training.step import make_optimizer, train_step
 
 REAL = Path(__file__).parents[3] / "shared" / "data"

@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from raypo.data.packing import ResponseSet
 from raypo.models.scorer import TokenScorer
 from raypo.objective.presets import TABLE
-from raypo.training.passes import Ranks, backward, direct, two_pass
+from raypo.training.passes import Ranks, _score, backward, direct, split, two_pass
 from raypo.training.sets import TrainingSet
-from raypo.training.terms import Means
+from raypo.training.terms import Means, response_values
 
 SUMS = ["w-mpo", "dpo", "plackett-luce", "all-pairs", "mallows-mpo", "nca", "simpo", "cal-dpo", "wpo", "refa-eos"]
 LIVE = ["tdpo1", "tdpo2", "sparsepo", "mapo", "ld-dpo", "kto", "bco", "tr-dpo", "learned-prior", "aot"]
@@ -131,6 +131,41 @@ def test_512_responses_train_within_the_memory_of_8() -> None:
     eight, many, at_once = run_ranks(peaks_of_a_step, 1, [(8, 288), (512, 288), (512, 10**6)])[0]
     assert many < 1.1 * eight
     assert at_once > 1.3 * eight
+
+
+@pytest.mark.parametrize(("responses", "budget"), [(5, 1), (64, 40)])
+def test_scores_lie_in_one_place_per_set_however_many_responses(responses: int, budget: int) -> None:
+    """fp32, one number per response: 4 bytes each, in one storage, though they came from passes over parts.
+
+    A tensor for each would lie between the passes' large ones and hold the C library's heap apart.
+    """
+    sets = training_sets(2, responses=responses)
+    means = Means(
+        TokenScorer(causal_lm()), step_objective("w-mpo"), training_config(tokens_per_micro_batch=budget), 0, "cpu"
+    )
+    plan = split(means, sets)
+    assert len(plan) > 2
+    with torch.no_grad():
+        scores = _score(means, sets, plan, len(plan) + 1, sets[0].part([0]))
+        whole = [response_values(means, [one], means.pack([one]))["policy_logps"] for one in sets]
+    assert list(scores) == ["policy_logps"]
+    for found, expected in zip(scores["policy_logps"], whole, strict=True):
+        assert found.untyped_storage().nbytes() == 4 * responses
+        assert torch.allclose(found, expected, rtol=1e-5)
+
+
+def test_gradients_of_parts_lie_in_one_piece_behind_the_first() -> None:
+    """Two sets of 3 responses, one at a time: six parts. A pass of one part leaves each gradient where it was made."""
+    sets = training_sets(2, responses=3)
+    for budget, pieces in ((1, 1), (10_000, None)):
+        scorer = TokenScorer(causal_lm())
+        means = Means(scorer, step_objective("w-mpo"), training_config(tokens_per_micro_batch=budget), 0, "cpu")
+        two_pass(means, sets, Ranks(0, 1))
+        grads = [p.grad for p in scorer.parameters() if p.grad is not None]
+        held = {grad.untyped_storage().data_ptr() for grad in grads}
+        assert len(held) == (pieces or len(grads))
+        if pieces:
+            assert grads[0].untyped_storage().nbytes() == 4 * sum(grad.numel() for grad in grads)
 
 
 def test_a_moving_reference_ends_where_the_policy_is_at_mixing_one(curves: dict[str, dict[str, list[float]]]) -> None:

@@ -19,8 +19,8 @@ from raypo.models.scorer import TokenScorer
 from raypo.objective import preset
 from raypo.training.moves import check_moves, most_steps
 from raypo.training.passes import rank_batches, share
+from raypo.training.rows import training_sets as read_sets
 from raypo.training.sets import TrainingSet
-from raypo.training.sets import training_sets as read_sets
 from raypo.training.step import learning_rate, make_optimizer, step_order, train_step
 
 

@@ -17,7 +17,7 @@ from raypo.stages import tables
 from raypo.training import checkpoint, refused, worker
 from raypo.training.checkpoint import folder_of
 from raypo.training.rounds import RoundTask
-from raypo.training.sets import read_tables
+from raypo.training.rows import read_tables
 from raypo.training.tracking import read_metrics
 from raypo.training.worker import Learner, train
 
