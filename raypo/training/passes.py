@@ -171,8 +171,7 @@ def _score(
 ) -> dict[str, list[Tensor]]:
     """Values of every response of this rank's sets, without gradient: per name, per set, [K, ...].
 
-    They are written to one place per set: a tensor for each response would lie between the large ones of the passes,
-    and the C library's heap, cut up so, would grow with the responses.
+    They are written to one place per set, so that no tensor per response lies between the large ones of the passes.
     """
     found: dict[str, list[Tensor]] = {}
     parts = _parts(own, plan, most, spare)

@@ -137,7 +137,7 @@ def test_512_responses_train_within_the_memory_of_8() -> None:
 def test_scores_lie_in_one_place_per_set_however_many_responses(responses: int, budget: int) -> None:
     """fp32, one number per response: 4 bytes each, in one storage, though they came from passes over parts.
 
-    A tensor for each would lie between the passes' large ones and hold the C library's heap apart.
+    A tensor for each would lie between the passes' large ones.
     """
     sets = training_sets(2, responses=responses)
     means = Means(
