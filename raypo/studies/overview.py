@@ -69,7 +69,9 @@ def outcome(found: Mapping[str, Any]) -> str:
     alike = ", ".join(
         filter(None, (_range(rows, "n", "n "), _range(rows, "seeds", "seeds "), _range(rows, "power", "power ")))
     )
-    tested = sorted((row for row in rows if row["p"] is not None), key=lambda row: row["effect"])
+    # a comparison whose methods never meet at the KL has a p of 1 and no effect
+    tested = [row for row in rows if row["p"] is not None and row["effect"] is not None]
+    tested.sort(key=lambda row: row["effect"])
     several = len(tested) > MOST_ROWS
     named = [tested[0], tested[-1]] if several else tested
     told = (

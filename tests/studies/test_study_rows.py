@@ -293,9 +293,10 @@ def test_a_condition_that_was_measured_in_several_ways_names_them(tmp_path: Path
 
 
 def test_of_many_comparisons_the_least_and_the_greatest_are_named(tmp_path: Path) -> None:
-    """A ceiling, which is no comparison and has no p, is not among them."""
+    """Neither a ceiling, which is no comparison and has no p, is among them nor what has no effect."""
     rows = [Row(f"c{one}", "gain", 8, 40, one / 100, one / 200, one / 50, p=0.01) for one in (3, 1, 4, 2)]
     rows.append(Row("perfect", "ceiling", 8, 40, 0.9, 0.8, 1.0))
+    rows.append(Row("never at the KL", "gain", 8, 40, NAN, NAN, NAN, p=1.0))
     found = Result(rows, "holds", "Of 4 all are so. c1 is +0.01.", [], {}, headline=rows)
     how = {"command": "", "shown": "", "environment": {"commit": "abc"}, "seconds": 1.0, "seed": 0, "quick": True}
     write(tmp_path, told("prior", entry("prior"), found, how), found)
