@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from raypo.logprobs import chunked_token_logps, sum_by_response, token_entropies, token_kl, token_logps
 
@@ -47,6 +50,33 @@ def test_chunks_give_the_value_and_gradient_of_the_whole(chunk: int) -> None:
     torch.testing.assert_close(found, (hidden.grad, head.weight.grad))
     torch.testing.assert_close(entropies, -(whole.exp() * whole).sum(-1).detach())
     assert not entropies.requires_grad
+
+
+class Largest(TorchDispatchMode):
+    """Entries of the largest tensor that anything makes while it is active."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        held = [one.numel() for one in tree_leaves(made) if isinstance(one, torch.Tensor)]
+        self.entries = max(self.entries, *held, 0)
+        return made
+
+
+@pytest.mark.parametrize(("chunk", "entries"), [(8, 8_000), (16, 16_000), (64, 64_000)])
+def test_no_more_logits_are_made_at_once_than_a_chunk_has(chunk: int, entries: int) -> None:
+    """64 positions of 1,000 words, forward and backward: 64,000 logits as a whole, 8,000 in chunks of 8.
+
+    The head's own 1,000 x 4 weights and their gradient are smaller than either.
+    """
+    head = torch.nn.Linear(4, 1000)
+    hidden = torch.randn(64, 4, requires_grad=True)
+    with Largest() as seen:
+        targets = torch.zeros(64, dtype=torch.int64)
+        logps, *_ = chunked_token_logps(hidden, head, targets, chunk_size=chunk, with_entropy=True)
+        logps.sum().backward()
+    assert seen.entries == entries
 
 
 def test_token_values_are_summed_by_response() -> None:

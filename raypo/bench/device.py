@@ -2,9 +2,10 @@
 
     python -m raypo.bench.device --device cuda --dtype bfloat16 --size 1b --out bench-device.json
 
-Needs torch, transformers and peft alone, so that it runs on a bare machine with a GPU; `raypo bench train --device
-cuda` calls the same. A Llama is made from config, with random weights; training state is what a worker of one rank
-holds: fp32 master weights in FSDP2, AdamW, activations and products in `dtype`.
+Needs torch, transformers and peft alone, so that it runs on a bare machine with a GPU (there FlexAttention's compiler
+wants a C compiler); `raypo bench train --device cuda` calls the same. A Llama is made from config, with random weights;
+training state is what a worker of one rank holds: fp32 master weights in FSDP2, AdamW, activations and products in
+`dtype`.
 
 Packed sets are computed by FlexAttention with a block mask on a GPU (by split attention on a CPU), and beside them the
 same sets as separate rows by SDPA. Responses are of one length, where rows need no padding: their best case.
@@ -44,7 +45,7 @@ def bench_device(plan: Plan, out: Path) -> dict[str, Any]:
     """Compare, measure, write JSON; returns what was written.
 
     Raises:
-        ResourceError: there is no such device.
+        ResourceError: there is no such device, or too little memory on it.
         RunError: gradients do not agree.
     """
     name = device_name(plan.device)
@@ -52,11 +53,18 @@ def bench_device(plan: Plan, out: Path) -> dict[str, Any]:
     torch.set_num_threads(plan.threads)
     found: dict[str, Any] = {"plan": asdict(plan), "environment": environment(plan.threads)}
     found["environment"] |= {"device": name, "peak operations per second": peak}
-    with one_rank(plan.device):
-        sets = make_sets(plan)
-        found["gradients"] = agreement(plan, sets)
-        found["log-ratios at policy == reference"] = log_ratios(plan, sets)
-        found["cases"] = [measured(plan, sets, packing, peak) for packing in LAYOUTS]
+    try:
+        with one_rank(plan.device):
+            sets = make_sets(plan)
+            found["gradients"] = agreement(plan, sets)
+            found["log-ratios at policy == reference"] = log_ratios(plan, sets)
+            found["cases"] = [measured(plan, sets, packing, peak) for packing in LAYOUTS]
+    except torch.cuda.OutOfMemoryError as error:
+        raise ResourceError(
+            f"{name} has too little memory: {str(error).splitlines()[0]}",
+            f"room for micro-batches of {plan.budget:,} tokens, whose activations are kept whole",
+            "a smaller --budget, or a smaller --size",
+        ) from error
     write(out, found)
     return found
 

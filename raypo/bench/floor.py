@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 
@@ -48,13 +49,13 @@ PEAK = {
     "A10": 125e12,
     "RTX 4090": 165e12,
 }
-"""Operations per second in bf16 with fp32 sums, dense, as the makers state them; the first name that is part of a
-device's counts."""
+"""Operations per second in bf16 with fp32 sums, dense, as the makers state them; the first name whose words are among a
+device's counts: an L40 is no L4, and an A10G no A10."""
 
 
 def peak_of(device: str) -> float | None:
     """Stated bf16 operations per second of a device, by its name; None: not in the table."""
-    return next((rate for name, rate in PEAK.items() if name in device), None)
+    return next((rate for name, rate in PEAK.items() if re.search(rf"(?<!\w){name}(?!\w)", device)), None)
 
 
 def flops(

@@ -117,8 +117,9 @@ def make_scorer(plan: Plan, dtype: str) -> TokenScorer:
         max_position_embeddings=plan.prompt + plan.response,
         tie_word_embeddings=True,
     )
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    scorer = TokenScorer(model.to(plan.device)).eval()
+    with torch.device(plan.device):  # drawn where it stays: a CPU takes long for a billion weights
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    scorer = TokenScorer(model).eval()
     shard(scorer, init_device_mesh(plan.device, (1,)), compute_dtype=dtype)
     return scorer
 

@@ -57,10 +57,13 @@ def environment(threads: int) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Of the checkout that this package lies in; "unknown" where it is installed otherwise."""
+    """Of the checkout that this package lies in; "unknown" where it is installed otherwise, or git is not there."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     place = Path(__file__).parent
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    except OSError:  # a bare machine has no git
+        return "unknown"
     return done.stdout.strip() or "unknown"
 
 

@@ -221,10 +221,10 @@ def agreement(folder: Path, plan: Plan) -> dict[str, dict[str, float]]:
         run_own(folder, case | {"packing": "none", "gradients": str(base)})
         answer = run_own(folder, case | {"gradients": str(shared)})
         compare(f"{objective}, shared", answer, shared, base)
-    if plan.python:
-        theirs = folder / "dpo-trl"
-        answer = run_peer(plan.python, folder, peer_case(plan, gradients=str(theirs)))
-        compare("dpo, TRL", answer, theirs, folder / "dpo-none")
+    for name, cached in (("dpo, TRL", True), (f"dpo, TRL{LIVE}", False)) if plan.python else ():
+        theirs = folder / f"dpo-trl-{cached}"
+        answer = run_peer(str(plan.python), folder, peer_case(plan, precompute=cached, gradients=str(theirs)))
+        compare(name, answer, theirs, folder / "dpo-none")
     return found
 
 
@@ -322,7 +322,7 @@ def sharing(plan: Plan) -> list[dict[str, Any]]:
 
 
 def growth(plan: Plan) -> list[dict[str, Any]]:
-    """Seconds per response token and peak memory of a step from K = 8 to 512, in a budget that holds 8 responses.
+    """Seconds, peak memory and least ms per response token of a step from K = 8 to 512, in a budget of 8 responses.
 
     A larger set takes two passes: its scores first, then every part again with its gradient.
     """
@@ -332,10 +332,10 @@ def growth(plan: Plan) -> list[dict[str, Any]]:
         with TemporaryDirectory() as place:
             make_inputs(Path(place), responses, plan.prompt, plan.response, count=1)
             answer = run_own(Path(place), own_case(plan, responses=responses, budget=budget, steps=4))
-        seconds, peak = min(answer["seconds"]), answer["peak_bytes"] / 1e9
+        seconds, peak = spread(answer["seconds"]), answer["peak_bytes"] / 1e9
         first = rows[0]["peak GB"] if rows else peak
-        each = 1000 * seconds / (responses * plan.response)
-        rows.append({"K": responses, "s": seconds, "ms per token": each, "peak GB": peak, "of K = 8": peak / first})
+        each = 1000 * seconds["min"] / (responses * plan.response)
+        rows.append({"K": responses, **seconds, "ms per token": each, "peak GB": peak, "of K = 8": peak / first})
     return rows
 
 

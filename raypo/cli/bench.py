@@ -29,11 +29,15 @@ def bench_train(
     device: Annotated[str, typer.Option(help="cpu, or cuda: then the step alone, by raypo.bench.device.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, or bfloat16 on cuda.")] = "float32",
     size: Annotated[str, typer.Option(help="Of the model on cuda: 1b, 13m or tiny.")] = "1b",
+    budget: Annotated[int, typer.Option(min=1, help="Tokens of a micro-batch on cuda.")] = 16_384,
+    peak_tflops: Annotated[float | None, typer.Option(min=1, help="10^12 bf16 operations per second on cuda.")] = None,
 ) -> None:
     """Measure a training step: prompts shared against separate rows, and against TRL on the same pairs."""
     if device == "cuda":
         sizes = {"responses": responses, "prompt": prompt, "response": response, "steps": steps, "threads": threads}
-        on_device({"device": device, "dtype": dtype, "size": size, **sizes}, out, alone=not (against or grid))
+        peak = None if peak_tflops is None else peak_tflops * 1e12
+        given = {"device": device, "dtype": dtype, "size": size, "budget": budget, "peak": peak, **sizes}
+        on_device(given, out, alone=not (against or grid or python))
         return
     if (device, dtype) != ("cpu", "float32"):
         raise ConfigError(
@@ -56,7 +60,9 @@ def bench_train(
 def on_device(given: dict[str, Any], out: Path, *, alone: bool) -> None:
     """The step on a GPU; `given` are fields of the benchmark's plan."""
     if not alone:
-        raise ConfigError(f"--device {given['device']} with --against or --grid", "the step alone, or --device cpu")
+        raise ConfigError(
+            f"--device {given['device']} with --against, --python or --grid", "the step alone, or --device cpu"
+        )
     with opening("bench train"):
         from raypo.bench import device as benchmark
     typer.echo(benchmark.told(benchmark.bench_device(benchmark.Plan(**given), out)))

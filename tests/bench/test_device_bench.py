@@ -12,7 +12,7 @@ import pytest
 import torch
 from command_line import call
 
-from raypo.bench import floor, llama
+from raypo.bench import floor, llama, measure
 from raypo.config import HYPERPARAMETER_DEFAULTS, TrainingConfig
 from raypo.training.settings import Settings
 
@@ -111,6 +111,20 @@ def test_rates_follow_from_the_seconds(found: dict[str, Any]) -> None:
     assert shared["MFU"] == pytest.approx(4 * 15_948_288 / shared["mean"] / 0.5e12)
 
 
+def test_a_device_is_known_by_whole_words_of_its_name() -> None:
+    """An L40 is no L4, an A10G no A10 and an RTX A1000 no A100; an H100 by PCIe is slower than others."""
+    assert floor.peak_of("NVIDIA H100 PCIe") == 756e12
+    assert floor.peak_of("NVIDIA H100 80GB HBM3") == 989e12
+    assert floor.peak_of("NVIDIA A100-SXM4-80GB") == 312e12
+    assert floor.peak_of("NVIDIA L4") == 121e12
+    assert [floor.peak_of(f"NVIDIA {name}") for name in ("L40", "A10G", "RTX A1000", "GeForce")] == [None] * 4
+
+
+def test_a_machine_without_git_knows_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert measure.environment(1)["commit"] == "unknown"
+
+
 def test_what_is_computed_again_counts_towards_no_mfu() -> None:
     """13 M parameters, K = 20 of 64 tokens: 14 to 12 per pair, and a first chunk of 1,024 positions of the head."""
     again, once = (floor.flops(20, 1, 64, shared=True, again=again) for again in (True, False))
@@ -143,7 +157,7 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     [
         (["--device", "cuda", "--dtype", "bfloat16"], "no GPU: torch"),
         (["--device", "cuda", "--size", "70b"], "--size 70b"),
-        (["--device", "cuda", "--grid"], "--device cuda with --against or --grid"),
+        (["--device", "cuda", "--grid"], "--device cuda with --against, --python or --grid"),
         (["--dtype", "bfloat16"], "--device cpu --dtype bfloat16"),
     ],
 )
