@@ -23,8 +23,10 @@ def figures(mean: float) -> dict[str, float]:
 
 def policy(reward: float) -> dict[str, Any]:
     names = ("kl_per_response", "length", "truncated", "self_similarity", "entropy_per_token", "reward_win_rate")
+    names += ("length_correlation", "tie_rate", "chosen_shift", "rejected_shift", "saturated")
     tests = {f"{name}_{kind}": 1.0 for name in ("reward_gain", "reward_win_rate") for kind in ("p", "detectable")}
     told = {"reward": figures(reward), "reward_gain": figures(reward), "best_of_n": {"1": figures(reward)}}
+    told["distinct_within"] = {str(n): figures(0.5) for n in (1, 2, 3)}
     return {**told, **{name: figures(0.5) for name in names}, **tests, "warnings": []}
 
 
