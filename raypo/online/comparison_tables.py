@@ -66,7 +66,7 @@ def figure(interval: Mapping[str, float], digits: int = 3) -> str:
     return f"{mean:.{digits}f}" + ("" if math.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]")
 
 
-def plain(value: float, form: str) -> str:
+def number(value: float, form: str) -> str:
     """A number without an interval in a format such as `.2g`; `-` for one that is not known."""
     return NOTHING if math.isnan(value) else format(value, form)
 
@@ -105,9 +105,9 @@ def by_reward(found: Mapping[str, Any], confidence: float) -> Sheet:
             made.rows.append([*row, *[NOTHING] * (len(heads) - 2)])
             continue
         fair = found["length_controlled"][name]
-        row += [figure(one["reward_gain"]), plain(one["reward_gain_p"], ".2g"), least(one["reward_gain_detectable"])]
-        row += [figure(one["reward_win_rate"]), plain(one["reward_win_rate_p"], ".2g")]
-        made.rows.append([*row, figure(fair["controlled"]), plain(fair["p"], ".2g")])
+        row += [figure(one["reward_gain"]), number(one["reward_gain_p"], ".2g"), least(one["reward_gain_detectable"])]
+        row += [figure(one["reward_win_rate"]), number(one["reward_win_rate_p"], ".2g")]
+        made.rows.append([*row, figure(fair["controlled"]), number(fair["p"], ".2g")])
     return made
 
 
@@ -150,10 +150,10 @@ def by_judge(found: Mapping[str, Any]) -> Sheet:
     made = Sheet("against the start, by the judge", [*heads, "ties", "position bias", "turned", "unanswered"])
     for name, told in found["judged"].items():
         fair = found["judged_controlled"][name]
-        rates = [figure(told["win_rate"]), plain(told["p"], ".2g"), least(told["detectable"])]
-        rates += [figure(fair["controlled"]), plain(fair["p"], ".2g")]
+        rates = [figure(told["win_rate"]), number(told["p"], ".2g"), least(told["detectable"])]
+        rates += [figure(fair["controlled"]), number(fair["p"], ".2g")]
         itself = [figure(told["tie_rate"], 2), figure(told["position_bias"]), figure(told["turned"], 2)]
-        made.rows.append([name, *rates, *itself, plain(told["unanswered"], ".0%")])
+        made.rows.append([name, *rates, *itself, number(told["unanswered"], ".0%")])
     return made
 
 
@@ -164,7 +164,7 @@ def beside_judge(found: Mapping[str, Any]) -> Sheet:
         ["reward", "pairs ordered as the judge does", "logits per unit", "calibration error", "pairs decided"],
     )
     for name, one in found["as_judged"].items():
-        told = [figure(one["right"]), figure(one["slope"], 2), plain(one["error"], ".3f")]
+        told = [figure(one["right"]), figure(one["slope"], 2), number(one["error"], ".3f")]
         if not one["pairs"]:
             told = ["none decided", NOTHING, NOTHING]
         elif math.isnan(one["slope"]["mean"]):
@@ -179,12 +179,12 @@ def over_seeds(found: Mapping[str, Any]) -> list[Sheet]:
         "gain over the start, over seeds and prompts", ["method", "seeds", "gain", "p", "detectable", "spread of seeds"]
     )
     for method, both in found["seeds"].items():
-        told = [figure(both["interval"]), plain(both["p"], ".2g"), least(both["detectable"])]
-        alone.rows.append([method, str(both["seeds"]), *told, plain(both["seed_spread"], ".3f")])
+        told = [figure(both["interval"]), number(both["p"], ".2g"), least(both["detectable"])]
+        alone.rows.append([method, str(both["seeds"]), *told, number(both["seed_spread"], ".3f")])
     apart = Sheet("methods over their seeds", ["methods", "seeds", "difference", "p (Holm)", "detectable"])
     for one in found["methods"]:
         told = [f"{one['one']} - {one['other']}", counted(one["seeds"]), figure(one["difference"])]
-        apart.rows.append([*told, plain(one["p_adjusted"], ".2g"), least(one["detectable"])])
+        apart.rows.append([*told, number(one["p_adjusted"], ".2g"), least(one["detectable"])])
     return [sheet for sheet in (alone, apart) if sheet.rows]
 
 
@@ -192,12 +192,12 @@ def against_each_other(found: Mapping[str, Any]) -> list[Sheet]:
     """Every two policies, and every two methods where both moved equally far."""
     pairs = Sheet("one policy against another", ["policies", "difference", "p (Holm)", "detectable", "win rate"])
     for pair in found["pairs"]:
-        told = [f"{pair['one']} - {pair['other']}", figure(pair["difference"]), plain(pair["p_adjusted"], ".2g")]
+        told = [f"{pair['one']} - {pair['other']}", figure(pair["difference"]), number(pair["p_adjusted"], ".2g")]
         pairs.rows.append([*told, least(pair["detectable"]), figure(pair["win_rate"])])
     equal = Sheet("methods at equal KL", ["methods", "seeds", "KL", "difference", "p (Holm)", "detectable"])
     for name, one in found["equal_kl"].items():
-        told = [name, counted(one["seeds"]), plain(one["kl"], ".2f"), figure(one["difference"])]
-        equal.rows.append([*told, plain(one["p_adjusted"], ".2g"), least(one["detectable"])])
+        told = [name, counted(one["seeds"]), number(one["kl"], ".2f"), figure(one["difference"])]
+        equal.rows.append([*told, number(one["p_adjusted"], ".2g"), least(one["detectable"])])
     return [pairs, *([equal] if equal.rows else [])]
 
 

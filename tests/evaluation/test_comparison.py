@@ -17,7 +17,7 @@ from raypo.evaluation.comparison import START, Drawn, compare, groups
 from raypo.evaluation.intervals import Interval
 from raypo.evaluation.significance import holm
 from raypo.evaluation.verdicts import Verdicts
-from raypo.online.comparison_tables import figure, least, meanings, plain, probability, sheets
+from raypo.online.comparison_tables import figure, least, meanings, number, probability, sheets
 
 
 def test_holm_by_hand() -> None:
@@ -136,7 +136,7 @@ def test_tables_tell_every_figure_with_its_bounds() -> None:
     assert "none decided" in text  # by a judge that turns with the order
     assert least(math.nan) == "none"
     assert figure(Interval(0.5, math.nan, math.nan, 1).to_dict()) == "0.500"
-    assert figure(Interval(math.nan, math.nan, math.nan, 0).to_dict()) == plain(math.nan, ".2g") == "-"
+    assert figure(Interval(math.nan, math.nan, math.nan, 0).to_dict()) == number(math.nan, ".2g") == "-"
     assert [text.split(":")[0] for text in meanings(found.to_dict())][-1] == "logits per unit"
 
 
