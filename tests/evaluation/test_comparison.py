@@ -84,9 +84,9 @@ def test_methods_with_seeds_are_compared_over_them() -> None:
     gains = {"a": [1.0, 1.1, 1.2], "b": [0.2, 0.3, 0.4], "c": [0.0, 1.0]}
     policies = {START: drawn(START, 0.0, 0.0)}
     for method, shifts in gains.items():
-        for number, shift in enumerate(shifts, 1):
-            name = f"{method}.{number}"
-            policies[name] = drawn(method, shift, 1.0, seed=10 * len(policies) + number)
+        for seed, shift in enumerate(shifts, 1):
+            name = f"{method}.{seed}"
+            policies[name] = drawn(method, shift, 1.0, seed=10 * len(policies) + seed)
     found = compare(policies, config(evaluation={"num_responses": 2, "bootstrap_samples": 100}))
     told = {(one.one, one.other): one for one in found.methods}
     assert set(told) == {("b", "a"), ("c", "a"), ("c", "b")}
