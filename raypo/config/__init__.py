@@ -13,7 +13,17 @@ which `raypo.objective.presets` checks.
 from __future__ import annotations
 
 from raypo.config.judge import JudgeConfig
-from raypo.config.load import apply_overrides, as_yaml, build, key_of, load, read_yaml
+from raypo.config.load import (
+    PLACES,
+    anchored_rewards,
+    apply_overrides,
+    as_yaml,
+    build,
+    key_of,
+    load,
+    read_yaml,
+    set_values,
+)
 from raypo.config.objective import HYPERPARAMETER_DEFAULTS, ObjectiveConfig
 from raypo.config.refusals import refuse_lengths, refuse_online
 from raypo.config.rewards import FunctionReward, HttpReward, ModelReward, RewardSource
@@ -37,6 +47,7 @@ from raypo.config.tree import (
 
 __all__ = [
     "HYPERPARAMETER_DEFAULTS",
+    "PLACES",
     "AnnotationConfig",
     "ClusterConfig",
     "DispersionConfig",
@@ -58,6 +69,7 @@ __all__ = [
     "Section",
     "TrackingConfig",
     "TrainingConfig",
+    "anchored_rewards",
     "apply_overrides",
     "as_yaml",
     "build",
@@ -66,4 +78,5 @@ __all__ = [
     "read_yaml",
     "refuse_lengths",
     "refuse_online",
+    "set_values",
 ]

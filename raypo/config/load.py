@@ -8,15 +8,26 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from raypo.config.refusals import refuse_contradictions
-from raypo.config.rewards import FunctionReward, HttpReward, ModelReward
+from raypo.config.rewards import FunctionReward, HttpReward, ModelReward, RewardSource
 from raypo.config.tree import RunConfig
 from raypo.errors import ConfigError
+
+PLACES = (
+    "policy.path",
+    "policy.chat_template",
+    "prompts.path",
+    "prompts.heldout_path",
+    "annotation.importance.positive",
+    "annotation.importance.negative",
+    "evaluation.judge.template",
+)
+"""Keys that name a file or a folder, beside those of reward models."""
 
 REWARDS: dict[str, type[BaseModel]] = {"function": FunctionReward, "model": ModelReward, "http": HttpReward}
 
@@ -127,14 +138,34 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
     Raises:
         ConfigError: an override is not `key=value`, its value is not YAML, or its key leads nowhere.
     """
-    copied = copy.deepcopy(dict(tree))
+    values = []
     for override in overrides:
         key, text = key_of(override), override.partition("=")[2]
         try:
-            value = parse_yaml(text)
+            values.append((key, parse_yaml(text), override))
         except yaml.YAMLError as error:
             raise ConfigError(f"override {override!r}: not YAML: {_told(error)}", "key.subkey=value") from None
-        _set(copied, key.split("."), value, override)
+    return _with_values(tree, values)
+
+
+def set_values(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a tree with values, which are not read as YAML, at dotted keys.
+
+    Args:
+        tree: plain mapping.
+        values: by dotted key. Sections that are absent are made.
+
+    Raises:
+        ConfigError: a key leads through a value, or to an item that a list does not have.
+    """
+    return _with_values(tree, [(key, value, f"{key}={value}") for key, value in values.items()])
+
+
+def _with_values(tree: Mapping[str, Any], values: Sequence[tuple[str, Any, str]]) -> dict[str, Any]:
+    """A copy of a tree with values at dotted keys, each with the override that asks for it."""
+    copied = copy.deepcopy(dict(tree))
+    for key, value, override in values:
+        _set(copied, key.split("."), copy.deepcopy(value), override)  # a later key may lead into it
     return copied
 
 
@@ -187,28 +218,30 @@ def _anchored(config: RunConfig) -> RunConfig:
     Workers, and a later command that goes on with the run, stand in other folders: there a relative path would be
     another one, or the name of a model on the hub.
     """
-    prompts, policy = config.prompts, config.policy
-    rewards = [
-        one.model_copy(update={"path": _place(one.path)}) if isinstance(one, ModelReward) else one
-        for one in config.rewards
-    ]
-    changes = {
-        "output": os.path.expanduser(config.output),
-        "policy": policy.model_copy(
-            update={"path": _place(policy.path), "chat_template": _place(policy.chat_template)}
-        ),
-        "prompts": prompts.model_copy(
-            update={"path": _place(prompts.path), "heldout_path": _place(prompts.heldout_path)}
-        ),
-        "rewards": type(config.rewards)(rewards),
-    }
-    if (models := config.annotation.importance) is not None:
-        placed = {"positive": _place(models.positive), "negative": _place(models.negative)}
-        changes["annotation"] = config.annotation.model_copy(update={"importance": models.model_copy(update=placed)})
-    return config.model_copy(update=changes)
+    placed: Any = config.model_copy(update={"output": os.path.expanduser(config.output)})
+    for key in PLACES:
+        placed = _with_place(placed, key.split("."))
+    return cast("RunConfig", placed.model_copy(update={"rewards": anchored_rewards(config.rewards)}))
 
 
-def _place(path: str | None) -> str | None:
+def _with_place(section: Any, keys: Sequence[str]) -> Any:
+    """A section with the path below these keys in its place; a section that is absent stays so."""
+    if section is None:
+        return None
+    inner = getattr(section, keys[0])
+    found = anchored_path(inner) if len(keys) == 1 else _with_place(inner, keys[1:])
+    return section.model_copy(update={keys[0]: found})
+
+
+def anchored_rewards(sources: Sequence[RewardSource]) -> tuple[RewardSource, ...]:
+    """The same reward sources, with the folders of models that exist made absolute."""
+    return tuple(
+        one.model_copy(update={"path": anchored_path(one.path)}) if isinstance(one, ModelReward) else one
+        for one in sources
+    )
+
+
+def anchored_path(path: str | None) -> str | None:
     """A local path that exists, absolute; anything else as it is."""
     if path is None:
         return None

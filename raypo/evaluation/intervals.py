@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy import stats
 
-from raypo.evaluation.significance import Floats
+from raypo.evaluation.significance import Floats, constant
 
 FEW = 10
 """Units below which no resample is trusted: the bootstrap's 95 % interval of two holds 50 % of truths, of five 90 %."""
@@ -79,16 +79,18 @@ def constant_interval(value: float, n: int, *, confidence: float, within: tuple[
     interval is the value.
 
     Args:
-        value: of each unit.
+        value: of each unit; one that differs from an end by its rounding alone is that end.
         n: units, at least 2.
         confidence: coverage, in (0, 1).
         within: least and greatest value that a unit can have.
     """
     least, greatest = within
     missed = (1 - ((1 - confidence) / 2) ** (1 / n)) * (greatest - least)
-    if not math.isfinite(missed) or value not in within:
-        return Interval(value, value, value, n)
-    return Interval(value, value, value + missed, n) if value == least else Interval(value, value - missed, value, n)
+    if math.isfinite(missed) and constant(np.array([value, least])):
+        return Interval(least, least, least + missed, n)
+    if math.isfinite(missed) and constant(np.array([value, greatest])):
+        return Interval(greatest, greatest - missed, greatest, n)
+    return Interval(value, value, value, n)
 
 
 def jackknife(whole: float, left: Floats, *, confidence: float, within: tuple[float, float] = EVERYWHERE) -> Interval:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from raypo.evaluation.intervals import FEW, SHARE, Interval, jackknife
+from raypo.evaluation.intervals import FEW, SHARE, Interval, constant_interval, jackknife
 from raypo.evaluation.significance import Floats, detectable, paired_test
 from raypo.evaluation.statistics import expanded, mean_interval
 
@@ -191,9 +191,8 @@ def controlled(
     everyone = np.ones(len(gamma))
     rate, effect = figures(everyone)
     sums = np.bincount(duel.prompt, weights=duel.preference, minlength=len(gamma))
-    raw = mean_interval(
-        np.where(here, sums / np.maximum(counts, 1), math.nan), confidence=confidence, samples=len(draws), within=SHARE
-    )
+    shares = np.where(here, sums / np.maximum(counts, 1), math.nan)
+    raw = mean_interval(shares, confidence=confidence, samples=len(draws), within=SHARE)
     if known < 2:
         told = [Interval(one, math.nan, math.nan, known) for one in (rate, effect)]
         return LengthControlled(raw, told[0], 1.0, math.nan, told[1], uses_difficulty)
@@ -208,11 +207,30 @@ def controlled(
         tail = (1 - expanded(confidence, known, len(found))) / 2
         bounds = np.quantile(found, [tail, 1 - tail], axis=0).T.tolist()
         told = [Interval(one, low, high, known) for one, (low, high) in zip((rate, effect), bounds, strict=True)]
+    told[0] = widened(told[0], shares[here], confidence=confidence)
     beyond = rate - 0.5 + influence(duel, features, weight(everyone), gamma)[here]
     beyond[np.abs(beyond) < FIT] = 0.0  # ties alone: the fit's own rounding would be found to have a sign
     return LengthControlled(
         raw, told[0], paired_test(beyond), detectable(beyond, confidence=confidence), told[1], uses_difficulty
     )
+
+
+def widened(found: Interval, shares: Floats, *, confidence: float) -> Interval:
+    """A controlled rate's interval where every prompt was won, or every one lost: no resample shows another prompt.
+
+    Others may have missed the sample just as for the rate as it is, so the interval reaches as far as that of
+    `constant_interval`; it keeps what it has, since the fit's prior holds the rate a little off the end.
+
+    Args:
+        found: of the rate, with bounds.
+        shares: won of each prompt with a comparison, at least 2.
+        confidence: coverage, in (0, 1).
+    """
+    for end in SHARE:
+        if (shares == end).all():
+            missed = constant_interval(end, len(shares), confidence=confidence, within=SHARE)
+            return Interval(found.mean, min(found.low, missed.low), max(found.high, missed.high), found.n)
+    return found
 
 
 def influence(duel: Duel, features: Floats, weight: Floats, gamma: Floats) -> Floats:

@@ -47,9 +47,9 @@ def self_similarity(rows: Rows) -> Floats:
     found = []
     for row in rows:
         counts = [Counter(pairwise(ids)) for ids in row if len(ids) > 1]
-        lengths = [math.sqrt(sum(value**2 for value in one.values())) for one in counts]
-        cosines = [
-            sum(counts[a][gram] * counts[b][gram] for gram in counts[a]) / (lengths[a] * lengths[b])
+        squares = [sum(value**2 for value in one.values()) for one in counts]
+        cosines = [  # one root of whole numbers: two roots would make identical responses more than 1 alike
+            sum(counts[a][gram] * counts[b][gram] for gram in counts[a]) / math.sqrt(squares[a] * squares[b])
             for a, b in combinations(range(len(counts)), 2)
         ]
         found.append(float(np.mean(cosines)) if cosines else math.nan)

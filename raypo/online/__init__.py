@@ -9,6 +9,7 @@
     offline      the same without sampling: given sets, annotated once and trained on
     run          the driver: checks, actors, one fit, summary and report
     evaluation   policies beside their start on held-out prompts, without training
+    comparison_figures  their figures as a file
     comparison_page  their page, from the folder of figures and tables
     export       a version as a model folder for others
     card         its model card

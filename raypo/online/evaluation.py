@@ -4,7 +4,7 @@ OUT/evaluate.json                      what is compared: config and policy folde
 OUT/prompts/                           records.PROMPTS
 OUT/policies/NAME/scored|measured|moved/
 OUT/judge.sqlite                       every answer of the judge
-OUT/evaluation.json                    all figures
+OUT/evaluation.json                    all figures; null: not known
 OUT/evaluation.html                    the page
 
 The same command again continues after the last committed table.
@@ -29,13 +29,14 @@ from raypo.errors import ConfigError, DataError, ModelError
 from raypo.evaluation.comparison import START, Drawn, compare
 from raypo.evaluation.verdicts import Verdicts
 from raypo.models.load import check_folder, load_config
-from raypo.online.comparison_page import COMPARED, FIGURES, write_comparison_page
+from raypo.online.comparison_figures import FIGURES, write_figures
+from raypo.online.comparison_page import COMPARED, write_comparison_page
 from raypo.online.comparison_prompts import commit_prompts, read_prompts
 from raypo.online.comparison_tables import meanings, sheets
 from raypo.online.decisions import best_version
 from raypo.online.folder import RunFolder
 from raypo.online.identity import kind_of, record_at, versions
-from raypo.online.kept import keep_record, write_json
+from raypo.online.kept import keep_record
 from raypo.online.run import check_sources, engine_setup
 from raypo.scoring.judge import Judge, Pair
 from raypo.stages import cluster, heldout, tables
@@ -155,7 +156,7 @@ def _evaluated(config: RunConfig, everyone: Sequence[Policy], out: Path, console
         "prompts": prompts.num_rows,
         "wall_seconds": round(time.monotonic() - began, 1),
     }
-    write_json(out, FIGURES, told)
+    write_figures(out, told)
     page = write_comparison_page(out)
     for sheet in sheets(told, config.evaluation.confidence):
         console.print(sheet.drawn())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -124,6 +123,9 @@ def headline(found: Mapping[str, Any], confidence: float) -> list[str]:
         clear = math.isfinite(gain["low"]) and (gain["low"] > 0 or gain["high"] < 0) and p < 1 - confidence
         verdict = ("better than the start" if gain["mean"] > 0 else "worse than the start") if clear else None
         bounds = "" if math.isnan(gain["low"]) else f" [{gain['low']:+.3f}, {gain['high']:+.3f}]"
+        if math.isnan(gain["mean"]):
+            told.append(f"{name}: its gain over the start is not known: no prompt has a reward of both")
+            continue
         told.append(
             f"{name}: {verdict or 'no clear difference from the start'}: gain {gain['mean']:+.3f}{bounds}, "
             f"p = {p:.2g} (Holm), at KL {one['kl_per_response']['mean']:.2f}"
@@ -151,12 +153,3 @@ def render_comparison(record: ComparisonRecord, *, confidence: float) -> str:
         headline=headline(found, confidence),
         warnings=[*found["warnings"], *warnings],
     )
-
-
-def write_comparison(record: ComparisonRecord, path: str | Path, *, confidence: float) -> None:
-    """Write the page.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    Path(path).write_text(render_comparison(record, confidence=confidence), encoding="utf-8")

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from raypo.errors import OutputError
 from raypo.report import plots
 from raypo.report.record import RunRecord
 
@@ -195,6 +196,18 @@ def write_report(record: RunRecord, path: str | Path, *, confidence: float, untr
     """Write the page.
 
     Raises:
-        OSError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
-    Path(path).write_text(render(record, confidence=confidence, untrained=untrained), encoding="utf-8")
+    write_html(render(record, confidence=confidence, untrained=untrained), path)
+
+
+def write_html(text: str, path: str | Path) -> None:
+    """Write the HTML of any page.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error}", "a writable folder", "check space and rights") from error

@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from raypo.report import trials as drawn
-from raypo.report.page import drawing, interval
+from raypo.report.page import drawing, interval, write_html
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,6 @@ def write_study(record: StudyRecord, path: str | Path) -> None:
     """Write the page.
 
     Raises:
-        OSError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
-    Path(path).write_text(render_study(record), encoding="utf-8")
+    write_html(render_study(record), path)

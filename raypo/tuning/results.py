@@ -128,8 +128,11 @@ def with_front(rows: list[Row]) -> list[Row]:
 
 
 def winner(rows: Sequence[Row]) -> Row | None:
-    """The finished trial with the highest reward within the bound, of equals that with less KL; None without one."""
-    fit = [row for row in rows if row.state == "finished" and row.within]
+    """The finished trial with the highest reward within the bound, of equals that with less KL; None without one.
+
+    One of whose reward nothing is known is no winner: a NaN is neither above nor below another.
+    """
+    fit = [row for row in rows if row.state == "finished" and row.within and math.isfinite(row.figures["reward"])]
     return max(fit, key=lambda row: (row.figures["reward"], -row.figures["kl"]), default=None)
 
 

@@ -47,13 +47,12 @@ class Told(tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """A rung is done."""
-        if math.isnan(result["reward"]):
-            self._say(trial, f"cannot be trained: {result['reason']}")
+        if (reason := result.get("reason")) is not None:
+            self._say(trial, f"cannot be trained: {reason}")
             return
-        self._say(
-            trial,
-            f"rung {result['rung']}/{self._rungs}: held-out reward {result['reward']:.3f}, KL {result['kl']:.2f} nats",
-        )
+        reward = result["reward"]
+        known = "of no response is known" if math.isnan(reward) else f"{reward:.3f}"
+        self._say(trial, f"rung {result['rung']}/{self._rungs}: held-out reward {known}, KL {result['kl']:.2f} nats")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """The trial ended; where that was not its own doing, the scheduler stopped it."""

@@ -190,8 +190,8 @@ def trial_config(study: StudyConfig, point: Mapping[str, Any]) -> RunConfig:
         ConfigError: the point is no config.
     """
     assert isinstance(study.base, dict)  # load reads a path
-    tree = config.apply_overrides(study.base, [f"{path}={json.dumps(value)}" for path, value in point.items()])
+    tree = config.set_values(study.base, point)
     if study.form == "online":
-        tree = config.apply_overrides(tree, [f"online.kl_bound={json.dumps(study.kl_bound)}"])
+        tree = config.set_values(tree, {"online.kl_bound": study.kl_bound})
     digest = hashlib.sha256(json.dumps(dict(point), sort_keys=True).encode()).hexdigest()[:10]
     return config.build(tree | {"name": f"trial-{digest}", "output": f"{study.output}/{study.name}/trials"})

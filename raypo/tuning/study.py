@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -16,16 +15,6 @@ from raypo import config
 from raypo.config import RewardSource, RunConfig, Section
 from raypo.config.section import Positive
 from raypo.errors import ConfigError
-
-PLACES = (
-    "policy.path",
-    "policy.chat_template",
-    "prompts.path",
-    "prompts.heldout_path",
-    "annotation.importance.positive",
-    "annotation.importance.negative",
-)
-"""Keys of a run's config that name a file or a folder, beside those of its reward models."""
 
 Scalar = bool | int | float | str | None
 
@@ -168,15 +157,18 @@ def anchored(study: StudyConfig) -> StudyConfig:
     assert isinstance(study.base, dict)  # load reads a path
     base = config.build(study.base)
     models = [f"rewards.{at}.path" for at, one in enumerate(base.rewards) if isinstance(one, config.ModelReward)]
-    placed = []
-    for key in (*PLACES, *models):
+    placed = {}
+    for key in (*config.PLACES, *models):
         value: Any = base
         for part in key.split("."):
             value = value[int(part)] if isinstance(value, tuple) else getattr(value, part, None)
         if value is not None:
-            placed.append(f"{key}={json.dumps(value)}")
-    tree = config.apply_overrides(study.base, placed)
-    return study.model_copy(update={"output": os.path.abspath(study.output), "base": tree})
+            placed[key] = value
+    output = os.path.abspath(os.path.expanduser(study.output))
+    rewards = config.anchored_rewards(study.rewards)
+    return study.model_copy(
+        update={"output": output, "base": config.set_values(study.base, placed), "rewards": rewards}
+    )
 
 
 def _told(fault: Any) -> str:

@@ -68,7 +68,10 @@ def warnings_of(rows: Sequence[Row], best: Row | None, confirmed: dict[str, Any]
             "happened to change together is not told apart, and another search may say otherwise"
         )
     if best is None:
-        return [*told, "no trial trained to its end within the KL bound: there is no winner, and no best.yaml"]
+        return [
+            *told,
+            "no trial with a known reward trained to its end within the KL bound: there is no winner, and no best.yaml",
+        ]
     if best.figures["gain_low"] <= 0:
         told.append("the winner's gain over the start is not clear of 0, though it is the best of many")
     if confirmed is None:

@@ -17,7 +17,7 @@ from raypo.evaluation.comparison import START, Drawn, compare, groups
 from raypo.evaluation.intervals import Interval
 from raypo.evaluation.significance import holm
 from raypo.evaluation.verdicts import Verdicts
-from raypo.online.comparison_tables import figure, least, meanings, sheets
+from raypo.online.comparison_tables import figure, least, meanings, number, probability, sheets
 
 
 def test_holm_by_hand() -> None:
@@ -84,9 +84,9 @@ def test_methods_with_seeds_are_compared_over_them() -> None:
     gains = {"a": [1.0, 1.1, 1.2], "b": [0.2, 0.3, 0.4], "c": [0.0, 1.0]}
     policies = {START: drawn(START, 0.0, 0.0)}
     for method, shifts in gains.items():
-        for number, shift in enumerate(shifts, 1):
-            name = f"{method}.{number}"
-            policies[name] = drawn(method, shift, 1.0, seed=10 * len(policies) + number)
+        for seed, shift in enumerate(shifts, 1):
+            name = f"{method}.{seed}"
+            policies[name] = drawn(method, shift, 1.0, seed=10 * len(policies) + seed)
     found = compare(policies, config(evaluation={"num_responses": 2, "bootstrap_samples": 100}))
     told = {(one.one, one.other): one for one in found.methods}
     assert set(told) == {("b", "a"), ("c", "a"), ("c", "b")}
@@ -136,7 +136,30 @@ def test_tables_tell_every_figure_with_its_bounds() -> None:
     assert "none decided" in text  # by a judge that turns with the order
     assert least(math.nan) == "none"
     assert figure(Interval(0.5, math.nan, math.nan, 1).to_dict()) == "0.500"
+    assert figure(Interval(math.nan, math.nan, math.nan, 0).to_dict()) == number(math.nan, ".2g") == "-"
     assert [text.split(":")[0] for text in meanings(found.to_dict())][-1] == "logits per unit"
+
+
+def test_where_probability_went_and_how_texts_read() -> None:
+    """The start did not move from itself; what its own tables say of the rest stands beside the other's."""
+    policies = {START: drawn(START, 0.0, 0.0), "a": drawn("a", 1.0, 1.0, seed=1)}
+    found = compare(policies, config(evaluation={"num_responses": 2, "bootstrap_samples": 100})).to_dict()
+    found["policies"]["a"] |= {
+        "chosen_shift": Interval(1.0, 0.5, 1.5, 9).to_dict(),
+        "rejected_shift": Interval(-2.0, -3.0, -1.0, 9).to_dict(),
+        "saturated": Interval(0.25, 0.0, 0.5, 9).to_dict(),
+        "distinct_within": {str(n): Interval(n / 4, math.nan, math.nan, 1).to_dict() for n in (1, 2, 3)},
+    }
+    sheet = probability(found)
+    start, moved = (dict(zip(sheet.heads, row, strict=True)) for row in sheet.rows)
+    assert [start[head] for head in sheet.heads[:4]] == [START, "-", "-", "-"]
+    shifts = ["a", "1.00 [0.50, 1.50]", "-2.00 [-3.00, -1.00]", "0.250 [0.000, 0.500]"]
+    assert [moved[head] for head in sheet.heads[:4]] == shifts
+    assert [moved[f"distinct-{n}"] for n in (1, 2, 3)] == ["0.250", "0.500", "0.750"]
+    assert moved["reward by length"] == "-"  # all responses have 5 tokens
+    assert moved["tied"].startswith("0.000")
+    heads = {text.split(":")[0] for text in meanings(found)}
+    assert {"chosen shift", "saturated", "distinct-n", "reward by length", "tied"} <= heads
 
 
 def test_versions_of_a_run_are_points_and_not_seeds() -> None:

@@ -100,11 +100,23 @@ def test_ties_alone_are_no_finding() -> None:
 
 @pytest.mark.parametrize("wins", [0.0, 1.0])
 def test_a_policy_that_always_wins_or_loses_has_a_finite_rate(wins: float) -> None:
+    """Prompts that went the other way may have missed the sample: 0.025^(1 / 30) = 0.8843, and 1 less that."""
     preference, longer = np.full(30, wins), np.arange(30.0)
     found = length_controlled({"a": Duel(np.arange(30), preference, longer)}, 30, confidence=0.95, samples=50)["a"]
     assert found.controlled.mean == pytest.approx(wins, abs=0.02)
     assert found.win_rate.mean == wins
+    for rate in (found.controlled, found.win_rate):
+        assert (rate.low, rate.high) == pytest.approx((0.8843, 1.0) if wins else (0.0, 0.1157), abs=1e-4)
+        assert rate.low <= rate.mean <= rate.high
     assert found.p == pytest.approx(1 / 5000 * 2)  # 30 prompts all one way: no drawn pattern of signs is as extreme
+
+
+def test_few_prompts_all_won_leave_the_rate_as_wide_as_it_is_without_lengths() -> None:
+    """0.025^(1 / 5) = 0.4782."""
+    longer = np.array([3.0, -1.0, 2.0, 0.0, 1.0])
+    found = length_controlled({"a": Duel(np.arange(5), np.ones(5), longer)}, 5, confidence=0.95, samples=50)["a"]
+    assert found.controlled.low == pytest.approx(0.4782, abs=1e-4)
+    assert found.controlled.low <= found.controlled.mean <= found.controlled.high == 1.0
 
 
 def test_unknown_preferences_are_left_out_and_nothing_known_is_not_a_number() -> None:

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raypo.evaluation.intervals import SHARE, constant_interval
 from raypo.evaluation.responses import best_of, distinct_2, distinct_within, n_grams, self_similarity, tied_pairs
+from raypo.evaluation.statistics import mean_interval
 
 REWARDS = st.lists(st.integers(-20, 20).map(float), min_size=1, max_size=7)
 IDS = st.lists(st.lists(st.integers(0, 3), max_size=6), min_size=1, max_size=4)
@@ -41,7 +43,25 @@ def test_likeness_is_the_mean_cosine_of_pairs() -> None:
 @given(IDS)
 def test_variety_is_a_share(row: list[list[int]]) -> None:
     for found in (distinct_within([row], 1)[0], distinct_within([row], 2)[0], self_similarity([row])[0]):
-        assert math.isnan(found) or 0 <= found <= 1 + 1e-12
+        assert math.isnan(found) or 0 <= found <= 1
+
+
+def test_identical_responses_are_exactly_alike() -> None:
+    """Counts 12: 2, 21: 1: 5 / sqrt(5 * 5) = 1, where sqrt(5)^2 is 5 + 9e-16. All of 20 prompts are at the end of a
+    share, so that others may have missed the sample: the least is 0.025^(1 / 20) = 0.8316."""
+    alike = self_similarity([[[1, 2, 1, 2]] * 2] * 20)
+    assert alike.tolist() == [1.0] * 20
+    found = mean_interval(alike, confidence=0.95, samples=50, within=SHARE)
+    assert (found.mean, found.low, found.high) == (1.0, pytest.approx(0.8316, abs=1e-4), 1.0)
+
+
+@pytest.mark.parametrize("value", [1.0, 1 + 2.3e-16, 1 - 1.2e-16])
+def test_an_end_is_an_end_but_for_rounding(value: float) -> None:
+    """0.025^(1 / 2) = 0.1581; a share of 0.9 is no end, and tells nothing of others."""
+    found = constant_interval(value, 2, confidence=0.95, within=SHARE)
+    assert (found.mean, found.low, found.high) == (1.0, pytest.approx(0.1581, abs=1e-4), 1.0)
+    inner = constant_interval(0.9, 2, confidence=0.95, within=SHARE)
+    assert (inner.low, inner.high) == (0.9, 0.9)
 
 
 def test_the_best_of_n_is_over_all_subsets() -> None:

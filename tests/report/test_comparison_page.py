@@ -73,6 +73,8 @@ def test_a_policy_is_better_where_interval_and_test_agree() -> None:
     one = found("b")
     one["policies"]["a"]["reward_gain"] = {"mean": 0.4, "low": NAN, "high": NAN, "n": 1}
     assert headline(one, 0.95)[0].startswith("a: no clear difference from the start: gain +0.400, p")
+    one["policies"]["a"]["reward_gain"]["mean"] = NAN
+    assert headline(one, 0.95)[0].startswith("a: its gain over the start is not known")
 
 
 def test_a_comparison_without_a_judge_has_a_page() -> None:

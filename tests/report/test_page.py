@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from raypo.report.page import interval, plain, render
+import pytest
+
+from raypo.errors import OutputError
+from raypo.report.page import interval, plain, render, write_html
 from raypo.report.record import RunRecord, Sample
 
 
@@ -128,3 +132,8 @@ def test_a_record_of_an_older_run_is_shown_as_it_is() -> None:
     page = render(replace(given, evaluations=older), confidence=0.95, untrained=["other"])
     assert "<td>0.25</td>" in page
     assert [plain(None), plain(float("nan")), plain(0.00041)] == ["", "", "0.00041"]
+
+
+def test_a_page_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot write"):
+        write_html("<p>", tmp_path)

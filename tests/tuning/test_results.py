@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
+from ray.tune.experiment import Trial
 
 from raypo.errors import EngineError
 from raypo.stages import tables
 from raypo.tuning.results import FIGURES, MORE, importances, rows_of, winner, write_tables
+from raypo.tuning.search import Told
 from raypo.tuning.space import trial_config
 from raypo.tuning.study import StudyConfig, build
 from raypo.tuning.telling import warnings_of
@@ -52,6 +55,27 @@ def test_the_winner_is_the_best_finished_trial_within_the_bound() -> None:
     assert (best.number, best.seconds, best.version) == (3, 2.5, 2)
     assert winner(rows[1:2]) is None
     assert "no winner" in warnings_of(rows[1:2], None, None)[-1]
+
+
+def test_a_trial_of_unknown_reward_is_told_of_and_never_the_winner(capsys: pytest.CaptureFixture[str]) -> None:
+    """A NaN that comes first would stay the greatest. A fault of the input has a reason; such a rung has none."""
+    nothing = record(1, math.nan, 1.0)
+    best = winner(rows_of(study(), [nothing, *RECORDS]))
+    assert best is not None
+    assert best.figures["reward"] == 2.0
+    assert winner(rows_of(study(), [nothing])) is None
+    trial = Trial("stub", config={"objective.beta": 0.1}, stub=True)
+    told_of = Told(study(), 3)
+    result = {"reward": math.nan, "kl": 1.0, "rung": 1}
+    told_of.on_trial_result(1, [], trial, result)
+    told_of.on_trial_result(1, [], trial, result | {"reason": "no rows"})
+    told_of.on_trial_result(1, [], trial, result | {"reward": 0.5})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "trial with objective.beta=0.1: rung 1/3: held-out reward of no response is known, KL 1.00 nats",
+        "trial with objective.beta=0.1: cannot be trained: no rows",
+        "trial with objective.beta=0.1: rung 1/3: held-out reward 0.500, KL 1.00 nats",
+    ]
 
 
 def test_the_front_has_finished_trials_that_nobody_beats_at_both() -> None:

@@ -47,19 +47,40 @@ def test_a_point_becomes_a_config_whose_name_is_the_points() -> None:
 def test_paths_that_exist_are_absolute_in_every_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray Tune's trials stand in other folders. A name that is no file here, as of a model on the hub, stays."""
     monkeypatch.chdir(tmp_path)
-    for name in ("policy", "judge"):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("policy\U0001f600", "judge"):  # JSON writes the one behind as two halves of a pair, which YAML keeps
         (tmp_path / name).mkdir()
-    (tmp_path / "sets.jsonl").touch()
+    for name in ("sets.jsonl", "judge.txt"):
+        (tmp_path / name).touch()
     rewards = [*BASE["rewards"], {"name": "model", "type": "model", "path": "judge"}]
-    hub = {"path": "sets.jsonl", "heldout_path": "someone/sets"}
-    found = anchored(study(base=BASE | {"rewards": rewards, "prompts": hub}))
+    given = {
+        "policy": {"path": "policy\U0001f600"},
+        "prompts": {"path": "sets.jsonl", "heldout_path": "someone/sets"},
+        "rewards": rewards,
+        "evaluation": {"judge": {"url": "http://localhost:9/v1", "model": "m", "template": "judge.txt"}},
+    }
+    rewards = [*rewards, {"name": "home", "type": "model", "path": "~/judge"}]
+    found = anchored(study(base=BASE | given, rewards=rewards, output="~/studies"))
     monkeypatch.chdir("/")
     trial = space.trial_config(found, {"objective.beta": 0.5})
-    assert trial.policy.path == str(tmp_path / "policy")
+    assert trial.policy.path == str(tmp_path / "policy\U0001f600")
     assert (trial.prompts.path, trial.prompts.heldout_path) == (str(tmp_path / "sets.jsonl"), "someone/sets")
-    assert [one.path for one in trial.rewards] == ["rewards:ones", str(tmp_path / "judge")]  # type: ignore[union-attr]
+    assert trial.evaluation.judge is not None
+    assert trial.evaluation.judge.template == str(tmp_path / "judge.txt")
+    judge = str(tmp_path / "judge")
+    assert [one.path for one in trial.rewards] == ["rewards:ones", judge]  # type: ignore[union-attr]
+    assert [one.path for one in found.rewards] == ["rewards:ones", judge, judge]  # type: ignore[union-attr]
     assert trial.output == str(tmp_path / "studies" / "study" / "trials")
     assert anchored(found) == found
+
+
+def test_a_choice_reaches_its_trial_as_it_is() -> None:
+    """Signs beyond 16 bits, and one that YAML does not print; what a key leads into stays as the study has it."""
+    text, judge = "\U0001f600\x7f", {"url": "http://localhost:9/v1", "model": "m"}
+    point = {"evaluation.judge": judge, "evaluation.judge.model": text}
+    trial = space.trial_config(study(), point)
+    assert trial.evaluation.judge is not None
+    assert (trial.evaluation.judge.model, judge["model"]) == (text, "m")
 
 
 def test_an_online_trial_is_bound_by_the_studys_kl() -> None:
