@@ -260,7 +260,14 @@ def at_claim(row: Row) -> Verdict:
 WORDS = {"holds": "", "fails": " (not -1/2)", "undecided": " (undecided)"}
 
 
-PACES = ("falls as 1/sqrt(n)", "falls faster", "falls more slowly", "does not fall", "grows", "cannot be told")
+PACES = (
+    "falls as 1/sqrt(n)",
+    "falls faster",
+    "falls more slowly",
+    "does not fall",
+    "grows",
+    "has a slope that is undecided",
+)
 OUTSIDE = {LAWS[2]: "tails of a t of 1.5 degrees", LAWS[3]: "Cauchy tails", LAWS[4]: f"a correlation of {SHARED:g}"}
 
 

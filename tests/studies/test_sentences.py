@@ -84,7 +84,7 @@ def test_responses_tell_how_each_bias_falls() -> None:
         "normal, dpo": (0.0, "does not fall with dpo"),
         "normal, w-mpo, beta 1": (-0.8, "falls faster with w-mpo at beta 1"),
         f"cauchy, {responses.PLAIN}": (0.2, "plain mean grows under Cauchy tails"),
-        "cauchy, mpo": (-0.39, "cannot be told under Cauchy tails"),  # from -0.41 on
+        "cauchy, mpo": (-0.39, "has a slope that is undecided under Cauchy tails"),  # from -0.41 on
         f"{responses.LAWS[-1]}, mpo": (-0.1, "falls more slowly under a correlation of 0.3"),
     }
     rows = [row(name, responses.SLOPE, slope, off=0.02) for name, (slope, _) in slopes.items()]
