@@ -260,7 +260,7 @@ def study(
     console = Console()
     if name is None:
         for key, one in CATALOGUE.items():
-            console.print(Text(key, style="bold"), Padding(Text(f"{one.claim} (arXiv {one.paper})"), (0, 0, 0, 4)))
+            console.print(Text(key, style="bold"), Padding(Text(f"{one.claim} ({one.source})"), (0, 0, 0, 4)))
             for option, meaning in one.takes.items():
                 console.print(Padding(Text(f"{option}=  {meaning}"), (0, 0, 0, 8)))
         return

@@ -139,7 +139,10 @@ def psi(index: Tensor, scale: float | Tensor) -> Tensor:
 
 
 def psi_of(phi: Tensor, *, model: str) -> Tensor:
-    """Psi of a known Mallows dispersion phi in (0, 1): for bandits and Mallows fits. Never normalised afterwards.
+    """Psi of a known Mallows dispersion phi in (0, 1). Never normalised afterwards.
+
+    For whoever knows phi: a bandit's truth, or a Mallows fit of several people's rankings of a prompt's responses
+    (`raypo.dispersion.mallows`). Runs estimate an index instead and take `psi`; no file of sets carries a known psi.
 
     Mallows-theta (Spearman): sigma(-2 ln phi s) at gap s, so psi = -2 ln phi. Mallows-phi (Kendall):
     g_phi(1) = 1 / (1 + phi) = sigma(-ln phi), so psi = -ln phi (arXiv 2405.14953; one convention for both).

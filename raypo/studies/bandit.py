@@ -22,6 +22,7 @@ from raypo.studies.arena import Path, Sets, World, draw, generator, loss, make_w
 from raypo.studies.drawings import forest, frontier
 from raypo.studies.rankings import TRUTHS, draw_orders, psi_of_truth
 from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, measured, overall, tally
+from raypo.studies.sentences import grouped, sides, sign, voted
 
 ARMS, SHOWN, PANEL, MATTERS = 6, 4, 5, 0.02
 """Arms; those of them that are drawn from the reference; readers who score them; smallest gain that matters."""
@@ -146,13 +147,15 @@ def run(setting: Setting) -> Result:
                     measured(f"beta {beta:g}, {where}, {name}", ACCURACY, path.accuracy_at(kl), n=heldout)
                     for name, path in found.items()
                 ]
-                shown = shown or {name: path for name, path in found.items() if " by " not in name}
+                shown = shown or {
+                    name: path for name, path in found.items() if " by " not in name or " by true" in name
+                }
     rows = adjusted(rows) + collapse(setting, seeds)
     gains = [row for row in rows if row.measure == GAIN]
     return Result(
         rows=rows,
         verdict=verdict(rows),
-        finding=f"{tally(votes(rows))} {finding(rows)}",
+        finding=f"{tally(votes(rows))} {plain(rows)} {finding(rows)}",
         headline=claimed(rows),
         drawings=[
             Drawing(
@@ -163,14 +166,18 @@ def run(setting: Setting) -> Result:
             for beta, kl in COMPARED_AT.items()
         ]
         + [
+            Drawing("frontier", f"{SHOWN_WORLD}: gain against KL.", frontier(shown, 0.3)),
             Drawing(
-                "frontier", "Mallows-theta truth, true dispersion, beta 0.1: gain against KL.", frontier(shown, 0.3)
-            )
+                "accuracy",
+                f"{SHOWN_WORLD}: accuracy of the implicit reward on pairs of arms against KL; a coin's is 0.5.",
+                frontier(shown, 0.3, "share of pairs ordered rightly", Path.accuracy_at),
+            ),
         ],
         settings={"arms": ARMS, "contexts": contexts, "kl": COMPARED_AT, "panel": PANEL, "lambda": LAMBDA},
     )
 
 
+SHOWN_WORLD = "Mallows-theta truth, true dispersion, beta 0.1"
 GAIN, LABEL = "regret removed beyond dpo's", "regret removed beyond DPO's, spreads of utility"
 ACCURACY, COLLAPSE = "accuracy on pairs of arms", "rank correlation of implicit spread and psi"
 CLAIMED = ("mallows-theta by true", "mallows-phi by true", "mallows-theta by entropy")
@@ -248,6 +255,32 @@ def votes(rows: list[Row]) -> list[Verdict]:
 def verdict(rows: list[Row]) -> Verdict:
     """On what is claimed."""
     return overall(votes(rows))
+
+
+def plain(rows: list[Row]) -> str:
+    """The claim with either dispersion, the ablation, IPO, and reward collapse, in words."""
+    decided = claimed(rows)
+    gains = [row for row in rows if row.measure == GAIN and "bradley" not in row.condition]
+    parts = [(one, gains, f"mallows-theta by {one}") for one in ESTIMATES if one != "entropy"]
+    for known, told in (("informed", "that follows dispersion"), ("independent", "that does not")):
+        cases = [row for row in gains if f"reference {known}" in row.condition]
+        parts.append((f"the entropy of a reference {told}", cases, "mallows-theta by entropy"))
+    ablation = ", ".join(f"by {name} {sides(_ending(cases, end))}" for name, cases, end in parts)
+    spread = {row.condition.split(", ")[-1]: sign(row) for row in rows if row.measure == COLLAPSE}
+    words = {"above": "wider under", "below": "narrower under", "unclear": "no wider as far as can be told under"}
+    follows = {name: words[one] for name, one in spread.items()}
+    return (
+        "That MallowsPO has less regret than DPO is, with true dispersion, "
+        f"{voted([row.supports() for row in decided if row.condition.endswith('by true')])}, and with the reference's "
+        f"entropy {voted([row.supports() for row in decided if row.condition.endswith('by entropy')])}; of estimates "
+        f"of dispersion under the Mallows truths, MallowsPO-theta against DPO is {ablation}; IPO against DPO is "
+        f"{sides(_ending(gains, 'ipo'))}; where readers agree implicit rewards spread "
+        f"{grouped(follows, list(words.values()))} (alike everywhere would be reward collapse)."
+    )
+
+
+def _ending(rows: list[Row], method: str) -> list[Row]:
+    return [row for row in rows if row.condition.endswith(f", {method}")]
 
 
 def finding(rows: list[Row]) -> str:

@@ -13,7 +13,7 @@ An objective's *retained* gain is its gain in true utility at a KL, over its own
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -27,7 +27,9 @@ from raypo.report.plots import Figure
 from raypo.studies.arena import Sets, World, draw, generator, make_world, rewards_of, train
 from raypo.studies.drawings import forest
 from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, measured, overall, tally
+from raypo.studies.sentences import joined, voted
 
+DOUBTED = "sets of rewards that are doubted"
 RESPONSES, BETA, ALPHA, KL, MATTERS, AUDIT = 8, 0.1, 1.0, 0.5, 0.05, 100
 """The last: pairs that a trusted judge looks at, per seed."""
 
@@ -86,7 +88,7 @@ def run(setting: Setting) -> Result:
     true, length = rewards_of(world, arms), lengths_of(world, arms)
     whole = gains(world, arms, true)
     alarm = alarms(true, true, length, rng)
-    rows = [measured("true rewards", "sets of rewards that are doubted", alarm, n=contexts)]
+    rows = [measured("true rewards", DOUBTED, alarm, n=contexts)]
     kept: dict[str, dict[str, list[Floats]]] = {}
     for name, (distort, strengths) in DISTORTIONS.items():
         kept[name] = {method: [] for method in METHODS}
@@ -95,7 +97,7 @@ def run(setting: Setting) -> Result:
             for method, gain in gains(world, arms, given).items():
                 kept[name][method].append(retained(gain, whole[method]))
             alarm = alarms(given, true, length, rng)
-            rows.append(measured(f"{name} {strength:g}", "sets of rewards that are doubted", alarm, n=contexts))
+            rows.append(measured(f"{name} {strength:g}", DOUBTED, alarm, n=contexts))
         mean = {method: np.mean(values, axis=0) for method, values in kept[name].items()}
         rows += [
             compared(name, f"retained by w-mpo less {other}", mean["w-mpo"] - mean[other], n=heldout, matters=MATTERS)
@@ -106,7 +108,7 @@ def run(setting: Setting) -> Result:
     return Result(
         rows=rows,
         verdict=verdict(rows),
-        finding=f"{tally(votes(rows))} {finding(rows, kept)}",
+        finding=f"{tally(votes(rows))} {plain(rows, kept)} {finding(rows, kept)}",
         headline=claimed(rows),
         drawings=[
             Drawing("retained", "Retained gain by strength of each distortion.", _figure(kept)),
@@ -185,6 +187,40 @@ def verdict(rows: list[Row]) -> Verdict:
     return overall(votes(rows))
 
 
+def plain(rows: list[Row], kept: dict[str, dict[str, list[Floats]]]) -> str:
+    """What W-MPO retains less the others, who first loses half, and whether the check warns by then, in words."""
+    against = "; ".join(
+        f"than {other} {voted([row.supports(-1) for row in claimed(rows) if row.measure.endswith(other)])}"
+        for other in ("mpo", "dpo")
+    )
+    broken = {name: first for name in kept if (first := _first(kept, name)) is not None}
+    lost = "; ".join(f"{name} at {at:g} ({joined(who)})" for name, (at, who) in broken.items())
+    spared = joined([name for name in kept if name not in broken])
+    half = f"half of the gain is lost first under: {lost}" if broken else "no objective loses half of its gain"
+    half += f", and by none under {spared}" if broken and spared else ""
+    seen = {row.condition: row.effect for row in rows if row.measure == DOUBTED}
+    warned = [f"{name} at {at:g}" for name in kept if (at := _warned(name, seen)) is not None]
+    there = f"most seeds' from {joined(warned)} on" if warned else "most seeds' under no distortion"
+    return (
+        f"That W-MPO retains less is, over the distortions: {against}; {half}; the check doubts true rewards in "
+        f"{seen['true rewards']:.0%} of seeds, and {there}."
+    )
+
+
+def _first(kept: dict[str, dict[str, list[Floats]]], name: str) -> tuple[float, list[str]] | None:
+    """The weakest strength at which somebody has less than half of the gain left, and who has."""
+    for at, strength in enumerate(DISTORTIONS[name][1]):
+        who = [method for method, values in kept[name].items() if np.nanmean(values[at]) < 0.5]
+        if who:
+            return strength, who
+    return None
+
+
+def _warned(name: str, seen: Mapping[str, float]) -> float | None:
+    """The weakest strength at which the check doubts the rewards of most seeds."""
+    return next((one for one in DISTORTIONS[name][1] if seen.get(f"{name} {one:g}", 0.0) > 0.5), None)
+
+
 def finding(rows: list[Row], kept: dict[str, dict[str, list[Floats]]]) -> str:
     """Distortion by distortion: who retains what, who breaks first, and what the check sees."""
     told = [f"Gain retained at {KL:g} nats, mean over strengths; the claim is that W-MPO retains less."]
@@ -196,7 +232,7 @@ def finding(rows: list[Row], kept: dict[str, dict[str, list[Floats]]]) -> str:
             + "; ".join(f"{row.measure[12:]} {row.words(-1)}" for row in cases)
             + f"; half is lost: {broke}."
         )
-    seen = [row for row in rows if row.measure == "sets of rewards that are doubted"]
+    seen = [row for row in rows if row.measure == DOUBTED]
     told.append(
         f"The check with {AUDIT} audited pairs doubts true rewards in {seen[0].effect:.0%} of seeds, and "
         + ", ".join(f"{row.condition} in {row.effect:.0%}" for row in seen[1:])

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from raypo.errors import ConfigError
 
+OWN = "raypo's own question"
+"""In place of a paper, where a claim has none."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -14,7 +17,7 @@ class Entry:
 
     Args:
         claim: what is tested, as a sentence that can be false.
-        paper: arXiv id of its source.
+        paper: arXiv ids of its sources, or OWN.
         measured: what is measured, and in which unit, in a line.
         takes: options `KEY=VALUE` and what they mean.
     """
@@ -23,6 +26,11 @@ class Entry:
     paper: str
     measured: str
     takes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """Where the claim comes from, in words."""
+        return self.paper if self.paper == OWN else f"arXiv {self.paper}"
 
 
 CATALOGUE: dict[str, Entry] = {
@@ -60,7 +68,8 @@ CATALOGUE: dict[str, Entry] = {
         "nats, spreads of utility",
     ),
     "calibration": Entry(
-        "W-MPO, which trusts the size of rewards, breaks earlier than MPO and DPO when rewards are distorted.",
+        "W-MPO, which trusts the size of rewards, retains less of its gain than MPO and DPO when rewards are "
+        "distorted.",
         "2412.04628",
         "five distortions of rewards at four strengths; share of its gain that W-MPO retains less that of MPO "
         "and DPO, at 0.5 nats",
@@ -79,7 +88,7 @@ CATALOGUE: dict[str, Entry] = {
     "online": Entry(
         "In online training MallowsPO, MPO, W-MPO and W-MPO with dispersion reach more reward than DPO at the same KL.",
         "2405.14953, 2412.04628",
-        "real online runs; held-out reward over DPO's at the largest KL that both reach, spreads of the "
+        "real online runs; held-out reward over DPO's at the KL where the one that moved less ended, spreads of the "
         "start's rewards",
         {
             "config": "YAML file of a run, the base of every condition, followed by overrides of it; "
@@ -90,7 +99,7 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "normalisation": Entry(
         "Over rounds, psi and the reward scale are better frozen than fitted again, and the reference better kept.",
-        "2405.14953",
+        OWN,
         "psi, reward scale and reference frozen or renewed over rounds, at two betas; gain over all frozen at "
         "1.5 nats, spreads of utility",
     ),

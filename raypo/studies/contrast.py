@@ -16,6 +16,7 @@ from raypo.objective import AnyObjective, preset
 from raypo.studies.arena import Path, Sets, World, draw, generator, make_world, rewards_of, train
 from raypo.studies.drawings import forest, frontier
 from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, overall, tally
+from raypo.studies.sentences import grouped, side, sides, voted
 
 RESPONSES, KL, MATTERS, NOISE = 8, 0.5, 0.02, 0.5
 BETAS = (0.1, 1.0)
@@ -102,7 +103,7 @@ def run(setting: Setting) -> Result:
     return Result(
         rows=rows,
         verdict=verdict(rows),
-        finding=f"{tally(votes(rows))} {finding(rows)}",
+        finding=f"{tally(votes(rows))} {plain(rows)} {finding(rows)}",
         headline=claimed(rows),
         drawings=[
             Drawing(
@@ -141,6 +142,37 @@ def votes(rows: list[Row]) -> list[Verdict]:
 def verdict(rows: list[Row]) -> Verdict:
     """On what is claimed."""
     return overall(votes(rows))
+
+
+COPIES = {
+    "better": "lower the gain of",
+    "worse": "raise that of",
+    "no different": "do not change that of",
+    "open": "leave open what becomes of",
+}
+"""What a cost of likeness says, by the side on which it lies."""
+
+
+def plain(rows: list[Row]) -> str:
+    """Sets, all pairs, levels and rankings on stars, then what near copies cost, in words."""
+    stars = [row for row in rows if row.measure == GAIN and row.condition.split(", ")[1].endswith(" levels")]
+    names = list(dict.fromkeys(row.condition.split(", ")[2] for row in stars))
+    others = "; ".join(
+        f"{name} {sides([row for row in stars if row.condition.endswith(f', {name}')])}"
+        for name in names
+        if name != "mpo"
+    )
+    costs = [f"at beta {beta:g} {grouped(_costs(rows, beta), list(COPIES.values()))}" for beta in BETAS]
+    return (
+        f"That a contrast of two sets (mpo) beats best against worst is {voted(votes(rows))}; the other contrasts "
+        f"against best and worst are: {others}; near copies among the responses {'; '.join(costs)}."
+    )
+
+
+def _costs(rows: list[Row], beta: float) -> dict[str, str]:
+    """What near copies do to each contrast's gain."""
+    cases = [row for row in rows if row.measure == COST and row.condition.startswith(f"beta {beta:g}, ")]
+    return {row.condition.rsplit(", ", 1)[-1]: COPIES[side(row)] for row in cases}
 
 
 def finding(rows: list[Row]) -> str:

@@ -16,6 +16,9 @@ from raypo.evaluation.intervals import Interval
 from raypo.studies.result import CONFIDENCE, Row
 
 RANK = "rank correlation"
+CEILING = "ceiling"
+"""Measure of what a perfect index would reach, beside a rank correlation."""
+
 FOUND = 0.8
 """Chance with which `detectable` is found."""
 

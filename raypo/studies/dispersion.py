@@ -21,11 +21,11 @@ from raypo.evaluation.statistics import correlation_interval
 from raypo.models.scorer import TokenScorer
 from raypo.quickstart import language
 from raypo.quickstart.model import RESPONSE_TOKENS, Pretraining, build_model, build_tokenizer, corpus, pretrain
-from raypo.studies.correlations import RANK, correlated
+from raypo.studies.correlations import CEILING, RANK, correlated
 from raypo.studies.drawings import forest
 from raypo.studies.people import (
-    CEILING,
     COST,
+    HALVES,
     KINDS,
     MATTERS,
     OTHER_HALF,
@@ -37,6 +37,7 @@ from raypo.studies.people import (
 )
 from raypo.studies.reference import PROMPT_TOKENS, TOKENS, indices, read
 from raypo.studies.result import CONFIDENCE, SAMPLES, Drawing, Result, Row, Setting, Verdict, adjusted, overall, tally
+from raypo.studies.sentences import NOT_MEASURED, VOTES, grouped, voted
 
 RESPONSES = 8
 """Responses per prompt of the language."""
@@ -105,10 +106,11 @@ def run(setting: Setting) -> Result:
         tested += on_people(kind, control.judged, setting)
     rows = adjusted(tested) + [row for control in people.values() for row in control.rows]
     correlations = [one for one in rows if one.measure == RANK]
+    controls = [control.told for control in people.values() if control.told]
     return Result(
         rows=rows,
         verdict=verdict(rows),
-        finding=f"{tally(votes(rows))} {finding(rows, [control.told for control in people.values() if control.told])}",
+        finding=f"{tally(votes(rows))} {plain(rows)} {finding(rows, controls)}",
         drawings=[
             Drawing("correlations", "Rank correlations over prompts.", forest(correlations, RANK, matters=MATTERS))
         ],
@@ -145,6 +147,28 @@ def votes(rows: list[Row]) -> list[Verdict]:
 def verdict(rows: list[Row]) -> Verdict:
     """On what is claimed."""
     return overall(votes(rows))
+
+
+def plain(rows: Sequence[Row]) -> str:
+    """Every index against people's disagreement, then on the language, in words."""
+    tested = [row for row in rows if row.measure == RANK]
+    each = {}
+    for name in dict.fromkeys(row.condition.rsplit(", ", 1)[1] for row in tested):
+        people = [row for row in tested if row.condition.startswith(KINDS) and row.condition.endswith(f", {name}")]
+        each[name] = voted([row.supports() for row in people])
+    others = "; ".join(
+        f"by {name} {told}" for name, told in each.items() if name not in ("entropy", HALVES) and told != NOT_MEASURED
+    )
+    there = {row.condition.split(", ")[1]: f"{VOTES[row.supports()]} for" for row in tested if _in_language(row)}
+    return (
+        f"That the reference's entropy tracks people's disagreement is {each.get('entropy', NOT_MEASURED)}"
+        f"{f'; the same {others}' if others else ''}; that an index tracks the language's truth is "
+        f"{grouped(there, [f'{one} for' for one in VOTES.values()])}."
+    )
+
+
+def _in_language(row: Row) -> bool:
+    return row.condition.startswith("language, ")
 
 
 def finding(rows: Sequence[Row], controls: Sequence[str] = ()) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from raypo.evaluation.significance import Floats
 from raypo.report import plots
 from raypo.studies.arena import Path
 from raypo.studies.result import Row
@@ -40,13 +41,27 @@ def forest(rows: Sequence[Row], label: str, *, matters: float | None = None) -> 
     return figure
 
 
-def frontier(paths: Mapping[str, Path], kl: float, label: str = "gain, spreads of utility") -> Figure:
-    """Mean gain over seeds against KL, a line a method; the dashed line is where methods are compared."""
+def frontier(
+    paths: Mapping[str, Path],
+    kl: float,
+    label: str = "gain, spreads of utility",
+    value: Callable[[Path, float], Floats] = Path.at,
+) -> Figure:
+    """Mean over seeds against KL, a line a method; the dashed line is where methods are compared.
+
+    Args:
+        paths: of each method.
+        kl: nats at which methods are compared; drawn up to twice of it.
+        label: of what is drawn.
+        value: of a path at a KL, [S]: `Path.at`, its gain, or `Path.accuracy_at`.
+    """
     figure, ax = plots.axes(5.4, 3.6)
     grid = np.linspace(0.0, 2 * kl, 25)
     styles = ("-", "--", ":")
     for index, (name, path) in enumerate(paths.items()):
-        with_all = [float(np.mean(path.at(float(at)))) for at in grid]  # NaN where a seed never went so far: no line
+        with_all = [
+            float(np.mean(value(path, float(at)))) for at in grid
+        ]  # NaN where a seed never went so far: no line
         ax.plot(
             grid,
             with_all,

@@ -26,6 +26,7 @@ from raypo.report import plots
 from raypo.report.plots import Figure
 from raypo.stages import tables
 from raypo.studies.result import CONFIDENCE, Row, Verdict, measured, overall
+from raypo.studies.sentences import VOTES, grouped, side, sign
 
 MATTERS = 0.1
 """Smallest difference that matters, in spreads of the start's rewards over all its responses."""
@@ -35,6 +36,7 @@ CLAIMED = ("mallows-theta", "mallows-phi", "mpo", "w-mpo", "mallows-mpo")
 """Conditions of which it is claimed that they beat BASE; what else is run is reported beside them."""
 
 GAIN, REACHED, MOVED = "reward over dpo's at equal kl", "most reward over the start", "kl at the end"
+UNTRAINED = "never trained on"
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,6 @@ class Run:
     other: Floats | None = None
     other_name: str = ""
     prompts: tuple[str, ...] = ()
-
-    def points(self, values: Floats) -> list[Point]:
-        """The path; the start is one of its points."""
-        return [Point(float(kl), one) for kl, one in zip(self.kl, values, strict=True)]
 
 
 def read(condition: str, seed: int, folder: RunFolder, other: str | None) -> Run:
@@ -105,15 +103,34 @@ def _in_spreads(versions: Sequence[Sequence[Sequence[float | None]]]) -> Floats:
     return np.stack([prompt_means(one) for one in versions]) / (spread or 1.0)
 
 
+def passed(kl: Floats, values: Floats, wanted: float) -> Floats:
+    """Each prompt's reward where a run last passed a KL, [P]; between two versions straight in sqrt(KL), see `at_kl`.
+
+    A run's KL may turn back: a version that went too far, and was left again, lies beyond the run's end. Between the
+    last version at or below the KL and the one after it lies the policy with which training went on for good.
+
+    Args:
+        kl: [V] nats; one below 0 counts as 0.
+        values: [V, P].
+        wanted: nats, at least 0 and at most the last version's.
+    """
+    low = int(np.flatnonzero(np.maximum(kl, 0.0) <= wanted)[-1])
+    found = at_kl([Point(float(kl[one]), values[one]) for one in range(low, min(low + 2, len(kl)))], wanted)
+    assert found is not None  # the two lie on both sides of it, or the run ends there
+    return found
+
+
 def differences(one: Run, other: Run, *, second: bool = False) -> tuple[float, Floats]:
-    """KL at which two runs of one seed are compared, the largest that both reach, and the difference of each prompt."""
-    kl = float(min(one.kl.max(), other.kl.max()))
+    """KL at which two runs of one seed are compared, the smaller of where they end, and the difference of each prompt.
+
+    Where training ends is what a method gives, and both KLs and the versions beside them are chosen without a look at
+    rewards. The largest KL that a path ever reaches may be that of a version which training left again, worse at more
+    KL than what came after; the best of all versions (the frontier) would be chosen by the rewards that are compared,
+    and favour whoever's vary more.
+    """
+    kl = max(float(min(one.kl[-1], other.kl[-1])), 0.0)
     values = [run.other if second else run.rewards for run in (one, other)]
-    ends = [at_kl(run.points(each), kl) for run, each in zip((one, other), values, strict=True) if each is not None]
-    assert len(ends) == 2  # both have the reward, and both begin at the start
-    first, base = ends
-    assert first is not None  # no KL is asked that one of them does not reach
-    assert base is not None
+    first, base = (passed(run.kl, each, kl) for run, each in zip((one, other), values, strict=True) if each is not None)
     return kl, first - base
 
 
@@ -145,7 +162,7 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
             pairs = [(mine[seed], base[seed]) for seed in mine]
             rows.append(_combined(name, GAIN, [differences(*pair) for pair in pairs], tested=True))
             if pairs[0][0].other is not None:
-                told = f"{pairs[0][0].other_name}, never trained on, over dpo's at equal kl"
+                told = f"{pairs[0][0].other_name}, {UNTRAINED}, over dpo's at equal kl"
                 rows.append(_combined(name, told, [differences(*pair, second=True) for pair in pairs], tested=False))
     for name, mine in by_condition.items():
         prompts = next(iter(mine.values())).rewards.shape[1]
@@ -194,12 +211,25 @@ def verdict(rows: Sequence[Row]) -> Verdict:
     return overall(votes(rows))
 
 
+def plain(rows: Sequence[Row]) -> str:
+    """The claimed conditions, those beside them, and the reward that was never trained on, in words."""
+    decided = claimed(rows)
+    said = {row.condition.split(",")[0]: f"{VOTES[row.supports()]} for" for row in decided}
+    others = [row for row in rows if row.measure == GAIN and row not in decided]
+    beside = "".join(f"; {row.condition.split(',')[0]} against DPO is {side(row)}" for row in others)
+    words = {"above": "higher with", "below": "lower with", "unclear": "not told apart with"}
+    second = {row.condition.split(",")[0]: words[sign(row)] for row in rows if UNTRAINED in row.measure}
+    claim = grouped(said, [f"{one} for" for one in VOTES.values()])
+    there = f"; the reward that was never trained on, against DPO's, is {grouped(second, list(words.values()))}"
+    return f"That a condition has more reward than DPO at the same KL is {claim}{beside}{there if second else ''}."
+
+
 def finding(rows: Sequence[Row]) -> str:
     """Condition by condition: reward at equal KL, the second reward there, and how far each went."""
     gains = [row for row in rows if row.measure == GAIN]
     told = "; ".join(f"{row.condition} {row.words()}" for row in gains)
     sentences = [f"Held-out reward over DPO's at equal KL, in spreads of the start's rewards: {told}."]
-    second = [row for row in rows if "never trained on" in row.measure]
+    second = [row for row in rows if UNTRAINED in row.measure]
     if second:
         name = second[0].measure.split(",")[0]
         each = "; ".join(f"{row.condition.split(',')[0]} {row.told()}" for row in second)

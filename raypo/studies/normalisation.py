@@ -9,7 +9,7 @@ known are tried as they are, and normalised to mean 1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from raypo.objective import preset
 from raypo.studies.arena import Path, Sets, World, draw, generator, make_world, train
 from raypo.studies.drawings import forest, frontier
 from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, overall, tally
+from raypo.studies.sentences import joined, sides, voted
 
 RESPONSES, ALPHA, KL, MATTERS = 8, 1.0, 1.5, 0.02
 BETAS = (0.1, 1.0)
@@ -152,7 +153,7 @@ def run(setting: Setting) -> Result:
     return Result(
         rows=rows,
         verdict=verdict(rows),
-        finding=f"{tally(votes(rows))} {finding(rows)}",
+        finding=f"{tally(votes(rows))} {plain(rows)} {finding(rows)}",
         headline=claimed(rows),
         drawings=[
             Drawing("effects", f"Gain over all frozen at {KL:g} nats.", forest(rows, LABEL, matters=MATTERS)),
@@ -189,6 +190,32 @@ def votes(rows: list[Row]) -> list[Verdict]:
 def verdict(rows: list[Row]) -> Verdict:
     """Every way that is not all frozen loses."""
     return overall(votes(rows))
+
+
+PARTS = {"psi": Way(psi="refit"), "the reward scale": Way(reward="refit"), "the reference": Way(reference="previous")}
+"""The claim is three: of each part alone, the way that changes nothing else."""
+
+
+def plain(rows: list[Row]) -> str:
+    """Each of the three parts of the claim alone, then together, in words."""
+    verdicts = {part: _votes_of(rows, way) for part, way in PARTS.items()}
+    alone = "; ".join(f"{part} {voted(each)}" for part, each in verdicts.items())
+    decides = [part for part, each in verdicts.items() if "holds" in each]
+    says = (
+        f"by itself a difference comes from {joined(decides)} alone" if decides else "none decides anything by itself"
+    )
+    both = Way(psi="refit", reward="refit")
+    known = [row for row in rows if "known" in row.condition]
+    return (
+        f"That each part is better left as it is, part by part over the betas: {alone} ({says}); both scales at once "
+        f"{voted(_votes_of(rows, both))}, with the reference as well "
+        f"{voted(_votes_of(rows, replace(both, reference='previous')))}; dispersion that is known is "
+        f"{sides(known)} against dispersion that is estimated."
+    )
+
+
+def _votes_of(rows: list[Row], way: Way) -> list[Verdict]:
+    return [row.supports(-1) for row in rows if row.condition.endswith(str(way))]
 
 
 def finding(rows: list[Row]) -> str:

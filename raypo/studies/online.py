@@ -5,6 +5,9 @@ on; or any run's config, with the model and the prompts that it or the overrides
 
     raypo study online config=jobs/stories.yaml policy.path=MODEL prompts.path=OPENINGS
 
+`jobs/openings.py` makes OPENINGS from reviews. With --quick a given config's rounds and prompts are the quickstart's at
+most, unless an override says how many.
+
 Each condition changes the objective alone. Every run is an ordinary run in STUDY/runs/; what is finished is not run
 again, so the same command continues. STUDY/study.json says of which base and seed the folder is: two studies of the
 quickstart have runs of one name and one config that differ in their model and prompts, so a folder holds one of them.
@@ -14,11 +17,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raypo.config import HYPERPARAMETER_DEFAULTS, RunConfig, apply_overrides, build, read_yaml
+from raypo.config import (
+    HYPERPARAMETER_DEFAULTS,
+    EvaluationConfig,
+    OnlineConfig,
+    RunConfig,
+    Section,
+    apply_overrides,
+    build,
+    read_yaml,
+)
 from raypo.errors import ConfigError
 from raypo.online.folder import RunFolder
 from raypo.quickstart.demonstration import make_config, write_prompts
@@ -33,6 +45,7 @@ from raypo.studies.matched import (
     claimed,
     figure,
     finding,
+    plain,
     read,
     rows_of,
     told_runs,
@@ -59,6 +72,10 @@ QUICK = (BASE, "mallows-mpo")
 SEEDS = (2, 5)
 """With --quick: conditions and seeds; seeds at full size."""
 
+QUICK_SIZES = {("online", "rounds"): 3, ("online", "prompts_per_round"): 192, ("evaluation", "num_prompts"): 96}
+"""With --quick: of the quickstart's runs, and the most of a given config's."""
+SECTIONS: dict[str, type[Section]] = {"online": OnlineConfig, "evaluation": EvaluationConfig}
+
 PUBLISHED = "reference_entropy"
 """Estimator where the base has none."""
 
@@ -75,14 +92,31 @@ def base(setting: Setting) -> dict[str, Any]:
         tree = apply_overrides(read_yaml(path), [f"{key}={value}" for key, value in given.items()])
         if (beside := str(Path(path).absolute().parent)) not in sys.path:
             sys.path.insert(0, beside)  # reward functions lie beside their config
-        return tree
+        return limited(tree, given) if setting.quick else tree
     if given:
         raise ConfigError(f"study online has no option {next(iter(given))!r}", "config=FILE beside a run's own keys")
     config = make_config(setting.place, setting.seed)
     tree = config.model_dump(mode="json", exclude_unset=True)
-    tree["online"] |= {"rounds": setting.size(3, 6), "prompts_per_round": setting.size(192, 384)}
-    tree["evaluation"] |= {"num_prompts": setting.size(96, 96)}
+    rounds, prompts, heldout = QUICK_SIZES.values()
+    tree["online"] |= {"rounds": setting.size(rounds, 6), "prompts_per_round": setting.size(prompts, 384)}
+    tree["evaluation"] |= {"num_prompts": setting.size(heldout, heldout)}
     return tree
+
+
+def limited(tree: Mapping[str, Any], overridden: Collection[str]) -> dict[str, Any]:
+    """A given base at no more than QUICK_SIZES; what an override names is as it asks, and what is no number as it is.
+
+    Args:
+        tree: of the config.
+        overridden: keys of the overrides.
+    """
+    found = dict(tree)
+    for (section, name), most in QUICK_SIZES.items():
+        here = found.get(section) or {}
+        own = here.get(name, SECTIONS[section].model_fields[name].default) if isinstance(here, dict) else ""
+        if not {section, f"{section}.{name}"} & set(overridden) and isinstance(own, int | None):
+            found[section] = {**here, name: most if own is None else min(own, most)}
+    return found
 
 
 OWN = ("config", "conditions", "seeds")
@@ -206,13 +240,13 @@ def concluded(runs: Sequence[Run], settings: Mapping[str, Any]) -> Result:
     return Result(
         rows=rows,
         verdict=verdict(rows),
-        finding=f"{tally(votes(rows))} {finding(rows)}",
+        finding=f"{tally(votes(rows))} {plain(rows)} {finding(rows)}",
         headline=claimed(rows),
         drawings=[
             Drawing("frontier", "Held-out reward against KL; a line a run.", figure(runs)),
             Drawing(
                 "effects",
-                "Reward over DPO's at the largest KL that both reach; the band would not matter.",
+                "Reward over DPO's at the KL where the one that moved less ended; the band would not matter.",
                 forest(gains, "reward over DPO's, spreads of the start's rewards", matters=MATTERS),
             ),
         ],

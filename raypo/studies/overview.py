@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raypo.errors import ConfigError, DataError
+from raypo.studies.correlations import CEILING, RANK
 from raypo.studies.write import clauses
 
 COLUMNS = ("claim", "paper", "what was measured", "outcome with 95 % interval (n, seeds, power)", "command", "commit")
@@ -61,11 +62,13 @@ MOST_ROWS = 3
 
 
 def outcome(found: Mapping[str, Any]) -> str:
-    """The verdict, how many comparisons say what, and those with the least and the greatest effect.
+    """The verdict, how many comparisons say what, what was found in words, and the least and the greatest effect.
 
+    Beside a rank correlation stands what a perfect index would reach, or that this cannot be told.
     All that decide a claim are bold in the study's page, and `table.csv` has them.
     """
     rows = [found["rows"][at] for at in found["headline"]]
+    ceilings = {_where(row): row for row in rows if row["measure"] == CEILING}
     alike = ", ".join(
         filter(None, (_range(rows, "n", "n "), _range(rows, "seeds", "seeds "), _range(rows, "power", "power ")))
     )
@@ -75,9 +78,11 @@ def outcome(found: Mapping[str, Any]) -> str:
     several = len(tested) > MOST_ROWS
     named = [tested[0], tested[-1]] if several else tested
     told = (
-        " to ".join(f"{_bounded(row)} ({row['condition']}{_measure(row, rows)})" for row in named)
+        " to ".join(f"{_bounded(row)} ({row['condition']}{_measure(row, rows)}{_most(row, ceilings)})" for row in named)
         if several
-        else ("; ".join(f"{row['condition']}{_measure(row, rows)} {_bounded(row)}" for row in named))
+        else "; ".join(
+            f"{row['condition']}{_measure(row, rows)} {_bounded(row)}{_most(row, ceilings)}" for row in named
+        )
     )
     verdict = f"**{VERDICTS[found['verdict']]}**" + (f" ({alike})" if alike else "")
     return " ".join(filter(None, (f"{verdict}: {clauses(found['finding'])[0]}", told and f"Effects: {told}.")))
@@ -87,6 +92,19 @@ def _measure(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     """Named only where one condition was measured in several ways."""
     several = len({one["measure"] for one in rows if one["condition"] == row["condition"]}) > 1
     return f", {row['measure']}" if several else ""
+
+
+def _where(row: Mapping[str, Any]) -> str:
+    """What a correlation and its ceiling were both measured on."""
+    return str(row["condition"]).rpartition(", ")[0]
+
+
+def _most(row: Mapping[str, Any], ceilings: Mapping[str, Mapping[str, Any]]) -> str:
+    """The ceiling of a rank correlation; other effects have none."""
+    if row["measure"] != RANK:
+        return ""
+    found = ceilings.get(_where(row))
+    return f", ceiling {_bounded(found)}" if found is not None else ", no ceiling can be told"
 
 
 def _bounded(row: Mapping[str, Any]) -> str:

@@ -16,13 +16,13 @@ from raypo.evaluation.statistics import correlation_interval, mean_interval
 from raypo.models.load import check_folder
 from raypo.studies import annotators
 from raypo.studies.annotators import Judged
-from raypo.studies.correlations import correlated
+from raypo.studies.correlations import CEILING, correlated
 from raypo.studies.display import Control, control
 from raypo.studies.reference import under_model
 from raypo.studies.result import CONFIDENCE, SAMPLES, Row, Setting
 
-KINDS, MATTERS, CEILING = ("cobbler", "gold", "pandalm"), 0.1, "ceiling"
-"""Kinds of files; smallest correlation that matters; measure of what a perfect index would reach."""
+KINDS, MATTERS = ("cobbler", "gold", "pandalm"), 0.1
+"""Kinds of files; smallest correlation that matters."""
 
 PERFECT, PERFECT_ON_HALF = "a perfect index", "a perfect index against one half"
 """Conditions of ceilings: against all people's disagreement, and against that of one half."""

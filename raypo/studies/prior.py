@@ -20,6 +20,7 @@ from raypo.objective import preset
 from raypo.studies.arena import POINTS, RATE, STEPS, Path, Sets, World, draw, generator, loss, measure, rewards_of
 from raypo.studies.drawings import forest, frontier
 from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, overall, tally
+from raypo.studies.sentences import sides, voted
 
 RESPONSES, KL, MATTERS, NOISE = 8, 0.5, 0.02, 0.5
 BETAS = (0.1, 1.0)
@@ -29,7 +30,8 @@ ARMS, ATTRIBUTES = 12, 5
 MIXING, EVERY = 0.6, 8
 """Of the moving prior: share of the policy in each update (TR-DPO's 0.6), and steps between updates."""
 
-PRIORS = ("reference", "uniform", "joint", "marginal", "moving")
+LEARNED = ("joint", "marginal", "moving")
+PRIORS = ("reference", "uniform", *LEARNED)
 STARTS = {"good": 1.0, "none": 0.0, "bad": -1.0}
 """What the reference knows of the arms: how it weighs their mean utility."""
 
@@ -116,7 +118,7 @@ def run(setting: Setting) -> Result:
     return Result(
         rows=rows,
         verdict=verdict(rows),
-        finding=f"{tally(votes(rows))} {finding(rows)}",
+        finding=f"{tally(votes(rows))} {plain(rows)} {finding(rows)}",
         headline=claimed(rows),
         drawings=[
             Drawing("effects", f"Gain over the fixed prior at {KL:g} nats.", forest(rows, LABEL, matters=MATTERS)),
@@ -135,7 +137,7 @@ GAIN, LABEL = "gain over a fixed prior", "gain over a fixed prior, spreads of ut
 
 def claimed(rows: list[Row]) -> list[Row]:
     """Every prior that is learned, from every start; a uniform one is not."""
-    return [row for row in rows if row.condition.endswith((", joint", ", marginal", ", moving"))]
+    return [row for row in rows if row.condition.endswith(tuple(f", {one}" for one in LEARNED))]
 
 
 def votes(rows: list[Row]) -> list[Verdict]:
@@ -146,6 +148,16 @@ def votes(rows: list[Row]) -> list[Verdict]:
 def verdict(rows: list[Row]) -> Verdict:
     """On what is claimed."""
     return overall(votes(rows))
+
+
+def plain(rows: list[Row]) -> str:
+    """Prior by prior, in words."""
+    each = {prior: [row for row in rows if row.condition.endswith(f", {prior}")] for prior in PRIORS[1:]}
+    learned = "; ".join(f"{one} {voted([row.supports() for row in each[one]])}" for one in LEARNED)
+    return (
+        f"That a prior which is learned beats the fixed reference is, prior by prior: {learned} starts and betas; a "
+        f"uniform one against the reference is {sides(each['uniform'])}."
+    )
 
 
 def finding(rows: list[Row]) -> str:

@@ -16,6 +16,7 @@ from raypo.objective import preset
 from raypo.studies.arena import Sets, draw, generator, make_world, rewards_of, train
 from raypo.studies.drawings import forest
 from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, overall, tally
+from raypo.studies.sentences import sides, voted
 
 RESPONSES, KL, MATTERS = 8, 0.5, 0.02
 """Responses of a set; nats at which gains are compared; the smallest gain, in spreads of utility, that matters."""
@@ -80,17 +81,17 @@ def run(setting: Setting) -> Result:
     rows: list[Row] = []
     for beta in BETAS:
         for shape, sets in given.items():
-            plain = train(preset("mpo", beta=beta), world, sets).at(KL)
+            by_mpo = train(preset("mpo", beta=beta), world, sets).at(KL)
             for kind, power, alpha in WEIGHTS:
                 name = "w-mpo" if kind == "abs" else "w-mpo-signed"
                 found = train(preset(name, beta=beta, alpha=alpha, power=float(power)), world, sets)
                 condition = f"beta {beta:g}, {shape}, {kind}, power {power}, alpha {alpha:g}"
-                rows.append(compared(condition, "gain over mpo", found.at(KL) - plain, n=heldout, matters=MATTERS))
+                rows.append(compared(condition, "gain over mpo", found.at(KL) - by_mpo, n=heldout, matters=MATTERS))
     rows = adjusted(rows)
     return Result(
         rows=rows,
         verdict=verdict(rows),
-        finding=f"{tally(votes(rows))} {finding(rows)}",
+        finding=f"{tally(votes(rows))} {plain(rows)} {finding(rows)}",
         headline=claimed(rows),
         drawings=[
             Drawing(
@@ -120,6 +121,21 @@ def votes(rows: list[Row]) -> list[Verdict]:
 def verdict(rows: list[Row]) -> Verdict:
     """On what is claimed."""
     return overall(votes(rows))
+
+
+def plain(rows: list[Row]) -> str:
+    """Absolute deviations, signed ones, other powers and alphas, in words."""
+    told = {
+        f"{'absolute' if kind == 'abs' else kind} deviations at power {power} and alpha {alpha:g}": sides(
+            [row for row in rows if row.condition.endswith(f"{kind}, power {power}, alpha {alpha:g}")]
+        )
+        for kind, power, alpha in WEIGHTS
+        if (kind, power, alpha) != ("abs", 1, 1.0)
+    }
+    return (
+        f"That absolute deviations at power 1 and alpha 1 beat MPO is {voted(votes(rows))} shapes and betas; the other "
+        f"weights against MPO are, by {'; by '.join(f'{name}, {one}' for name, one in told.items())}."
+    )
 
 
 def finding(rows: list[Row]) -> str:

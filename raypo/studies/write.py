@@ -29,7 +29,8 @@ def told(name: str, entry: Entry, result: Result, run: Mapping[str, Any]) -> dic
         result: what was found.
         run: how: command, environment, seconds, seed, quick.
     """
-    found: dict[str, Any] = {"study": name, "claim": entry.claim, "paper": entry.paper, "measured": entry.measured}
+    found: dict[str, Any] = {"study": name, "claim": entry.claim, "paper": entry.paper, "source": entry.source}
+    found |= {"measured": entry.measured}
     found |= {"verdict": result.verdict, "finding": result.finding, "rule": result.rule or RULE, "rows": result.table()}
     found["headline"] = [at for at, row in enumerate(result.rows) if any(row is one for one in result.headline)]
     plain: dict[str, Any] = _plain(found | dict(run) | {"settings": dict(result.settings)})
@@ -50,10 +51,16 @@ def figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
+LEAD = 2
+"""Sentences of a finding that a page shows: how many comparisons say what, and in words what was found."""
+
+
 def clauses(finding: str) -> list[str]:
-    """A finding's first sentence, and what follows it clause by clause: a page shows the one and unfolds the others."""
-    lead, _, rest = finding.partition(". ")
-    return [lead if not rest else f"{lead}.", *(one.rstrip(";") for one in re.split(r"(?<=[.;]) ", rest) if one)]
+    """A finding's first LEAD sentences, and what follows them clause by clause: a page unfolds these."""
+    sentences = finding.split(". ", LEAD)
+    rest = sentences.pop() if len(sentences) > LEAD else ""
+    lead = ". ".join(sentences) + ("." if rest else "")
+    return [lead, *(one.rstrip(";") for one in re.split(r"(?<=[.;]) ", rest) if one)]
 
 
 def write(folder: Path, found: Mapping[str, Any], result: Result) -> list[Path]:

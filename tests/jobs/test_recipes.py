@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -48,6 +51,19 @@ def test_each_value_of_the_8b_recipe_says_where_it_comes_from() -> None:
     values = [line for line in lines if not line.startswith("#") and line.split(": ")[1:] and "name: " not in line]
     assert len(values) > 25
     assert [line for line in values if "  # " not in line and "- type: " not in line] == []
+
+
+def test_openings_of_reviews(tmp_path: Path) -> None:
+    """Two words of each text that goes on, each opening once; a tag for a line break is a space."""
+    texts = ["A fine<br />film, truly.", "A fine day", "Too short", "Not  a\nfilm"]
+    with gzip.open(tmp_path / "reviews.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps({"id": at, "text": text}) + "\n" for at, text in enumerate(texts))
+    command = [sys.executable, str(JOBS / "openings.py"), str(tmp_path / "reviews.jsonl.gz"), str(tmp_path / "made")]
+    subprocess.run([*command, "2"], check=True)
+    prompts = [json.loads(line) for line in (tmp_path / "made").read_text(encoding="utf-8").splitlines()]
+    assert prompts == [{"prompt": "A fine"}, {"prompt": "Not a"}]
+    refused = subprocess.run([*command, "0"], capture_output=True, text=True, check=False)
+    assert (refused.returncode, "OPENINGS [WORDS]" in refused.stderr) == (1, True)
 
 
 def test_the_recipe_of_the_studies_runs_each_of_them_once() -> None:

@@ -24,6 +24,7 @@ from raypo.studies.arena import (
     rewards_of,
     train,
 )
+from raypo.studies.drawings import frontier
 from raypo.studies.rankings import BT_LOG_ODDS, draw_orders, psi_of_truth
 from raypo.studies.result import Row, compared
 
@@ -97,6 +98,17 @@ def test_gain_at_a_kl_is_straight_in_its_root() -> None:
     assert [float(path.at(kl)[0]) for kl in (0.0625, 0.25, 0.5625, 1.0)] == pytest.approx([0.5, 1.0, 1.5, 2.0])
     assert np.isnan(path.at(1.1)[0])
     assert [float(path.accuracy_at(kl)[0]) for kl in (0.0625, 0.5625)] == pytest.approx([0.55, 0.7])  # from 1/2 on
+
+
+def test_a_path_is_drawn_by_its_gain_or_by_its_accuracy() -> None:
+    """From KL 0 to 1, twice the KL compared at: gain 0 to 2, accuracy from a coin's 0.5 to 0.8; compared at 0.5."""
+    path = Path(np.array([[0.25], [1.0]]), np.array([[1.0], [2.0]]), np.array([[0.6], [0.8]]), torch.zeros(1, 1))
+    ends = []
+    for more in ({}, {"value": Path.accuracy_at}):
+        ax = frontier({"a": path}, 0.5, "seen", **more).axes[0]
+        ends.append([float(ax.lines[0].get_ydata()[at]) for at in (0, -1)])
+        assert (list(ax.lines[1].get_xdata()), ax.get_ylabel()) == ([0.5, 0.5], "seen")
+    assert ends == [[0.0, 2.0], [0.5, 0.8]]
 
 
 def test_true_rewards_beat_turned_ones_and_not_the_other_way() -> None:

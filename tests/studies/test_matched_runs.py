@@ -36,7 +36,7 @@ def path(condition: str, seed: int, slope: float, kl: tuple[float, ...] = (0.0, 
     return Run(condition, seed, np.array(kl), slope * grown + noise, other * grown + noise, "quality")
 
 
-def test_runs_are_compared_at_the_largest_kl_that_both_reach() -> None:
+def test_runs_are_compared_where_the_one_that_moved_less_ended() -> None:
     """To 4 nats and to 1: at 1 nat, 0.5 against 0.3. In the root of KL both paths are straight: at 2.25 it is 1.5."""
     far, near = path("w-mpo", 0, 0.5), path("dpo", 0, 0.3, (0.0, 1.0))
     kl, gain = matched.differences(far, near)
@@ -47,6 +47,28 @@ def test_runs_are_compared_at_the_largest_kl_that_both_reach() -> None:
     assert matched.differences(path("w-mpo", 0, 0.5, other=0.1), path("dpo", 0, 0.3, other=0.3), second=True)[
         1
     ].mean() == pytest.approx(-0.4)
+
+
+def test_a_version_that_a_run_left_again_decides_nothing() -> None:
+    """KL 0, 4, 1 with rewards 0, 9, 2: the run ends at 1 nat with 2. The other goes on: 0, 1, 4 with 0, 1, 3.
+
+    At 1 nat, where the first ended, 2 - 1 = 1; at the largest KL of both, 4, it were 9 - 3. Of KL 0, 4, 1, 9 with 0, 9,
+    2, 6 the KL 2.25 is passed first on the way to 4 and at last between 1 and 9: roots 1, 1.5, 3, so 2 + 4 / 4 = 3.
+    """
+
+    def run(kl: tuple[float, ...], rewards: tuple[float, ...]) -> Run:
+        return Run("a", 0, np.array(kl), np.array(rewards)[:, None])
+
+    back, on = run((0, 4, 1), (0, 9, 2)), run((0, 1, 4), (0, 1, 3))
+    assert [(kl, gain.tolist()) for kl, gain in (matched.differences(back, on), matched.differences(on, back))] == [
+        (1.0, [1.0]),
+        (1.0, [-1.0]),
+    ]
+    turned = np.array([0.0, 4.0, 1.0, 9.0])
+    assert matched.passed(turned, np.array([[0.0], [9.0], [2.0], [6.0]]), 2.25).tolist() == [3.0]
+    # an estimate below 0 is the start's own KL
+    kl, gain = matched.differences(run((0, -0.1), (0, 2)), on)
+    assert (kl, gain.tolist()) == (0.0, [2.0])
 
 
 def runs_of(effects: dict[str, float], seeds: int = 5) -> list[Run]:
@@ -67,10 +89,17 @@ def test_a_claim_that_is_true_by_construction_holds_and_its_opposite_fails() -> 
     assert worse.verdict == "fails"
     assert "the opposite" in worse.finding
     assert "confirmed" not in worse.finding
+    assert "more reward than DPO at the same KL is refuted for mallows-theta and w-mpo; the reward" in worse.finding
     assert online.concluded(runs_of({"dpo": 0.0, "mallows-theta": 0.2, "w-mpo": -0.3}), {}).verdict == "mixed"
 
 
 def test_what_is_not_claimed_decides_nothing() -> None:
+    """And is told in words, as the reward is that nobody trained on: of all runs the same, so their difference is 0."""
+    found = online.concluded(runs_of({"dpo": 0.0, "w-mpo": 0.3, "simpo": -0.3}), {})
+    assert (
+        "That a condition has more reward than DPO at the same KL is confirmed for w-mpo; simpo against DPO is worse; "
+        "the reward that was never trained on, against DPO's, is not told apart with w-mpo and simpo."
+    ) in found.finding
     assert online.concluded(runs_of({"dpo": 0.0, "w-mpo": 0.3, "simpo": -0.3}), {}).verdict == "holds"
 
 
@@ -216,5 +245,14 @@ def test_a_given_config_is_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (told.estimator, told.shuffle, told.scale) == ("reference_entropy", True, 0.29)
     assert not online.config_of(shuffled, "mpo", 1, tmp_path).dispersion.shuffle
     assert str(stories.parent) in sys.path
+    # with --quick as many rounds and prompts as the quickstart's at most, and as overrides say
+    quick = online.base(Setting(True, options=given | {"online.rounds": "9", "evaluation.num_prompts": "32"}))
+    sizes = online.config_of(quick, "dpo", 1, tmp_path)
+    assert (sizes.online.rounds, sizes.online.prompts_per_round, sizes.evaluation.num_prompts) == (9, 192, 32)
+    assert online.limited({"online": {"rounds": 5, "prompts_per_round": 20}, "evaluation": "all"}, ()) == {
+        "online": {"rounds": 3, "prompts_per_round": 20},
+        "evaluation": "all",  # no section: for the config to refuse
+    }
+    assert online.limited({}, ("online",)) == {"evaluation": {"num_prompts": 64}}
     with pytest.raises(ConfigError, match=r"no option 'policy\.path'"):
         online.base(Setting(False, options={"policy.path": "m"}))

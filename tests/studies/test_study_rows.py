@@ -14,6 +14,7 @@ from raypo.errors import ConfigError, DataError
 from raypo.evaluation.significance import Floats, power
 from raypo.report import plots
 from raypo.studies.catalogue import CATALOGUE, entry
+from raypo.studies.correlations import CEILING, RANK
 from raypo.studies.overview import COLUMNS, markdown
 from raypo.studies.result import Drawing, Result, Row, Setting, adjusted, compared, measured, overall, tally
 from raypo.studies.run import command, named, parsed, shown, study
@@ -151,6 +152,7 @@ def test_the_files_of_a_study_agree(tmp_path: Path) -> None:
     assert "with &lt;tags&gt; &amp; co" in page
     assert "It is so: 3 &lt; 4." in page
     assert "prior: the claim holds" in page
+    assert "Claim (arXiv 2501.01544): " in page
     assert f"<td>{stored['rows'][0]['effect']:.3g}</td>" in page
     assert page.count("<svg") == 1
     assert CATALOGUE["prior"].claim in page
@@ -204,14 +206,16 @@ def test_what_cannot_be_studied_is_one_message(
     assert [one.name for one in tmp_path.iterdir()] == ["judged.jsonl"]
 
 
-def test_a_page_leads_with_a_findings_first_sentence() -> None:
-    """Intervals and decimals have points without a space behind them, and stay whole."""
-    assert clauses("Of 2 one is so. Gain at 0.5 nats. a +0.1 [-0.2, 0.4], undecided; b -0.3, the opposite.") == [
-        "Of 2 one is so.",
-        "Gain at 0.5 nats.",
+def test_a_page_leads_with_a_findings_first_two_sentences() -> None:
+    """The tally and what it says in words. Points of intervals and decimals have no space behind."""
+    told = "Of 2 one is so. That a gains is open; b 0.5 not. At 0.5 nats. a +0.1 [-0.2, 0.4], undecided; b -0.3, so."
+    assert clauses(told) == [
+        "Of 2 one is so. That a gains is open; b 0.5 not.",
+        "At 0.5 nats.",
         "a +0.1 [-0.2, 0.4], undecided",
-        "b -0.3, the opposite.",
+        "b -0.3, so.",
     ]
+    assert clauses("Of 2 one is so. That a gains is open.") == ["Of 2 one is so. That a gains is open."]
     assert clauses("Nothing was found.") == ["Nothing was found."]
 
 
@@ -297,12 +301,35 @@ def test_of_many_comparisons_the_least_and_the_greatest_are_named(tmp_path: Path
     rows = [Row(f"c{one}", "gain", 8, 40, one / 100, one / 200, one / 50, p=0.01) for one in (3, 1, 4, 2)]
     rows.append(Row("perfect", "ceiling", 8, 40, 0.9, 0.8, 1.0))
     rows.append(Row("never at the KL", "gain", 8, 40, NAN, NAN, NAN, p=1.0))
-    found = Result(rows, "holds", "Of 4 all are so. c1 is +0.01.", [], {}, headline=rows)
+    found = Result(rows, "holds", "Of 4 all are so. None is not. c1 is +0.01.", [], {}, headline=rows)
     how = {"command": "", "shown": "", "environment": {"commit": "abc"}, "seconds": 1.0, "seed": 0, "quick": True}
     write(tmp_path, told("prior", entry("prior"), found, how), found)
     cell = markdown([tmp_path]).splitlines()[-1]
     least, greatest = "+0.010 [+0.005, +0.020] (c1)", "+0.040 [+0.020, +0.080] (c4)"
-    assert f"(n 8, seeds 40): Of 4 all are so. Effects: {least} to {greatest}. | " in cell
+    assert f"(n 8, seeds 40): Of 4 all are so. None is not. Effects: {least} to {greatest}. | " in cell
+
+
+def test_a_correlation_stands_beside_its_ceiling(tmp_path: Path) -> None:
+    """The least of four has one, the greatest none; of other effects none is asked."""
+    rows = [Row(f"c{one}, entropy", RANK, 36, 1, one / 10, one / 20, one / 5, p=0.5) for one in (3, 1, 4, 2)]
+    rows.append(Row("c1, a perfect index", CEILING, 36, 1, 0.62, 0.0, 0.82))
+    how = {"command": "", "shown": "", "environment": {"commit": "abc"}, "seconds": 1.0, "seed": 0, "quick": True}
+    found = Result(rows, "undecided", "So.", [], {}, headline=rows)
+    write(tmp_path, told("dispersion", entry("dispersion"), found, how), found)
+    cell = markdown([tmp_path]).splitlines()[-1]
+    assert (
+        "Effects: +0.100 [+0.050, +0.200] (c1, entropy, ceiling +0.620 [+0.000, +0.820]) to +0.400 [+0.200, +0.800] "
+        "(c4, entropy, no ceiling can be told)."
+    ) in cell
+    few = Result(rows[1:2], "undecided", "So.", [], {}, headline=rows[1:2])
+    write(tmp_path, told("dispersion", entry("dispersion"), few, how), few)
+    assert "c1, entropy +0.100 [+0.050, +0.200], no ceiling can be told." in markdown([tmp_path])
+
+
+def test_a_page_names_a_claims_source() -> None:
+    """A paper, or raypo itself: no paper asked whether scales are better frozen."""
+    assert (entry("prior").source, entry("online").source) == ("arXiv 2501.01544", "arXiv 2405.14953, 2412.04628")
+    assert entry("normalisation").source == "raypo's own question"
 
 
 def test_a_command_names_what_readers_have_elsewhere(tmp_path: Path) -> None:
