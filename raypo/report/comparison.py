@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from raypo.report.page import drawing, scored, unbroken
-from raypo.report.plots import COLOURS, axes, bars, legend, with_intervals
+from raypo.report.plots import BEST_OF, COLOURS, axes, bars, best_of, legend
 
 Rows = Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]]
 """Tables: what is above each, its heads, and a text per column of each row."""
@@ -96,22 +96,6 @@ def win_rates(found: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def best_of(found: Mapping[str, Any]) -> Figure:
-    """Reward of the best of n responses, a line a policy."""
-    figure, ax = axes(4.6, 3.4)
-    counts: list[str] = []
-    for place, (name, one) in enumerate(found["policies"].items()):
-        counts = sorted(one["best_of_n"], key=int)
-        values = [one["best_of_n"][n] for n in counts]
-        with_intervals(ax, [int(n) for n in counts], values, name, COLOURS[place % len(COLOURS)])
-    ax.set_xscale("log", base=2)
-    ax.set_xticks([int(n) for n in counts], counts)
-    ax.set_xlabel("n, responses to choose from")
-    ax.set_ylabel("reward of the best")
-    legend(ax)
-    return figure
-
-
 def headline(found: Mapping[str, Any], confidence: float) -> list[str]:
     """What each policy gained over the start, as a sentence. Adjusted for all comparisons of two policies."""
     adjusted = {one["one"]: one["p_adjusted"] for one in found["pairs"] if one["other"] == "start"}
@@ -141,10 +125,11 @@ def render_comparison(record: ComparisonRecord, *, confidence: float) -> str:
     environment.filters["reward"] = scored
     environment.filters["unbroken"] = unbroken
     found = record.found
+    lines = [(name, one, COLOURS[at % len(COLOURS)]) for at, (name, one) in enumerate(found["policies"].items())]
     plots = [
         drawing(win_rates(found), "Win rate against the start; a coin would be at the dashed line."),
         drawing(frontier(found), "Training reward against KL to the start. Nobody beats the joined ones at both."),
-        drawing(best_of(found), "Reward of the best of n responses: what is left to gain by choosing."),
+        drawing(best_of(lines, height=3.4), BEST_OF),
     ]
     warnings = [f"{name}: {text}" for name, one in found["policies"].items() for text in one["warnings"]]
     return environment.get_template("comparison.html.j2").render(

@@ -140,8 +140,8 @@ def response_plots(evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if any(one.get(named[0][0]) for one in evaluations)
     ]
     if evaluations[0].get("best_of_n") and evaluations[-1].get("best_of_n"):
-        caption = "Reward of the best of n responses: what is left to gain by choosing."
-        found.append(drawing(plots.best_of(evaluations), caption))
+        ends = [("start", evaluations[0], plots.COLOURS[7]), ("last version", evaluations[-1], plots.COLOURS[0])]
+        found.append(drawing(plots.best_of(ends), plots.BEST_OF))
     return found
 
 

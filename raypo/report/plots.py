@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -96,10 +96,20 @@ def by_round(evaluations: Sequence[dict[str, Any]], named: Sequence[tuple[str, s
     return figure
 
 
-def best_of(evaluations: Sequence[dict[str, Any]]) -> Figure:
-    """Reward of the best of n responses, of the start and of the last version."""
-    figure, ax = axes()
-    for one, name, colour in ((evaluations[0], "start", COLOURS[7]), (evaluations[-1], "last version", COLOURS[0])):
+BEST_OF = "Reward of the best of n responses: what is left to gain by choosing."
+"""Below such a figure."""
+
+
+def best_of(lines: Sequence[tuple[str, Mapping[str, Any], str]], *, height: float = 3.0) -> Figure:
+    """Reward of the best of n responses, a line a policy.
+
+    Args:
+        lines: name, figures with a `best_of_n` each, and colour; at least one.
+        height: inches.
+    """
+    figure, ax = axes(height=height)
+    counts: list[str] = []
+    for name, one, colour in lines:
         counts = sorted(one["best_of_n"], key=int)
         with_intervals(ax, [int(n) for n in counts], [one["best_of_n"][n] for n in counts], name, colour)
     ax.set_xscale("log", base=2)

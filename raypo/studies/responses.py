@@ -291,8 +291,7 @@ def plain(rows: list[Row], spent: Mapping[int, Cost]) -> str:
 
     trained_on = {f"normal, {name}": name.replace(", ", " at ") for name in METHODS}
     plainly, by_mpo = ({f"{law}, {by}": name for law, name in OUTSIDE.items()} for by in (PLAIN, "mpo"))
-    least, most = min(spent), max(spent)
-    times = float(np.median(spent[most].seconds) / np.median(spent[least].seconds))
+    least, most, times = _grown(spent)
     return (
         f"Under the theorem's assumptions the bias {told(trained_on, 'with')}; outside of them that of the plain mean "
         f"{told(plainly, 'under')}, and that of a policy trained with mpo {told(by_mpo, 'under')}; a step with "
@@ -301,11 +300,16 @@ def plain(rows: list[Row], spent: Mapping[int, Cost]) -> str:
     )
 
 
+def _grown(spent: Mapping[int, Cost]) -> tuple[int, int, float]:
+    """The least and the greatest count whose step was timed, and how many times as long the latter takes."""
+    least, most = min(spent), max(spent)
+    return least, most, float(np.median(spent[most].seconds) / np.median(spent[least].seconds))
+
+
 def finding(rows: list[Row], spent: Mapping[int, Cost]) -> str:
     """Slopes by law and by objective, then what a step costs."""
     told = [f"{row.condition} {row.told(2)}{WORDS[at_claim(row)]}" for row in rows if row.measure == SLOPE]
-    least, most = min(spent), max(spent)
-    ratio = float(np.median(spent[most].seconds) / np.median(spent[least].seconds))
+    least, most, ratio = _grown(spent)
     return (
         f"Log-log slope of bias over responses per prompt; the claim is -1/2, within "
         f"{TOLERANCE:g}. {'; '.join(told)}. A step with "
