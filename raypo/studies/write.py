@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from raypo.online.comparison_figures import with_nulls
 from raypo.report.plots import svg
 from raypo.studies.catalogue import Entry
 from raypo.studies.result import RULE, Result
@@ -33,17 +33,8 @@ def told(name: str, entry: Entry, result: Result, run: Mapping[str, Any]) -> dic
     found |= {"measured": entry.measured}
     found |= {"verdict": result.verdict, "finding": result.finding, "rule": result.rule or RULE, "rows": result.table()}
     found["headline"] = [at for at, row in enumerate(result.rows) if any(row is one for one in result.headline)]
-    plain: dict[str, Any] = _plain(found | dict(run) | {"settings": dict(result.settings)})
+    plain: dict[str, Any] = with_nulls(found | dict(run) | {"settings": dict(result.settings)})
     return plain
-
-
-def _plain(value: Any) -> Any:
-    """JSON knows no NaN."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def figure(value: float | None) -> str:
