@@ -26,6 +26,7 @@ from raypo.bench.measure import peak_bytes
 from raypo.config import HYPERPARAMETER_DEFAULTS
 from raypo.data.packing import ResponseSet, pack
 from raypo.logprobs import sum_by_response
+from raypo.models.heap import keep_freed
 from raypo.models.load import load_causal_lm
 from raypo.models.scorer import TokenScorer
 from raypo.objective import AnyObjective, preset
@@ -79,6 +80,7 @@ def main(folder: str, case: dict[str, Any]) -> None:
     import transformers.models.llama.modeling_llama  # noqa: F401 - else it would come with the model, and count as it
 
     torch.set_num_threads(case["threads"])
+    keep_freed()  # as a train worker does
     libraries = peak_bytes()
     rows = json.loads((Path(folder) / "sets.json").read_text(encoding="utf-8"))
     sets = [ResponseSet(str(i), row["prompt"], row["responses"][: case["responses"]]) for i, row in enumerate(rows)]

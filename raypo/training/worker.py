@@ -37,6 +37,7 @@ from raypo.models.export import (
     save_adapter,
     save_model,
 )
+from raypo.models.heap import give_back, keep_freed
 from raypo.models.load import DTYPES, LOAD_FAULTS, load_tokenizer
 from raypo.models.shard import load_sharded
 from raypo.objective import AnyObjective
@@ -71,6 +72,7 @@ def train(setup: dict[str, Any]) -> None:
 def _rounds(setup: dict[str, Any]) -> None:
     config: RunConfig = setup["config"]
     torch.set_num_threads(config.training.threads)
+    keep_freed()
     setup["tables"].ready()
     learner = Learner(config, setup["objective"], setup["run_dir"], setup["tables"])
     sync: SyncSender = setup["sync"]
@@ -85,6 +87,7 @@ def _rounds(setup: dict[str, Any]) -> None:
         if learner.first:
             learner.report(task.round, metrics, trained, saved, sent)
         ray.train.report({"version": learner.version, "loss": metrics["loss"]})
+        give_back()  # until the next round's tables are there
     learner.close()
 
 

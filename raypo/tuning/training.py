@@ -22,6 +22,7 @@ from raypo.config import RunConfig
 from raypo.errors import RunError
 from raypo.online.folder import RunFolder
 from raypo.online.offline import NoEngines
+from raypo.models.heap import give_back, keep_freed
 from raypo.online.run import fit_workers
 from raypo.stages.cluster import objective_of
 from raypo.training import checkpoint
@@ -42,6 +43,7 @@ class Alone:
     def __init__(self, config: RunConfig, task: RoundTask) -> None:
         self._task, self._root = task, RunFolder(config).root
         torch.set_num_threads(config.training.threads)
+        keep_freed()
         backend = "nccl" if config.training.gpus_per_worker else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         try:
@@ -68,6 +70,7 @@ class Alone:
             self._learner.close()
             self._learner = None
             gc.collect()
+            give_back()  # to the trial that comes next
             dist.destroy_process_group()
 
 
