@@ -20,9 +20,9 @@ import torch.distributed as dist
 
 from raypo.config import RunConfig
 from raypo.errors import RunError
+from raypo.models.heap import give_back, keep_freed
 from raypo.online.folder import RunFolder
 from raypo.online.offline import NoEngines
-from raypo.models.heap import give_back, keep_freed
 from raypo.online.run import fit_workers
 from raypo.stages.cluster import objective_of
 from raypo.training import checkpoint
