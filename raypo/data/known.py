@@ -7,7 +7,6 @@ It travels in the rows' metadata, as the source's other columns do: through samp
 from __future__ import annotations
 
 import json
-from numbers import Real
 from typing import Any
 
 import pyarrow as pa
@@ -64,5 +63,5 @@ _MISSING: Any = object()
 
 
 def _is_known(value: Any) -> bool:
-    """A truth value is no number, and NaN is in no range; metadata hold it as null."""
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 < value <= 1
+    """A truth value is no number, and NaN, which metadata hold as null, is none that is known."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
