@@ -133,7 +133,7 @@ def sets(config: RunConfig) -> Data:
     )
     if given.heldout_path is not None:
         other = given.model_copy(update={"path": given.heldout_path, "limit": ROWS, "heldout_path": None})
-        load_sets(other, tokenizer, max_response_tokens=config.sampling.max_response_tokens)
+        check_known(load_sets(other, tokenizer, max_response_tokens=config.sampling.max_response_tokens)[0], config)
     check_known(table, config)
     dropped = {reason: count for reason, count in facts["dropped"].items() if count}
     told = f"first {facts['rows']} rows of {given.path}: {table.num_rows} sets, read as {facts['formats']}"
