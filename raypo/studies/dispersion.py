@@ -48,8 +48,6 @@ APART = (
     "0, and the claim is not decided on it."
 )
 
-ALL_OF = "What stands with all annotators shows what leaving some out does; the claim is decided on those who are used."
-
 
 def on_language(setting: Setting) -> list[Row]:
     """Every estimator against the language's truth, over prompts drawn from all its classes."""
@@ -195,8 +193,7 @@ def finding(rows: Sequence[Row], controls: Sequence[str] = ()) -> str:
             own = f" (ceiling {_bounded(half)})" if half and name == OTHER_HALF else ""
             each.append(f"{name}{own} {one.words()}")
         told.append(f"{where} ({of_all}): {'; '.join(each)}.")
-    if any(of_everyone(one) for one in rows):
-        told.append(ALL_OF)
+    told += left_out(rows)
     if any(one.condition.startswith("language, ") for one in rows):
         told.append(APART)
     for one in (row for row in rows if row.measure == COST):
@@ -208,6 +205,20 @@ def finding(rows: Sequence[Row], controls: Sequence[str] = ()) -> str:
     if not claimed(list(rows)):
         told.append("Without people's judgements and a model the claim is undecided.")
     return " ".join(["Rank correlation of each index with true disagreement.", *told, *controls])
+
+
+def left_out(rows: Sequence[Row]) -> list[str]:
+    """What leaving annotators out does to entropy's correlation, as a sentence; none where all are used."""
+    by = {row.condition: row for row in rows}
+    each = []
+    for one in (row for row in rows if of_everyone(row)):
+        where, _, rest = one.condition.partition(", ")
+        same = by.get(f"{where.partition(' with ')[0]}, {rest}")
+        if same is not None and rest.endswith(", entropy"):
+            each.append(f"{rest.removesuffix(', entropy')} {one.told()} in place of {same.told()}")
+    if not each:
+        return []
+    return [f"All annotators of cobbler, who decide nothing here, would give entropy by {'; by '.join(each)}."]
 
 
 def _bounded(row: Row) -> str:

@@ -484,8 +484,10 @@ def test_what_all_annotators_give_stands_beside_the_claim_and_decides_nothing() 
     assert dispersion.plain(rows).startswith("That the reference's entropy tracks people's disagreement is confirmed;")
     told = dispersion.finding(rows)
     assert "cobbler with all 6 annotators, kendall (no ceiling can be told): entropy -0.400" in told
-    assert dispersion.ALL_OF in told
-    assert dispersion.ALL_OF not in dispersion.finding(rows[:1])
+    (sentence,) = dispersion.left_out(rows)
+    assert sentence.endswith("by kendall -0.400 [-0.500, -0.300] in place of +0.500 [+0.400, +0.600].")
+    assert sentence in told
+    assert dispersion.left_out(rows[:1]) == []
 
 
 def test_all_annotators_are_measured_as_those_who_are_used(tmp_path: Path) -> None:
