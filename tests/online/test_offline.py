@@ -82,18 +82,23 @@ def test_sets_of_one_prompt_count_as_one() -> None:
 
 
 def test_a_run_does_not_go_on_over_other_sets(tiny_model: Path, tmp_path: Path) -> None:
-    """Annotated of 5 training sets; the same in another order are the same, and 4 of them are not."""
+    """Annotated of 5 training sets; the same in another order are the same, and 4 of them, or another known dispersion,
+    are not.
+    """
     config = run_config(tiny_model, tmp_path)
     folder, split = RunFolder(config), pa.array(["train"] * 5)
     given = pa.table(
         {"prompt_id": [f"{i}" for i in range(5)], "split": split, "rewards": [[1.0, float(i)] for i in range(5)]}
-    )
+    ).append_column("metadata", pa.array(['{"dispersion": 0.5}'] * 5))
     same_sets(given, config, folder)
     facts = {"source": tables.content_hash(given)}
     tables.commit(folder.path("train", "annotated"), annotated(5, responses=2, round_index=0), "annotated", facts)
     same_sets(given.take([4, 3, 2, 1, 0]), config, folder)
     with pytest.raises(DataError, match="its 4 sets to train are not the 5 that run 'run' has annotated"):
         same_sets(given.slice(1), config, folder)
+    other = given.set_column(3, "metadata", pa.array(['{"dispersion": 0.5}'] * 4 + ['{"dispersion": 0.25}']))
+    with pytest.raises(DataError, match="its 5 sets to train are not the 5"):
+        same_sets(other, config, folder)
 
 
 def test_a_known_dispersion_goes_from_the_file_into_the_loss_as_it_is(tiny_model: Path, tmp_path: Path) -> None:
