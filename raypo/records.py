@@ -65,7 +65,8 @@ ANNOTATED = pa.schema(
         ("untrainable_reason", pa.string()),  # "", "ties", "too_few_usable"
         ("scaled_rewards", _PER_RESPONSE_FLOAT),  # rewards / reward scale of the run
         ("dispersion", pa.float64()),  # index d in [1e-3, 0.999]
-        ("psi", pa.float64()),  # -c ln d, c frozen for the run; 1 where no dispersion acts
+        # -c ln d, c frozen for the run and 1 where d was given; 1 where no dispersion acts
+        ("psi", pa.float64()),
     ]
 )
 

@@ -318,6 +318,11 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
         "none.jsonl",
     ),
     "no template": (lambda p: replace(p / "prompts.jsonl", conversation("user") * 9), [], "has no chat template"),
+    "no known dispersion": (
+        lambda p: replace(p / "prompts.jsonl", "".join(f'{{"prompt": "w{i}"}}\n' for i in range(9))),
+        ["dispersion.estimator=given"],
+        "has no column 'dispersion'",
+    ),
     "assistant last": (
         lambda p: replace(p / "prompts.jsonl", conversation("user", "assistant")),
         [],
@@ -506,6 +511,12 @@ GIVEN: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "a reward of text": (SETS | {"rewards": ["good", 0.0]}, [], "line 1"),
     "one response": (SETS | {"responses": ["w3"], "rewards": [1.0]}, [], "two"),
     "no layout": ({"question": "w1"}, [], "line 1"),
+    "no known dispersion": (SETS, ["dispersion.estimator=given"], "has no column 'dispersion'"),
+    "a known dispersion of text": (SETS | {"dispersion": "high"}, ["dispersion.estimator=given"], "str 'high'"),
+    "a known dispersion that is a truth value": (SETS | {"dispersion": True}, ["dispersion.estimator=given"], "bool"),
+    "a known dispersion of 0": (SETS | {"dispersion": 0}, ["dispersion.estimator=given"], "above 0 and at most 1"),
+    "a known dispersion above 1": (SETS | {"dispersion": 1.5}, ["dispersion.estimator=given"], "float 1.5"),
+    "a known dispersion that is NaN": (SETS | {"dispersion": float("nan")}, ["dispersion.estimator=given"], "null"),
     "responses too long": (SETS, ["sampling.max_response_tokens=1"], "none is left to train on"),
 }
 

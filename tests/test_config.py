@@ -66,6 +66,7 @@ REFUSED = [
     ({"prompts": {"path": "q", "template_arguments": {"tokenize": True}}}, "template_arguments has tokenize"),
     ({"dispersion": {"estimator": "none", "shuffle": True}}, "dispersion.shuffle = True"),
     ({"dispersion": {"estimator": "none", "scale": 2.0}}, "dispersion.scale = 2.0"),
+    ({"dispersion": {"estimator": "given", "scale": 2.0}}, "with dispersion.estimator = given: nothing would read it"),
     ({"cluster": {"placement": "shared"}}, "sharing a GPU is not built"),
     ({"cluster": {"engine_labels": {"role": "a b"}}}, "cluster.engine_labels"),
     ({"cluster": {"trainer_labels": {"": "x"}}}, "cluster.trainer_labels"),

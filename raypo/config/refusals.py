@@ -13,6 +13,8 @@ from raypo.config.rewards import HttpReward
 from raypo.config.tree import RunConfig
 from raypo.errors import ConfigError, ModelError
 
+_ESTIMATED: frozenset[Any] = frozenset({"reference_entropy", "likelihood", "reward_spread"})
+
 READ_ONLY_WITH: tuple[tuple[str, str, frozenset[Any]], ...] = (
     ("policy.lora_rank", "policy.adapter", frozenset({"lora"})),
     ("policy.lora_alpha", "policy.adapter", frozenset({"lora"})),
@@ -23,8 +25,8 @@ READ_ONLY_WITH: tuple[tuple[str, str, frozenset[Any]], ...] = (
     ("prompts.heldout_fraction", "prompts.heldout_path", frozenset({None})),
     ("engine.kv_cache_gib", "engine.backend", frozenset({"cpu", "auto"})),
     ("engine.gpu_memory_fraction", "engine.backend", frozenset({"gpu", "auto"})),
-    ("dispersion.scale", "dispersion.estimator", frozenset({"reference_entropy", "likelihood", "reward_spread"})),
-    ("dispersion.shuffle", "dispersion.estimator", frozenset({"reference_entropy", "likelihood", "reward_spread"})),
+    ("dispersion.scale", "dispersion.estimator", _ESTIMATED),  # what is given is not normalised
+    ("dispersion.shuffle", "dispersion.estimator", frozenset({*_ESTIMATED, "given"})),
 )
 """A field, the choice that it belongs to, and the values of the choice with which it is read."""
 

@@ -138,9 +138,10 @@ class ScoringConfig(Section):
 class DispersionConfig(Section):
     """How far each prompt's preferences are believed."""
 
-    estimator: Literal["reference_entropy", "likelihood", "reward_spread", "none"] = "reference_entropy"
+    estimator: Literal["reference_entropy", "likelihood", "reward_spread", "given", "none"] = "reference_entropy"
     """`reference_entropy` is the published one (arXiv 2405.14953); two others use the K responses, `reward_spread`
-    beside the average spread of the first round's sets, which is then frozen. `none`: psi = 1."""
+    beside the average spread of the first round's sets, which is then frozen. `given`: d is known, a number in (0, 1]
+    in the column `dispersion` of prompts or sets, and psi = -ln d without a scale. `none`: psi = 1."""
     scale: Annotated[float, Field(gt=0)] | Literal["fit"] = "fit"
     """c of psi = -c ln d. `fit`: mean psi is 1 over the trainable sets of the first round, then frozen. 0.29 is
     MallowsPO's published one (`raypo.dispersion.PUBLISHED_SCALE`), a fit on Llama3-8B-Instruct with UltraFeedback."""

@@ -19,7 +19,7 @@ from raypo.dispersion.index import (
     reward_spread_index,
     reward_spread_scale,
 )
-from raypo.dispersion.mallows import DISTANCES, Fit, fit
+from raypo.dispersion.mallows import DISTANCES, Fit, fit, known_index
 
 __all__ = [
     "DISTANCES",
@@ -31,6 +31,7 @@ __all__ = [
     "entropy_index",
     "fit",
     "fit_psi_scale",
+    "known_index",
     "likelihood_index",
     "psi",
     "psi_of",

@@ -139,10 +139,11 @@ def psi(index: Tensor, scale: float | Tensor) -> Tensor:
 
 
 def psi_of(phi: Tensor, *, model: str) -> Tensor:
-    """Psi of a known Mallows dispersion phi in (0, 1). Never normalised afterwards.
+    """Psi of a known Mallows dispersion phi in (0, 1]. Never normalised afterwards.
 
     For whoever knows phi: a bandit's truth, or a Mallows fit of several people's rankings of a prompt's responses
-    (`raypo.dispersion.mallows`). Runs estimate an index instead and take `psi`; no file of sets carries a known psi.
+    (`raypo.dispersion.mallows`). A run takes it as the index exp(-psi), in the column `dispersion` of its prompts or
+    sets, with `dispersion.estimator: given`; the other estimators' indices become psi by `psi`.
 
     Mallows-theta (Spearman): sigma(-2 ln phi s) at gap s, so psi = -2 ln phi. Mallows-phi (Kendall):
     g_phi(1) = 1 / (1 + phi) = sigma(-ln phi), so psi = -ln phi (arXiv 2405.14953; one convention for both).

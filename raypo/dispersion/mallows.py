@@ -26,6 +26,8 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
+from raypo.dispersion.index import clamp_index, psi_of
+
 MOST_ITEMS = 16
 """2^16 sets of ranks; one more item doubles time and memory."""
 
@@ -184,6 +186,25 @@ def fit(rankings: Tensor, distance: str) -> Fit:
     log_z = float(torch.logsumexp(ways.log() - lam * torch.arange(len(ways)), 0)) if math.isfinite(lam) else 0.0
     likelihood = len(rankings) * (-(lam * mean if mean else 0.0) - log_z)
     return Fit(tuple(center.tolist()), math.exp(-lam), distance, mean, likelihood, len(rankings))
+
+
+def known_index(rankings: Tensor, *, model: str) -> float:
+    """Dispersion index of a prompt from several people's rankings of its responses, for `dispersion.estimator: given`.
+
+    d = exp(-psi) with psi = `psi_of` the fitted phi: phi of the Kendall model, phi^2 of the Spearman model. Clamped to
+    [1e-3, 0.999]: where all rankings agree phi is 0, which few people say of many prompts, and psi would be infinite.
+
+        known_index(torch.tensor([[0, 1], [0, 1], [1, 0]]), model="phi")    # 0.5: two of three agree, odds of 2 to 1
+
+    Args:
+        rankings: [R, m] int as of `fit`.
+        model: "phi" or "theta", as of `psi_of`.
+
+    Raises:
+        ValueError: as of `fit` and `psi_of`.
+    """
+    phi = fit(rankings, "spearman" if model == "theta" else "kendall").phi
+    return float(clamp_index((-psi_of(torch.tensor(phi, dtype=torch.float64), model=model)).exp()))
 
 
 def expected_distance(distance: str, items: int, phi: float) -> float:

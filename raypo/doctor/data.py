@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from raypo.config import RunConfig
 from raypo.data.chat import load_sets, render_prompts
+from raypo.data.known import check_known
 from raypo.data.rendering import NO_END, NOT_A_PREFIX, WHOLE, answer_ids, render, template_hash
 from raypo.data.sources import read_prompts
 from raypo.doctor import trust
@@ -68,6 +69,7 @@ def prompts(config: RunConfig) -> Data:
             f"prompts of 1 to {given.max_prompt_tokens} tokens",
             "raise prompts.max_prompt_tokens, or mend the file",
         )
+    check_known(table, config)
     lengths = [len(ids) for ids in table["prompt_token_ids"].to_pylist()]
     told += f"; tokens {min(lengths)} to {max(lengths)}, median {np.median(lengths):g}"
     found = ok("prompts", told)
@@ -131,7 +133,8 @@ def sets(config: RunConfig) -> Data:
     )
     if given.heldout_path is not None:
         other = given.model_copy(update={"path": given.heldout_path, "limit": ROWS, "heldout_path": None})
-        load_sets(other, tokenizer, max_response_tokens=config.sampling.max_response_tokens)
+        check_known(load_sets(other, tokenizer, max_response_tokens=config.sampling.max_response_tokens)[0], config)
+    check_known(table, config)
     dropped = {reason: count for reason, count in facts["dropped"].items() if count}
     told = f"first {facts['rows']} rows of {given.path}: {table.num_rows} sets, read as {facts['formats']}"
     told += f"; dropped: {dropped or 'none'}; responses that left their set: {facts['responses']}"

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from raypo.config import RunConfig
 from raypo.data.chat import load_sets
+from raypo.data.known import check_known
 from raypo.errors import DataError, IntegrityError, RewardError
 from raypo.evaluation.intervals import SHARE, Interval
 from raypo.evaluation.significance import Floats
@@ -171,11 +172,17 @@ def trained(folder: RunFolder) -> dict[str, Any]:
 
 
 def given_sets(config: RunConfig) -> tuple[pa.Table, dict[str, Any]]:
-    """The run's sets as its policy reads them, and what was counted on the way; see `raypo.data.chat.load_sets`."""
+    """The run's sets as its policy reads them, and what was counted on the way; see `raypo.data.chat.load_sets`.
+
+    Raises:
+        DataError: as of `load_sets`, or their dispersion is to be given and is not.
+    """
     policy = config.policy
     tokenizer = load_tokenizer(policy.path, policy.revision, policy.chat_template)
     longest, lone = config.sampling.max_response_tokens, cluster.objective_of(config).needs_labels
-    return load_sets(config.prompts, tokenizer, max_response_tokens=longest, lone=lone)
+    given, facts = load_sets(config.prompts, tokenizer, max_response_tokens=longest, lone=lone)
+    check_known(given, config)
+    return given, facts
 
 
 def told_at_the_end(summary: dict[str, Any], accuracy: Interval) -> str:

@@ -27,6 +27,7 @@ from rich.console import Console
 
 from raypo.config import FunctionReward, ModelReward, RunConfig, refuse_lengths, refuse_online
 from raypo.data.chat import load_prompts
+from raypo.data.known import check_known
 from raypo.errors import RaypoError, RunError
 from raypo.models.load import check_folder, check_importance, load_config, load_tokenizer
 from raypo.online.coordinator import Coordinator
@@ -169,13 +170,14 @@ def read_prompts(folder: RunFolder, config: RunConfig) -> tuple[pa.Table, dict[s
     """Read, render and split the prompts; None where that is done and committed.
 
     Raises:
-        DataError: the prompts cannot be read, or too few are left.
+        DataError: the prompts cannot be read, too few are left, or their dispersion is to be given and is not.
     """
     if tables.whole(folder.path("prompts")) is not None:
         return None
     policy = config.policy
-    tokenizer = load_tokenizer(policy.path, policy.revision, policy.chat_template)
-    return load_prompts(config.prompts, tokenizer)
+    read = load_prompts(config.prompts, load_tokenizer(policy.path, policy.revision, policy.chat_template))
+    check_known(read[0], config, split="train")  # held-out prompts are not annotated
+    return read
 
 
 def commit_prompts(folder: RunFolder, read: tuple[pa.Table, dict[str, Any]] | None, console: Console) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from raypo import dispersion
 from raypo.config import RunConfig
+from raypo.data.known import known_dispersion
 from raypo.errors import DataError
 from raypo.records import ANNOTATED, conform
 from raypo.scoring.rewards import reward_spread, trainability
@@ -94,6 +95,8 @@ def finish_annotation(
 def fit_scales(table: pa.Table, config: RunConfig, trainable: list[bool], vocabulary: int) -> dict[str, float]:
     """Reward scale, psi scale and average spread of rewards of the first round, to be frozen.
 
+    The psi scale is 1 where dispersion is given, and fitted to nothing.
+
     The spread is that beside which `reward_spread` calls a prompt dispersed; 1, and read by nobody, with another
     estimator. Fitted anew each round it would hide that all rewards have moved together.
     """
@@ -103,7 +106,9 @@ def fit_scales(table: pa.Table, config: RunConfig, trainable: list[bool], vocabu
         spread = float(dispersion.reward_spread_scale(columns["rewards"], mask))
     index = dispersion_index(table, config, vocabulary, spread=spread)
     reward = reward_spread(table, trainable) if config.scoring.reward_scale == "run_std" and any(trainable) else 1.0
-    if config.dispersion.scale != "fit":
+    if config.dispersion.estimator == "given":
+        psi = 1.0  # psi = -ln d as it is known; fitted, it would be known only up to a factor
+    elif config.dispersion.scale != "fit":
         psi = float(config.dispersion.scale)
     elif any(trainable):
         psi = float(dispersion.fit_psi_scale(index, torch.tensor(trainable)))
@@ -122,7 +127,12 @@ def dispersion_index(
         config: of the run.
         vocabulary: width of the logits.
         spread: the average spread of rewards that `fit_scales` froze; None: this table's own.
+
+    Raises:
+        DataError: the dispersion is to be given, and a row does not have it.
     """
+    if config.dispersion.estimator == "given":
+        return dispersion.clamp_index(torch.tensor(known_dispersion(table), dtype=torch.float64))
     columns, mask = columns_of(table)
     lengths = columns["response_lengths"]
     match config.dispersion.estimator:

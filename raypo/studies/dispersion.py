@@ -26,13 +26,14 @@ from raypo.studies.drawings import forest
 from raypo.studies.people import (
     COST,
     HALVES,
-    KINDS,
     MATTERS,
     OTHER_HALF,
     PERFECT,
     PERFECT_ON_HALF,
     ceiling_row,
     given,
+    of_everyone,
+    of_used,
     on_people,
 )
 from raypo.studies.reference import PROMPT_TOKENS, TOKENS, indices, read
@@ -101,11 +102,13 @@ def _sample(model: torch.nn.Module, prompt: list[int], end: int, pad: int) -> li
 def run(setting: Setting) -> Result:
     """The language always; people's judgements where files are given."""
     people = given(setting)
-    tested = on_language(setting)
+    tested, everyone = on_language(setting), list[Row]()
     for kind, control in people.items():
-        tested += on_people(kind, control.judged, setting)
-    rows = adjusted(tested) + [row for control in people.values() for row in control.rows]
-    correlations = [one for one in rows if one.measure == RANK]
+        used, all_of = on_people(kind, control, setting)
+        tested, everyone = tested + used, everyone + all_of
+    # tests apart: what stands beside the claim does not move its intervals
+    rows = adjusted(tested) + adjusted(everyone) + [row for control in people.values() for row in control.rows]
+    correlations = [one for one in rows if one.measure == RANK and not of_everyone(one)]
     controls = [control.told for control in people.values() if control.told]
     return Result(
         rows=rows,
@@ -127,13 +130,13 @@ def run(setting: Setting) -> Result:
 
 def claimed(rows: list[Row]) -> list[Row]:
     """The reference's entropy against people's disagreement, wherever a model was given; see above of the language."""
-    return [one for one in rows if one.condition.endswith(", entropy") and one.condition.startswith(KINDS)]
+    return [one for one in rows if one.condition.endswith(", entropy") and of_used(one)]
 
 
 def beside(rows: list[Row]) -> list[Row]:
     """The reference's entropy, on the language as well, each after the ceiling that stands beside it."""
     found = []
-    for one in (row for row in rows if row.condition.endswith(", entropy")):
+    for one in (row for row in rows if row.condition.endswith(", entropy") and not of_everyone(row)):
         where = one.condition.rsplit(", ", 1)[0]
         found += [ceiling for ceiling in rows if ceiling.condition == f"{where}, {PERFECT}"] + [one]
     return found
@@ -151,10 +154,10 @@ def verdict(rows: list[Row]) -> Verdict:
 
 def plain(rows: Sequence[Row]) -> str:
     """Every index against people's disagreement, then on the language, in words."""
-    tested = [row for row in rows if row.measure == RANK]
+    tested = [row for row in rows if row.measure == RANK and not of_everyone(row)]
     each = {}
     for name in dict.fromkeys(row.condition.rsplit(", ", 1)[1] for row in tested):
-        people = [row for row in tested if row.condition.startswith(KINDS) and row.condition.endswith(f", {name}")]
+        people = [row for row in tested if of_used(row) and row.condition.endswith(f", {name}")]
         each[name] = voted([row.supports() for row in people])
     others = "; ".join(
         f"by {name} {told}" for name, told in each.items() if name not in ("entropy", HALVES) and told != NOT_MEASURED
@@ -190,6 +193,7 @@ def finding(rows: Sequence[Row], controls: Sequence[str] = ()) -> str:
             own = f" (ceiling {_bounded(half)})" if half and name == OTHER_HALF else ""
             each.append(f"{name}{own} {one.words()}")
         told.append(f"{where} ({of_all}): {'; '.join(each)}.")
+    told += left_out(rows)
     if any(one.condition.startswith("language, ") for one in rows):
         told.append(APART)
     for one in (row for row in rows if row.measure == COST):
@@ -201,6 +205,20 @@ def finding(rows: Sequence[Row], controls: Sequence[str] = ()) -> str:
     if not claimed(list(rows)):
         told.append("Without people's judgements and a model the claim is undecided.")
     return " ".join(["Rank correlation of each index with true disagreement.", *told, *controls])
+
+
+def left_out(rows: Sequence[Row]) -> list[str]:
+    """What leaving annotators out does to entropy's correlation, as a sentence; none where all are used."""
+    by = {row.condition: row for row in rows}
+    each = []
+    for one in (row for row in rows if of_everyone(row)):
+        where, _, rest = one.condition.partition(", ")
+        same = by.get(f"{where.partition(' with ')[0]}, {rest}")
+        if same is not None and rest.endswith(", entropy"):
+            each.append(f"{rest.removesuffix(', entropy')} {one.told()} in place of {same.told()}")
+    if not each:
+        return []
+    return [f"All annotators of cobbler, who decide nothing here, would give entropy by {'; by '.join(each)}."]
 
 
 def _bounded(row: Row) -> str:

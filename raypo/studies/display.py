@@ -49,11 +49,13 @@ class Control:
         rows: of the measures above, of all people in the file.
         judged: the people who are used.
         told: sentences.
+        everyone: all people in the file, where some are left out.
     """
 
     rows: list[Row]
     judged: Judged
     told: str
+    everyone: Judged | None = None
 
 
 def order_kept(judged: Judged) -> Floats:
@@ -192,7 +194,8 @@ def control(judged: Judged, slots: str | None, measure: Callable[[Floats], float
     found = ceilings(judged, measure, groups)
     rows += [_stated(name, OF_FOUR, one) for name, one in found.items()]
     used = Judged(judged.prompts, judged.responses, [one[chosen] for one in judged.scores], sources=judged.sources)
-    return Control(rows, used, told(judged, rows, chosen, slots is None, pairs, prompts))
+    sentences = told(judged, rows, chosen, slots is None, pairs, prompts)
+    return Control(rows, used, sentences, judged if len(chosen) < judged.people else None)
 
 
 def most_alike(pairs: Mapping[tuple[int, int], float]) -> tuple[int, int]:

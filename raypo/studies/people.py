@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -70,25 +70,55 @@ def _read(kind: str, path: str) -> Judged:
     return judged
 
 
-def on_people(kind: str, judged: Judged, setting: Setting) -> list[Row]:
-    """Every index that can be had against the disagreement of the people in a file."""
+def on_people(kind: str, control: Control, setting: Setting) -> tuple[list[Row], list[Row]]:
+    """Every index that can be had against the disagreement of the people in a file.
+
+    Returns:
+        rows of the people who are used; and of all in the file, where some are left out, under conditions of their own.
+    """
+    judged, rows, beside = control.judged, list[Row](), list[Row]()
+    by_model = under_model(judged, setting.options["model"]) if "model" in setting.options else {}
+    if by_model:
+        paid = mean_interval(by_model["likelihood"], confidence=CONFIDENCE, samples=SAMPLES)
+        rows.append(Row(f"{kind}, the model", COST, paid.n, 1, paid.mean, paid.low, paid.high))
+    rows += against(kind, kind, judged, by_model)
+    if (all_of := control.everyone) is not None:
+        beside += against(kind, f"{kind} with all {all_of.people} annotators", all_of, by_model)
+    return rows, beside
+
+
+def of_used(row: Row) -> bool:
+    """Whether a row is of people's judgements, and of those who are used."""
+    return row.condition.split(", ")[0] in KINDS
+
+
+def of_everyone(row: Row) -> bool:
+    """Whether a row is of all people in a file of which some are left out."""
+    return not of_used(row) and row.condition.startswith(tuple(f"{kind} with all " for kind in KINDS))
+
+
+def against(kind: str, told: str, judged: Judged, by_model: Mapping[str, Floats]) -> list[Row]:
+    """Indices by the people themselves and by a model against their disagreement, by every measure of the kind.
+
+    Args:
+        kind: of the file.
+        told: what conditions begin with.
+        judged: the people.
+        by_model: index of each prompt by name.
+    """
     rows: list[Row] = []
     measures: dict[str, Callable[[Floats], float]] = (
         {"variance": annotators.by_variance} if kind == "gold" else {"pairs": annotators.by_pairs}
     )
     if kind == "cobbler":
         measures = {name: annotators.by_mallows(name) for name in DISTANCES}
-    by_model = under_model(judged, setting.options["model"]) if "model" in setting.options else {}
-    if by_model:
-        paid = mean_interval(by_model["likelihood"], confidence=CONFIDENCE, samples=SAMPLES)
-        rows.append(Row(f"{kind}, the model", COST, paid.n, 1, paid.mean, paid.low, paid.high))
     for name, measure in measures.items():
-        told = f"{kind}, {name}"
+        where = f"{told}, {name}"
         whole = annotators.disagreements(judged, measure)
-        rows += halved(told, judged, measure)
+        rows += halved(where, judged, measure)
         rows += [
             correlated(
-                f"{told}, {index}",
+                f"{where}, {index}",
                 correlation_interval(values, whole, confidence=CONFIDENCE, samples=SAMPLES),
                 matters=MATTERS,
             )

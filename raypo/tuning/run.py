@@ -32,6 +32,7 @@ from rich.console import Console
 
 from raypo.config import RunConfig
 from raypo.data.chat import load_sets
+from raypo.data.known import check_known
 from raypo.errors import ConfigError, DataError, OutputError, RunError
 from raypo.models.load import load_tokenizer
 from raypo.online.folder import RunFolder
@@ -123,7 +124,7 @@ def sets_of(study: StudyConfig, base: RunConfig) -> pa.Table | None:
     """The given sets of an offline study.
 
     Raises:
-        DataError: they cannot be read, or none is held out.
+        DataError: they cannot be read, none is held out, or a trial's dispersion is to be given and is not.
     """
     if study.form == "online":
         return None
@@ -131,6 +132,8 @@ def sets_of(study: StudyConfig, base: RunConfig) -> pa.Table | None:
     tokenizer = load_tokenizer(policy.path, policy.revision, policy.chat_template)
     longest, lone = base.sampling.max_response_tokens, space.needs_labels(study)
     given, _ = load_sets(base.prompts, tokenizer, max_response_tokens=longest, lone=lone)
+    if (asked := space.given_dispersion(study)) is not None:
+        check_known(given, asked)
     if not pc.any(pc.equal(given["split"], "heldout")).as_py():
         raise DataError(
             f"no prompt of {base.prompts.path} is held out",

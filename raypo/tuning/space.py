@@ -105,6 +105,12 @@ def needs_labels(study: StudyConfig) -> bool:
     return objective_of(trial_config(study, next(corners(study.space)))).needs_labels
 
 
+def given_dispersion(study: StudyConfig) -> RunConfig | None:
+    """A trial's config whose dispersion is to be given, of the corners that `check` tries. None: there is none."""
+    tried = (trial_config(study, point) for point in itertools.islice(corners(study.space), CORNERS))
+    return next((one for one in tried if one.dispersion.estimator == "given"), None)
+
+
 def corners(space: Space) -> Iterator[dict[str, Any]]:
     """Every combination of choices, each with all ranges at their low and then all at their high ends."""
     choices = {path: one for path, one in space.items() if not isinstance(one, Range)}

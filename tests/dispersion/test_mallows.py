@@ -18,6 +18,7 @@ from raypo.dispersion.mallows import (
     expected_distance,
     fit,
     kendall,
+    known_index,
 )
 from raypo.objective.link import phi as phi_link
 
@@ -153,3 +154,16 @@ def test_what_is_no_ranking_is_refused() -> None:
         fit(torch.tensor([[0, 1]]), "ulam")
     with pytest.raises(ValueError, match=f"1 to {MOST_ITEMS}"):
         fit(torch.arange(MOST_ITEMS + 1)[None], "kendall")
+
+
+@pytest.mark.parametrize("model", ["phi", "theta"])
+def test_the_index_to_give_a_run_is_that_of_two_people_against_one(model: str) -> None:
+    """Two responses, 2 of 3 people for the first: odds 2, psi = ln 2 and d = 1/2 under both models.
+
+    Kendall: phi / (1 + phi) = 1/3, phi = 1/2. Spearman: 2 phi^2 / (1 + phi^2) = 2/3, phi^2 = 1/2. Clamped at both ends.
+    """
+    rankings = [[[0, 1], [0, 1], [1, 0]], [[0, 1]], [[0, 1], [1, 0]]]
+    known = [known_index(torch.tensor(ranks), model=model) for ranks in rankings]
+    assert known == [pytest.approx(0.5), pytest.approx(1e-3), pytest.approx(0.999)]
+    with pytest.raises(ValueError, match="expected 'theta' or 'phi'"):
+        known_index(torch.tensor([[0, 1]]), model="rho")

@@ -143,6 +143,19 @@ def test_given_sets_are_shown_as_they_are_trained(doctor: Doctor, place: Path) -
     assert "trust in given rewards ok nothing speaks against its size or order on 4 responses to 2 prompts" in out
 
 
+def test_a_dispersion_that_is_to_be_given_is_looked_for_in_every_file(doctor: Doctor, place: Path) -> None:
+    """In sets, in those that are held out, and in prompts alone; a run reads all rows, and the doctor the first."""
+    row: dict[str, object] = {"prompt": "w1 w2", "responses": ["w3", "w4"], "rewards": [1.0, 0.5]}
+    (place / "prompts.jsonl").write_text(json.dumps(row | {"dispersion": 0.5}) + "\n")
+    (place / "heldout.jsonl").write_text(json.dumps(row | {"prompt": "w5", "dispersion": -1}) + "\n")
+    assert doctor("rewards=[]", "dispersion.estimator=given")[0] == 0
+    code, out = doctor("rewards=[]", "dispersion.estimator=given", "prompts.heldout_path=heldout.jsonl")
+    assert (code, "'dispersion' int -1" in out) == (2, True)
+    (place / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"w{i}"}) + "\n" for i in range(12)))
+    code, out = doctor("dispersion.estimator=given")
+    assert (code, "12 of 12 rows have no known dispersion" in out) == (2, True)
+
+
 def test_given_rewards_that_are_doubted_are_told_before_anything_trains(doctor: Doctor, place: Path) -> None:
     """Of three responses the longest has 9 and the others 0 and 0.1, in every set.
 

@@ -66,6 +66,34 @@ def test_openings_of_reviews(tmp_path: Path) -> None:
     assert (refused.returncode, "OPENINGS [WORDS]" in refused.stderr) == (1, True)
 
 
+def test_dispersion_of_prompts_from_rankings(tmp_path: Path) -> None:
+    """Of three people two agree: 1 pair of 3 is the other way, phi / (1 + phi) = 1/3, so phi = 1/2.
+
+    Under theta it costs 2: 2 phi^2 / (1 + phi^2) = 2/3, and d = phi^2 = 1/2 as well. All agree: 1e-3, as clamped.
+    """
+    two = {"prompt": "a", "responses": [{"text": "x", "points": [2, 5, 1]}, {"text": "y", "points": [1, 4, 3]}]}
+    all_agree = {"prompt": "b", "responses": [{"text": "x", "points": [2, 5]}, {"text": "y", "points": [1, 4]}]}
+    (tmp_path / "sets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (two, all_agree)))
+    command = [sys.executable, str(JOBS / "known_dispersion.py"), str(tmp_path / "sets.jsonl"), str(tmp_path / "made")]
+    for model in ("phi", "theta"):
+        subprocess.run([*command, "points", model], check=True)
+        made = [json.loads(line) for line in (tmp_path / "made").read_text().splitlines()]
+        assert [row["dispersion"] for row in made] == [pytest.approx(0.5), pytest.approx(1e-3)]
+        assert {**made[0], "dispersion": 0} == {**two, "dispersion": 0}
+    for key, told in (("absent", "line 1: KeyError 'absent'"), ("text", "line 1: ValueError")):
+        refused = subprocess.run([*command, key], capture_output=True, text=True, check=False)
+        assert (refused.returncode, told in refused.stderr) == (1, True), refused.stderr
+
+
+def test_a_tie_is_no_ranking(tmp_path: Path) -> None:
+    row = {"responses": [{"text": "x", "annotator_points": [2, 1]}, {"text": "y", "annotator_points": [1, 1]}]}
+    (tmp_path / "sets.jsonl").write_text(json.dumps(row) + "\n")
+    command = [sys.executable, str(JOBS / "known_dispersion.py"), str(tmp_path / "sets.jsonl"), str(tmp_path / "made")]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (refused.returncode, "line 1: person 1 gives two responses the same" in refused.stderr) == (1, True)
+    assert not (tmp_path / "made").exists()
+
+
 def test_the_recipe_of_the_studies_runs_each_of_them_once() -> None:
     text = (JOBS / "studies.sh").read_text()
     (names,) = re.findall(r"^names=\((.*)\)$", text, flags=re.MULTILINE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from math import log, sqrt
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pytest
 from tiny import annotated, run_config
 
+from raypo.errors import DataError
 from raypo.records import ANNOTATED
 from raypo.stages.annotation import finish_annotation
 from raypo.tuning.shared import FINISHED
@@ -46,3 +48,45 @@ def test_another_estimator_reads_no_spread(tmp_path: Path) -> None:
     second, _ = finish_annotation(judged(0.5, 1.5), config, scales=facts["scales"], vocabulary=10)
     assert facts["scales"]["spread"] == 1.0
     assert first["psi"].to_pylist() == second["psi"].to_pylist()
+
+
+def with_dispersion(*known: float | None) -> pa.Table:
+    """Sets of two responses whose source rows had a column `dispersion`, as far as it was known."""
+    rows = [
+        row | {"metadata": json.dumps({} if d is None else {"dispersion": d})}
+        for row, d in zip(judged(*[1.0] * len(known)).to_pylist(), known, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, schema=ANNOTATED).drop_columns(list(FINISHED))
+
+
+def test_a_dispersion_that_is_given_becomes_psi_without_a_scale(tmp_path: Path) -> None:
+    """-ln 1/2 = ln 2 and -ln 1/4 = 2 ln 2, of mean 1.5 ln 2 and not 1. 1 is clamped to .999, 1e-9 to 1e-3.
+
+    A frozen scale is 1 in every round, whatever comes: ln 8 is ln 8.
+    """
+    config = run_config("policy", tmp_path, dispersion={"estimator": "given"})
+    first, facts = finish_annotation(with_dispersion(0.5, 0.25), config, scales=None, vocabulary=10)
+    assert first["dispersion"].to_pylist() == [0.5, 0.25]
+    assert first["psi"].to_pylist() == [log(2), log(4)]
+    assert (facts["scales"]["psi"], facts["scales"]["spread"]) == (1.0, 1.0)
+    assert facts["psi_mean"] == pytest.approx(1.5 * log(2))
+    second, later = finish_annotation(with_dispersion(1, 1e-9, 0.125), config, scales=facts["scales"], vocabulary=10)
+    assert second["psi"].to_pylist() == pytest.approx([-log(0.999), log(1000), log(8)])
+    assert later["scales"] == facts["scales"]
+
+
+def test_given_dispersions_are_exchanged_among_prompts_for_the_control(tmp_path: Path) -> None:
+    """The same four psi, of other prompts."""
+    config = run_config("policy", tmp_path, dispersion={"estimator": "given", "shuffle": True})
+    table, _ = finish_annotation(with_dispersion(0.5, 0.25, 0.125, 0.0625), config, scales=None, vocabulary=10)
+    assert table["dispersion"].to_pylist() == [0.5, 0.25, 0.125, 0.0625]
+    psi = table["psi"].to_pylist()
+    assert psi != sorted(psi)
+    assert sorted(psi) == pytest.approx([log(2), log(4), log(8), log(16)])
+
+
+def test_a_row_without_its_known_dispersion_ends_the_annotation(tmp_path: Path) -> None:
+    """No estimate stands in for it."""
+    config = run_config("policy", tmp_path, dispersion={"estimator": "given"})
+    with pytest.raises(DataError, match=r"1 of 2 rows have no known dispersion; .* has no column 'dispersion'"):
+        finish_annotation(with_dispersion(0.5, None), config, scales=None, vocabulary=10)

@@ -317,7 +317,8 @@ def test_who_kept_the_order_of_display_is_seen_and_left_out() -> None:
     assert "of keeping" not in found.told
     assert not [row for row in found.rows if row.measure == display.OF_FOUR]  # of three people there are no four
     named = display.control(judged, "0,2", annotators.by_mallows("kendall"))
-    assert named.judged.people == 2
+    assert (named.judged.people, named.everyone) == (2, judged)
+    assert display.control(judged, "0,1,2", annotators.by_mallows("kendall")).everyone is None
     assert "Of 3 annotators 0, 2 are used, as slots= names them" in named.told
 
 
@@ -433,7 +434,9 @@ def test_a_model_is_told_with_what_a_token_of_the_judged_text_costs_it(tmp_path:
     """An untrained model spreads over all its tokens: a token costs about ln V."""
     folder = make_model(tmp_path / "model", tied=True)
     judged = Judged(["w1 w2"] * 12, [["w3 w4", "w5"]] * 12, [np.array([[1.0, 0.0]] * 3)] * 12)
-    rows = people_of.on_people("pandalm", judged, Setting(quick=True, options={"model": str(folder)}))
+    setting = Setting(quick=True, options={"model": str(folder)})
+    rows, everyone = people_of.on_people("pandalm", display.Control([], judged, ""), setting)
+    assert everyone == []  # nobody is left out
     (cost,) = [row for row in rows if row.measure == people_of.COST]
     assert (cost.condition, cost.n) == ("pandalm, the model", 12)
     assert cost.effect == pytest.approx(1.0, abs=0.1)
@@ -467,6 +470,38 @@ def test_the_claim_on_dispersion_is_about_the_references_entropy_where_people_ju
     assert "independent of token entropy by construction" in told
     assert "Without people's judgements" not in told
     assert "Without people's judgements and a model the claim is undecided." in dispersion.finding(independent)
+
+
+def test_what_all_annotators_give_stands_beside_the_claim_and_decides_nothing() -> None:
+    """Entropy tracks the disagreement of the four who are used, and not that of all six."""
+
+    def row(where: str, effect: float) -> Row:
+        condition = f"{where}, kendall, entropy"
+        return Row(condition, correlations.RANK, 36, 1, effect, effect - 0.1, effect + 0.1, matters=people_of.MATTERS)
+
+    rows = [row("cobbler", 0.5), row("cobbler with all 6 annotators", -0.4)]
+    assert (dispersion.verdict(rows), dispersion.beside(rows)) == ("holds", rows[:1])
+    assert dispersion.plain(rows).startswith("That the reference's entropy tracks people's disagreement is confirmed;")
+    told = dispersion.finding(rows)
+    assert "cobbler with all 6 annotators, kendall (no ceiling can be told): entropy -0.400" in told
+    (sentence,) = dispersion.left_out(rows)
+    assert sentence.endswith("by kendall -0.400 [-0.500, -0.300] in place of +0.500 [+0.400, +0.600].")
+    assert sentence in told
+    assert dispersion.left_out(rows[:1]) == []
+
+
+def test_all_annotators_are_measured_as_those_who_are_used(tmp_path: Path) -> None:
+    """Six rankings of three responses at four prompts, of which slots leave four: the same rows of both."""
+    rng = np.random.default_rng(0)
+    scores = [np.stack([rng.permutation(3) for _ in range(6)]).astype(np.float64) for _ in range(4)]
+    judged = Judged(["w1 w2"] * 4, [["w3", "w4", "w5 w6"]] * 4, scores)
+    control = display.control(judged, "2,3,4,5", annotators.by_mallows("kendall"))
+    model = {"model": str(make_model(tmp_path / "model", tied=True))}
+    used, everyone = people_of.on_people("cobbler", control, Setting(quick=True, options=model))
+    beside = [row.condition.replace(" with all 6 annotators", "") for row in everyone]
+    assert beside == [row.condition for row in used if row.measure != people_of.COST]
+    assert all(map(people_of.of_everyone, everyone))
+    assert all(map(people_of.of_used, used))
 
 
 def test_the_study_of_dispersion_runs_on_the_language_and_on_people(tmp_path: Path) -> None:

@@ -57,6 +57,16 @@ def test_lengths_that_the_model_cannot_hold_are_told_before_anything_starts(plac
     assert not (place / "studies" / "long").exists()
 
 
+def test_a_dispersion_that_one_trial_is_to_be_given_is_told_before_anything_starts(place: Path) -> None:
+    """The base estimates it, and one of two choices of the space does not; the sets have no such column."""
+    estimators = {"dispersion.estimator": ["reference_entropy", "given"]}
+    objective = {"preset": "mallows-theta"}
+    study = build(study_of(place, "known", base={"objective": objective}, space=estimators))
+    with pytest.raises(DataError, match="40 of 40 rows have no known dispersion"):
+        tune_study(study)
+    assert not (place / "studies" / "known").exists()
+
+
 def study_of(place: Path, name: str, **changes: Any) -> dict[str, Any]:
     base = {
         "output": str(place / "runs"),
