@@ -25,7 +25,7 @@ from raypo.online.folder import RunFolder
 from raypo.report import plots
 from raypo.report.plots import Figure
 from raypo.stages import tables
-from raypo.studies.result import CONFIDENCE, Row, Verdict, measured, overall
+from raypo.studies.result import CONFIDENCE, Row, Verdict, measured
 from raypo.studies.sentences import VOTES, grouped, side, sign
 
 MATTERS = 0.1
@@ -174,7 +174,8 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
 
 def _combined(name: str, measure: str, found: Sequence[tuple[float, Floats]], *, tested: bool) -> Row:
     """A row over seeds and prompts, with the power of the test that combines them; one seed has none."""
-    both = combine_seeds(np.stack([difference for _, difference in found]), confidence=CONFIDENCE)
+    values = np.stack([difference for _, difference in found])
+    both = combine_seeds(values, confidence=CONFIDENCE)
     seeds = both.seeds
     kl = float(np.mean([kl for kl, _ in found]))
     row = Row(
@@ -185,7 +186,8 @@ def _combined(name: str, measure: str, found: Sequence[tuple[float, Floats]], *,
         return row
     chance, least = _means(both, CONFIDENCE)
     means = partial(_means, both)
-    return replace(row, p=both.p, matters=MATTERS, power=chance, detectable=least, means=means)
+    up, down = (combine_seeds(values - off, confidence=CONFIDENCE).p for off in (MATTERS, -MATTERS))
+    return replace(row, p=both.p, matters=MATTERS, power=chance, detectable=least, means=means, p_up=up, p_down=down)
 
 
 def _means(both: Combined, confidence: float) -> tuple[float, float]:
@@ -204,11 +206,6 @@ def claimed(rows: Sequence[Row]) -> list[Row]:
 def votes(rows: Sequence[Row]) -> list[Verdict]:
     """What each row says that decides the claim."""
     return [row.supports() for row in claimed(rows)]
-
-
-def verdict(rows: Sequence[Row]) -> Verdict:
-    """On what is claimed."""
-    return overall(votes(rows))
 
 
 def plain(rows: Sequence[Row]) -> str:

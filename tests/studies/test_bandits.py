@@ -26,7 +26,7 @@ from raypo.studies.arena import (
 )
 from raypo.studies.drawings import frontier
 from raypo.studies.rankings import BT_LOG_ODDS, draw_orders, psi_of_truth
-from raypo.studies.result import Row, compared
+from raypo.studies.result import Row, compared, overall
 
 DRAWS = 20_000
 
@@ -188,15 +188,15 @@ def rows_of_bandit(effect: float) -> list[Row]:
 
 
 def test_the_claim_of_the_bandit_is_about_mallows_truths_and_an_informed_reference() -> None:
-    assert bandit.verdict(rows_of_bandit(0.05)) == "holds"
-    assert bandit.verdict(rows_of_bandit(-0.05)) == "fails"
+    assert overall(bandit.votes(rows_of_bandit(0.05))) == "holds"
+    assert overall(bandit.votes(rows_of_bandit(-0.05))) == "fails"
     outside = [
         row
         if "informed" in row.condition and "bradley" not in row.condition and "shuffled" not in row.condition
         else rows_of_bandit(-0.05)[place]
         for place, row in enumerate(rows_of_bandit(0.05))
     ]
-    assert bandit.verdict(outside) == "holds"
+    assert overall(bandit.votes(outside)) == "holds"
     told = bandit.finding(rows_of_bandit(0.05))
     assert "Beta 0.1, 0.3 nats, theta truth, reference informed: ipo +0.050 [+0.040, +0.060], confirmed;" in told
     assert "confirmed" not in bandit.finding(rows_of_bandit(-0.05))

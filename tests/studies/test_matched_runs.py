@@ -93,6 +93,12 @@ def test_a_claim_that_is_true_by_construction_holds_and_its_opposite_fails() -> 
     assert online.concluded(runs_of({"dpo": 0.0, "mallows-theta": 0.2, "w-mpo": -0.3}), {}).verdict == "mixed"
 
 
+def test_a_gain_is_tested_against_what_matters_as_well() -> None:
+    """Of all prompts and seeds 0.1, which is just what matters: p is 1 above, and 0 against 0 and -0.1."""
+    row = matched._combined("mpo", matched.GAIN, [(1.0, np.full(PROMPTS, matched.MATTERS))] * 3, tested=True)
+    assert (row.p, row.p_up, row.p_down) == (0.0, 1.0, 0.0)
+
+
 def test_what_is_not_claimed_decides_nothing() -> None:
     """And is told in words, as the reward is that nobody trained on: of all runs the same, so their difference is 0."""
     found = online.concluded(runs_of({"dpo": 0.0, "w-mpo": 0.3, "simpo": -0.3}), {})
