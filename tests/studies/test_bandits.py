@@ -100,6 +100,16 @@ def test_gain_at_a_kl_is_straight_in_its_root() -> None:
     assert [float(path.accuracy_at(kl)[0]) for kl in (0.0625, 0.5625)] == pytest.approx([0.55, 0.7])  # from 1/2 on
 
 
+def test_a_gain_that_training_left_again_is_not_read() -> None:
+    """KL 0, 4, 1, 9 with gains 0, 9, 2, 6 passes 9/4 at last between 1 and 9: roots 1, 3/2, 3, so 2 + 4 / 4 = 3.
+
+    A second seed, 0, 4, 1, 1, did not end at 9/4.
+    """
+    kl, gain = np.array([[4.0, 4.0], [1.0, 1.0], [9.0, 1.0]]), np.array([[9.0, 9.0], [2.0, 2.0], [6.0, 2.0]])
+    path = Path(kl, gain, gain, torch.zeros(2, 1))
+    assert path.at(2.25).tolist() == pytest.approx([3.0, float("nan")], nan_ok=True)
+
+
 def test_a_path_is_drawn_by_its_gain_or_by_its_accuracy() -> None:
     """From KL 0 to 1, twice the KL compared at: gain 0 to 2, accuracy from a coin's 0.5 to 0.8; compared at 0.5."""
     path = Path(np.array([[0.25], [1.0]]), np.array([[1.0], [2.0]]), np.array([[0.6], [0.8]]), torch.zeros(1, 1))
