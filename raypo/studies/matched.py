@@ -116,7 +116,7 @@ def differences(one: Run, other: Run, *, second: bool = False) -> tuple[float, F
     """
     paths = [run.path(second) for run in (one, other)]
     kl = least_end(paths)
-    first, base = (found for path in paths if (found := passed(path, kl)) is not None)  # both begin at 0 and end beyond
+    first, base = (found for path in paths if (found := passed(path, kl)) is not None)  # from 0 to it at least
     return kl, first - base
 
 
