@@ -130,7 +130,7 @@ def evaluate(
     overrides: Overrides = None,
     policy: Annotated[
         list[str] | None,
-        typer.Option(metavar="METHOD[:POINT]=FOLDER", help="A policy; given again, another seed of it."),
+        typer.Option(metavar="METHOD[:POINT]=FOLDER", help="A policy, points as trained; again: another seed."),
     ] = None,
     out: Annotated[Path | None, out_option("Folder for tables and figures.")] = None,
 ) -> None:

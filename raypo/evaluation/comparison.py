@@ -35,8 +35,8 @@ class Drawn:
 
     Args:
         method: how it was made.
-        point: where on the method's path it lies, such as its weight version. Policies of one method and one point are
-            seeds of each other.
+        point: where on the method's path it lies, such as its weight version; a method's points are in the order of
+            training. Policies of one method and one point are seeds of each other.
         rows: records.SCORED.
         measured: records.MEASURED of its own responses.
         moved: records.MEASURED of the start's responses under this policy; None for the start.
@@ -242,9 +242,10 @@ def method_against_method(drawn: Mapping[str, Drawn], options: dict[str, Any]) -
 def methods_at_equal_kl(
     drawn: Mapping[str, Drawn], found: Mapping[str, Evaluation], options: dict[str, Any]
 ) -> dict[str, AtEqualKl]:
-    """Every two methods at the largest KL that all their seeds reach; the path of each seed begins at the start.
+    """Every two methods where the seed that moved least ended; the path of each seed begins at the start.
 
-    The seeds of a point are numbered as they were given: the second of every point are one path.
+    Points follow each other as they were given, which is the order of training. The seeds of a point are numbered as
+    they were given: the second of every point are one path.
     """
 
     def point(name: str) -> Point:

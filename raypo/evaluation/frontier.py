@@ -1,6 +1,10 @@
 """Reward against KL: which policies nobody beats at both, and which is better at the same KL.
 
-A higher reward bought with more KL is no better method: policies are compared where they moved equally far.
+A higher reward bought with more KL is no better method: policies are compared where they moved equally far, which is
+where the one that moved less ended. Where training ends is what a method gives, and both that KL and the versions
+beside it are chosen without a look at rewards. The largest KL that a path ever has may be that of a version which
+training left again, worse at more KL than what came after; the best of all versions (the frontier) would be chosen by
+the rewards that are compared, and favour whoever's vary more.
 """
 
 from __future__ import annotations
@@ -60,12 +64,31 @@ def at_kl(path: Sequence[Point], kl: float) -> Floats | None:
     return (1 - share) * ordered[right - 1].rewards + share * ordered[right].rewards
 
 
+def passed(path: Sequence[Point], kl: float) -> Floats | None:
+    """Each prompt's reward where a path last passed a KL, see `at_kl`; None where it began above or ended below.
+
+    A path may turn back: a version that went too far, and was left again, lies beyond its end. Between the last version
+    at or below the KL and the one after it lies the policy with which training went on for good.
+
+    Args:
+        path: points of one method in the order of training, the start first.
+        kl: see `at_kl`.
+    """
+    below = [at for at, point in enumerate(path) if max(point.kl, 0.0) <= max(kl, 0.0)]
+    return at_kl(path[below[-1] : below[-1] + 2], kl) if below else None
+
+
+def least_end(paths: Sequence[Sequence[Point]]) -> float:
+    """KL at which paths are compared: that of the one that ended closest to the start; at least 0."""
+    return max(min(path[-1].kl for path in paths), 0.0)
+
+
 @dataclass(frozen=True)
 class AtEqualKl:
     """Two methods where both have moved equally far.
 
     Args:
-        kl: nats per response at which they are compared: the most that every seed of both reaches.
+        kl: nats per response at which they are compared: the least at which a seed of either ended.
         difference: of the first's reward and the second's, over seeds and paired by prompt.
         p: p-value that it is 0, as it is.
         p_adjusted: the same for all comparisons of a table together (Holm); p where it is the only one.
@@ -84,20 +107,20 @@ class AtEqualKl:
 def at_equal_kl(
     one: Sequence[Sequence[Point]], other: Sequence[Sequence[Point]], *, confidence: float, samples: int
 ) -> AtEqualKl | None:
-    """Compare two methods at the largest KL that all their seeds reach; None where their paths share no KL.
+    """Compare two methods at the KL where the seed that moved least ended; None where a path never was so close.
 
     Each seed has its own path and its own reward at that KL: a mean path would take the seeds for certain.
 
     Args:
-        one: of each seed of a method, its points on some prompts.
+        one: of each seed of a method, its points on some prompts, in the order of training.
         other: of each seed of the other, on the same prompts.
         confidence: coverage, in (0, 1).
         samples: bootstrap resamples.
     """
-    kl = max(min(max(point.kl for point in path) for path in (*one, *other)), 0.0)
+    kl = least_end([*one, *other])
     sides = []
     for paths in (one, other):
-        ends = [at_kl(path, kl) for path in paths]
+        ends = [passed(path, kl) for path in paths]
         known = [end for end in ends if end is not None]
         if len(known) < len(ends):
             return None

@@ -56,7 +56,8 @@ class Policy:
         name: its own.
         method: how it was made.
         folder: Hugging Face folder.
-        point: where on the method's path it lies; policies of one method and point are seeds of each other.
+        point: where on the method's path it lies; a method's points are given in the order of training, and policies of
+            one method and point are seeds of each other.
     """
 
     name: str

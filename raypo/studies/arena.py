@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raypo.evaluation.frontier import Point, at_kl
+from raypo.evaluation.frontier import Point, passed
 from raypo.evaluation.significance import Floats
 from raypo.objective import AnyObjective, set_loss
 
@@ -88,7 +88,7 @@ class Path:
     weights: Tensor
 
     def at(self, kl: float) -> Floats:
-        """Gain of each seed at this KL, [S]; NaN for a seed whose policy never went so far."""
+        """Gain of each seed where it last passed this KL, [S]; NaN for a seed whose policy did not end so far."""
         return self._at(self.gain, kl, start=0.0)
 
     def accuracy_at(self, kl: float) -> Floats:
@@ -99,7 +99,7 @@ class Path:
         found = []
         for seed in range(self.kl.shape[1]):
             path = [Point(float(k), np.array([v])) for k, v in zip(self.kl[:, seed], values[:, seed], strict=True)]
-            reached = at_kl([Point(0.0, np.array([start])), *path], kl)
+            reached = passed([Point(0.0, np.array([start])), *path], kl)
             found.append(float("nan") if reached is None else float(reached[0]))
         return np.array(found)
 

@@ -21,7 +21,7 @@ from raypo.objective import AnyObjective, preset
 from raypo.studies.arena import Path, Sets, World, draw, generator, loss, make_world, train
 from raypo.studies.drawings import forest, frontier
 from raypo.studies.rankings import TRUTHS, draw_orders, psi_of_truth
-from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, measured, overall, tally
+from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, measured
 from raypo.studies.sentences import grouped, sides, sign, voted
 
 ARMS, SHOWN, PANEL, MATTERS = 6, 4, 5, 0.02
@@ -152,10 +152,10 @@ def run(setting: Setting) -> Result:
                 }
     rows = adjusted(rows) + collapse(setting, seeds)
     gains = [row for row in rows if row.measure == GAIN]
-    return Result(
-        rows=rows,
-        verdict=verdict(rows),
-        finding=f"{tally(votes(rows))} {plain(rows)} {finding(rows)}",
+    return Result.decided(
+        rows,
+        votes(rows),
+        [plain(rows), finding(rows)],
         headline=claimed(rows),
         drawings=[
             Drawing(
@@ -250,11 +250,6 @@ def claimed(rows: list[Row]) -> list[Row]:
 def votes(rows: list[Row]) -> list[Verdict]:
     """What each row says that decides the claim."""
     return [row.supports() for row in claimed(rows)]
-
-
-def verdict(rows: list[Row]) -> Verdict:
-    """On what is claimed."""
-    return overall(votes(rows))
 
 
 def plain(rows: list[Row]) -> str:

@@ -26,7 +26,7 @@ from raypo.report import plots
 from raypo.report.plots import Figure
 from raypo.studies.arena import Sets, World, draw, generator, make_world, rewards_of, train
 from raypo.studies.drawings import forest
-from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, measured, overall, tally
+from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, measured
 from raypo.studies.sentences import joined, voted
 
 DOUBTED = "sets of rewards that are doubted"
@@ -105,10 +105,10 @@ def run(setting: Setting) -> Result:
         ]
     rows = adjusted(rows)
     tested = claimed(rows)
-    return Result(
-        rows=rows,
-        verdict=verdict(rows),
-        finding=f"{tally(votes(rows))} {plain(rows, kept)} {finding(rows, kept)}",
+    return Result.decided(
+        rows,
+        votes(rows),
+        [plain(rows, kept), finding(rows, kept)],
         headline=claimed(rows),
         drawings=[
             Drawing("retained", "Retained gain by strength of each distortion.", _figure(kept)),
@@ -180,11 +180,6 @@ def claimed(rows: list[Row]) -> list[Row]:
 def votes(rows: list[Row]) -> list[Verdict]:
     """What each row says that decides the claim."""
     return [row.supports(-1) for row in claimed(rows)]
-
-
-def verdict(rows: list[Row]) -> Verdict:
-    """W-MPO retains less than each other under each distortion."""
-    return overall(votes(rows))
 
 
 def plain(rows: list[Row], kept: dict[str, dict[str, list[Floats]]]) -> str:

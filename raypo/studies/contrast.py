@@ -15,7 +15,7 @@ from raypo.evaluation.significance import Floats
 from raypo.objective import AnyObjective, preset
 from raypo.studies.arena import Path, Sets, World, draw, generator, make_world, rewards_of, train
 from raypo.studies.drawings import forest, frontier
-from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, overall, tally
+from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared
 from raypo.studies.sentences import grouped, side, sides, voted
 
 RESPONSES, KL, MATTERS, NOISE = 8, 0.5, 0.02, 0.5
@@ -100,10 +100,10 @@ def run(setting: Setting) -> Result:
         ]
     rows = adjusted(rows)
     against = [row for row in rows if row.measure == GAIN]
-    return Result(
-        rows=rows,
-        verdict=verdict(rows),
-        finding=f"{tally(votes(rows))} {plain(rows)} {finding(rows)}",
+    return Result.decided(
+        rows,
+        votes(rows),
+        [plain(rows), finding(rows)],
         headline=claimed(rows),
         drawings=[
             Drawing(
@@ -137,11 +137,6 @@ def claimed(rows: list[Row]) -> list[Row]:
 def votes(rows: list[Row]) -> list[Verdict]:
     """What each row says that decides the claim."""
     return [row.supports() for row in claimed(rows)]
-
-
-def verdict(rows: list[Row]) -> Verdict:
-    """On what is claimed."""
-    return overall(votes(rows))
 
 
 COPIES = {

@@ -1,4 +1,4 @@
-"""Rows of rank correlations: interval over prompts, p against 0, and the power to find one that matters.
+"""Rows of rank correlations: interval over prompts, p against 0 and what matters, and the power to find that.
 
 With z = atanh(r), a rank correlation r of n pairs has z about normal around atanh(rho) with variance 1.06 / (n - 3),
 for |rho| up to 0.8 (Fieller, Hartley and Pearson, Biometrika 44 (1957), 470-481; Fisher's own 1 / (n - 3), Metron 1
@@ -28,11 +28,14 @@ def error(n: int) -> float:
     return math.sqrt(1.06 / (n - 3)) if n > 3 else math.nan
 
 
-def rank_p(r: float, n: int) -> float:
-    """Two-sided p that the correlation is 0: 2 Phi(-|atanh r| / error). NaN where r is, or below four pairs."""
+def rank_p(r: float, n: int, rho: float = 0.0) -> float:
+    """Two-sided p that the true correlation is rho, in (-1, 1): 2 Phi(-|atanh r - atanh rho| / error).
+
+    NaN where r is, or below four pairs.
+    """
     if abs(r) >= 1:
         return 0.0
-    return float(2 * stats.norm.sf(abs(math.atanh(r)) / error(n)))
+    return float(2 * stats.norm.sf(abs(math.atanh(r) - math.atanh(rho)) / error(n)))
 
 
 def rank_power(rho: float, n: int, confidence: float = CONFIDENCE) -> float:
@@ -77,5 +80,7 @@ def correlated(condition: str, found: Interval, *, matters: float, measure: str 
         matters=matters,
         power=rank_power(matters, found.n),
         detectable=rank_detectable(found.n),
+        p_up=rank_p(found.mean, found.n, matters),
+        p_down=rank_p(found.mean, found.n, -matters),
         means=lambda confidence: (rank_power(matters, found.n, confidence), rank_detectable(found.n, confidence)),
     )

@@ -37,7 +37,7 @@ from raypo.studies.people import (
     on_people,
 )
 from raypo.studies.reference import PROMPT_TOKENS, TOKENS, indices, read
-from raypo.studies.result import CONFIDENCE, SAMPLES, Drawing, Result, Row, Setting, Verdict, adjusted, overall, tally
+from raypo.studies.result import CONFIDENCE, SAMPLES, Drawing, Result, Row, Setting, Verdict, adjusted
 from raypo.studies.sentences import NOT_MEASURED, VOTES, grouped, voted
 
 RESPONSES = 8
@@ -110,10 +110,10 @@ def run(setting: Setting) -> Result:
     rows = adjusted(tested) + adjusted(everyone) + [row for control in people.values() for row in control.rows]
     correlations = [one for one in rows if one.measure == RANK and not of_everyone(one)]
     controls = [control.told for control in people.values() if control.told]
-    return Result(
-        rows=rows,
-        verdict=verdict(rows),
-        finding=f"{tally(votes(rows))} {plain(rows)} {finding(rows, controls)}",
+    return Result.decided(
+        rows,
+        votes(rows),
+        [plain(rows), finding(rows, controls)],
         drawings=[
             Drawing("correlations", "Rank correlations over prompts.", forest(correlations, RANK, matters=MATTERS))
         ],
@@ -145,11 +145,6 @@ def beside(rows: list[Row]) -> list[Row]:
 def votes(rows: list[Row]) -> list[Verdict]:
     """What each row says that decides the claim."""
     return [one.supports() for one in claimed(rows)]
-
-
-def verdict(rows: list[Row]) -> Verdict:
-    """On what is claimed."""
-    return overall(votes(rows))
 
 
 def plain(rows: Sequence[Row]) -> str:

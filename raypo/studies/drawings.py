@@ -61,7 +61,7 @@ def frontier(
     for index, (name, path) in enumerate(paths.items()):
         with_all = [
             float(np.mean(value(path, float(at)))) for at in grid
-        ]  # NaN where a seed never went so far: no line
+        ]  # NaN where a seed did not end so far: no line
         ax.plot(
             grid,
             with_all,

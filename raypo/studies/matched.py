@@ -1,7 +1,7 @@
 """Runs of several conditions and seeds, compared where they moved equally far from the start.
 
 A run's path is its evaluated versions: KL to the start and each held-out prompt's reward. Two conditions of one seed
-share prompts and sampling seeds, so they are paired by prompt at the largest KL that both reach; over seeds, both the
+share prompts and sampling seeds, so they are paired by prompt where the one that moved less ended; over seeds, both the
 seeds and the prompts are samples (`combine_seeds`).
 """
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from raypo.errors import DataError
 from raypo.evaluation.diagnostics import by_source
-from raypo.evaluation.frontier import Point, at_kl
+from raypo.evaluation.frontier import Point, least_end, passed
 from raypo.evaluation.seeds import Combined, combine_seeds
 from raypo.evaluation.significance import Floats, detectable_by_t, power_by_t
 from raypo.evaluation.statistics import prompt_means
@@ -25,7 +25,7 @@ from raypo.online.folder import RunFolder
 from raypo.report import plots
 from raypo.report.plots import Figure
 from raypo.stages import tables
-from raypo.studies.result import CONFIDENCE, Row, Verdict, measured, overall
+from raypo.studies.result import CONFIDENCE, Row, Verdict, measured
 from raypo.studies.sentences import VOTES, grouped, side, sign
 
 MATTERS = 0.1
@@ -60,6 +60,12 @@ class Run:
     other: Floats | None = None
     other_name: str = ""
     prompts: tuple[str, ...] = ()
+
+    def path(self, second: bool) -> list[Point]:
+        """Its versions by the training reward, or by the second one, which must be there then."""
+        values = self.other if second else self.rewards
+        assert values is not None  # runs without it are not asked for it
+        return [Point(float(kl), each) for kl, each in zip(self.kl, values, strict=True)]
 
 
 def read(condition: str, seed: int, folder: RunFolder, other: str | None) -> Run:
@@ -103,34 +109,14 @@ def _in_spreads(versions: Sequence[Sequence[Sequence[float | None]]]) -> Floats:
     return np.stack([prompt_means(one) for one in versions]) / (spread or 1.0)
 
 
-def passed(kl: Floats, values: Floats, wanted: float) -> Floats:
-    """Each prompt's reward where a run last passed a KL, [P]; between two versions straight in sqrt(KL), see `at_kl`.
-
-    A run's KL may turn back: a version that went too far, and was left again, lies beyond the run's end. Between the
-    last version at or below the KL and the one after it lies the policy with which training went on for good.
-
-    Args:
-        kl: [V] nats; one below 0 counts as 0.
-        values: [V, P].
-        wanted: nats, at least 0 and at most the last version's.
-    """
-    low = int(np.flatnonzero(np.maximum(kl, 0.0) <= wanted)[-1])
-    found = at_kl([Point(float(kl[one]), values[one]) for one in range(low, min(low + 2, len(kl)))], wanted)
-    assert found is not None  # the two lie on both sides of it, or the run ends there
-    return found
-
-
 def differences(one: Run, other: Run, *, second: bool = False) -> tuple[float, Floats]:
-    """KL at which two runs of one seed are compared, the smaller of where they end, and the difference of each prompt.
+    """KL at which two runs of one seed are compared, that of the one that moved less, and each prompt's difference.
 
-    Where training ends is what a method gives, and both KLs and the versions beside them are chosen without a look at
-    rewards. The largest KL that a path ever reaches may be that of a version which training left again, worse at more
-    KL than what came after; the best of all versions (the frontier) would be chosen by the rewards that are compared,
-    and favour whoever's vary more.
+    See `raypo.evaluation.frontier` for why there.
     """
-    kl = max(float(min(one.kl[-1], other.kl[-1])), 0.0)
-    values = [run.other if second else run.rewards for run in (one, other)]
-    first, base = (passed(run.kl, each, kl) for run, each in zip((one, other), values, strict=True) if each is not None)
+    paths = [run.path(second) for run in (one, other)]
+    kl = least_end(paths)
+    first, base = (found for path in paths if (found := passed(path, kl)) is not None)  # from 0 to it at least
     return kl, first - base
 
 
@@ -174,7 +160,8 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
 
 def _combined(name: str, measure: str, found: Sequence[tuple[float, Floats]], *, tested: bool) -> Row:
     """A row over seeds and prompts, with the power of the test that combines them; one seed has none."""
-    both = combine_seeds(np.stack([difference for _, difference in found]), confidence=CONFIDENCE)
+    values = np.stack([difference for _, difference in found])
+    both = combine_seeds(values, confidence=CONFIDENCE)
     seeds = both.seeds
     kl = float(np.mean([kl for kl, _ in found]))
     row = Row(
@@ -185,7 +172,8 @@ def _combined(name: str, measure: str, found: Sequence[tuple[float, Floats]], *,
         return row
     chance, least = _means(both, CONFIDENCE)
     means = partial(_means, both)
-    return replace(row, p=both.p, matters=MATTERS, power=chance, detectable=least, means=means)
+    up, down = (combine_seeds(values - off, confidence=CONFIDENCE).p for off in (MATTERS, -MATTERS))
+    return replace(row, p=both.p, matters=MATTERS, power=chance, detectable=least, means=means, p_up=up, p_down=down)
 
 
 def _means(both: Combined, confidence: float) -> tuple[float, float]:
@@ -204,11 +192,6 @@ def claimed(rows: Sequence[Row]) -> list[Row]:
 def votes(rows: Sequence[Row]) -> list[Verdict]:
     """What each row says that decides the claim."""
     return [row.supports() for row in claimed(rows)]
-
-
-def verdict(rows: Sequence[Row]) -> Verdict:
-    """On what is claimed."""
-    return overall(votes(rows))
 
 
 def plain(rows: Sequence[Row]) -> str:

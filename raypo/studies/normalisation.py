@@ -19,7 +19,7 @@ from raypo import dispersion
 from raypo.objective import preset
 from raypo.studies.arena import Path, Sets, World, draw, generator, make_world, train
 from raypo.studies.drawings import forest, frontier
-from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, overall, tally
+from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared
 from raypo.studies.sentences import joined, sides, voted
 
 RESPONSES, ALPHA, KL, MATTERS = 8, 1.0, 1.5, 0.02
@@ -150,10 +150,10 @@ def run(setting: Setting) -> Result:
             if name != str(BASE)
         ]
     rows = adjusted(rows)
-    return Result(
-        rows=rows,
-        verdict=verdict(rows),
-        finding=f"{tally(votes(rows))} {plain(rows)} {finding(rows)}",
+    return Result.decided(
+        rows,
+        votes(rows),
+        [plain(rows), finding(rows)],
         headline=claimed(rows),
         drawings=[
             Drawing("effects", f"Gain over all frozen at {KL:g} nats.", forest(rows, LABEL, matters=MATTERS)),
@@ -185,11 +185,6 @@ def claimed(rows: list[Row]) -> list[Row]:
 def votes(rows: list[Row]) -> list[Verdict]:
     """What each row says that decides the claim."""
     return [row.supports(-1) for row in claimed(rows)]
-
-
-def verdict(rows: list[Row]) -> Verdict:
-    """Every way that is not all frozen loses."""
-    return overall(votes(rows))
 
 
 PARTS = {"psi": Way(psi="refit"), "the reward scale": Way(reward="refit"), "the reference": Way(reference="previous")}

@@ -49,10 +49,9 @@ from raypo.studies.matched import (
     read,
     rows_of,
     told_runs,
-    verdict,
     votes,
 )
-from raypo.studies.result import Drawing, Result, Setting, adjusted, tally
+from raypo.studies.result import Drawing, Result, Setting, adjusted
 
 CONDITIONS: dict[str, dict[str, Any]] = {
     "dpo": {"preset": "dpo"},
@@ -237,10 +236,10 @@ def concluded(runs: Sequence[Run], settings: Mapping[str, Any]) -> Result:
     """The table, the figures and the finding of finished runs."""
     rows = adjusted(rows_of(runs))
     gains = [row for row in rows if row.measure == GAIN]
-    return Result(
-        rows=rows,
-        verdict=verdict(rows),
-        finding=f"{tally(votes(rows))} {plain(rows)} {finding(rows)}",
+    return Result.decided(
+        rows,
+        votes(rows),
+        [plain(rows), finding(rows)],
         headline=claimed(rows),
         drawings=[
             Drawing("frontier", "Held-out reward against KL; a line a run.", figure(runs)),

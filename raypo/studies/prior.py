@@ -19,7 +19,7 @@ from torch import Tensor
 from raypo.objective import preset
 from raypo.studies.arena import POINTS, RATE, STEPS, Path, Sets, World, draw, generator, loss, measure, rewards_of
 from raypo.studies.drawings import forest, frontier
-from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, overall, tally
+from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared
 from raypo.studies.sentences import sides, voted
 
 RESPONSES, KL, MATTERS, NOISE = 8, 0.5, 0.02, 0.5
@@ -115,10 +115,10 @@ def run(setting: Setting) -> Result:
                 if prior != "reference"
             ]
     rows = adjusted(rows)
-    return Result(
-        rows=rows,
-        verdict=verdict(rows),
-        finding=f"{tally(votes(rows))} {plain(rows)} {finding(rows)}",
+    return Result.decided(
+        rows,
+        votes(rows),
+        [plain(rows), finding(rows)],
         headline=claimed(rows),
         drawings=[
             Drawing("effects", f"Gain over the fixed prior at {KL:g} nats.", forest(rows, LABEL, matters=MATTERS)),
@@ -143,11 +143,6 @@ def claimed(rows: list[Row]) -> list[Row]:
 def votes(rows: list[Row]) -> list[Verdict]:
     """What each row says that decides the claim."""
     return [row.supports() for row in claimed(rows)]
-
-
-def verdict(rows: list[Row]) -> Verdict:
-    """On what is claimed."""
-    return overall(votes(rows))
 
 
 def plain(rows: list[Row]) -> str:

@@ -37,8 +37,7 @@ from raypo.studies.result import (
     Verdict,
     adjusted,
     compared,
-    overall,
-    tally,
+    differs,
 )
 from raypo.studies.sentences import grouped
 
@@ -197,10 +196,10 @@ def run(setting: Setting) -> Result:
     stepped = tuple(count for count in (2, 8, 32, 128, 512) if count <= most)
     spent = cost(stepped)
     rows = adjusted(rows) + cost_rows(spent)
-    return Result(
-        rows=rows,
-        verdict=verdict(rows),
-        finding=f"{tally(votes(rows))} {plain(rows, spent)} {finding(rows, spent)}",
+    return Result.decided(
+        rows,
+        votes(rows),
+        [plain(rows, spent), finding(rows, spent)],
         headline=claimed(rows),
         rule=RULE,
         drawings=[
@@ -233,15 +232,12 @@ def votes(rows: list[Row]) -> list[Verdict]:
     return [at_claim(row) for row in claimed(rows)]
 
 
-def verdict(rows: list[Row]) -> Verdict:
-    """On what is claimed."""
-    return overall(votes(rows))
-
-
 RULE = (
     f"A slope confirms the claim when its whole interval lies within {TOLERANCE:g} of {CLAIMED:g}, and refutes it when "
-    "its whole interval lies outside. The claim holds when all slopes of the headline confirm it, holds in part when "
-    "some confirm and others refute it, fails when some refute it and none confirms it, and is undecided otherwise."
+    "its whole interval lies outside. Of the adjusted p that the slope is one of these bounds, both must be below 0.05 "
+    "to confirm, and that of the nearer bound to refute. The claim holds when all slopes of the headline confirm it, "
+    "holds in part when some confirm and others refute it, fails when some refute it and none confirms it, and is "
+    "undecided otherwise."
 )
 
 
@@ -249,12 +245,14 @@ def at_claim(row: Row) -> Verdict:
     """Holds: the interval lies within the tolerance around the claimed slope. Fails: wholly outside. Else undecided.
 
     A 95 % interval within the tolerance is an equivalence test at 2.5 % on each side (Schuirmann, Journal of
-    Pharmacokinetics and Biopharmaceutics 15 (1987), 657-680).
+    Pharmacokinetics and Biopharmaceutics 15 (1987), 657-680); that other slopes are tested beside it is in the row's
+    adjusted p at the bounds. Within, the slope must differ from both of them, and outside from the nearer one.
     """
     low, high = CLAIMED - TOLERANCE, CLAIMED + TOLERANCE
+    off_low, off_high = differs(row.p_down), differs(row.p_up)
     if low <= row.low and row.high <= high:
-        return "holds"
-    return "fails" if row.high < low or row.low > high else "undecided"
+        return "holds" if off_low and off_high else "undecided"
+    return "fails" if (row.high < low and off_low) or (row.low > high and off_high) else "undecided"
 
 
 WORDS = {"holds": "", "fails": " (not -1/2)", "undecided": " (undecided)"}

@@ -5,6 +5,12 @@ prompts, where the data are given. The interval is over those units. `power` is 
 that matters, which was fixed beforehand, and not the power at the effect that was found, which would repeat p. It is
 the power of the test that decides: among m tests of a result Holm's first stands at a level of 5 % / m, later ones at a
 higher one. Power is told at that strictest level, and is at least that.
+
+To say that an effect is short of what matters is a finding too, and among many rows as easily a false one. So a row has
+three tests of one kind: that its effect is `against`, that it is the smallest one above that matters, and the same
+below. Each is adjusted for its number, and two-sided as the interval is: it finds on either side at 2.5 %, to confirm
+and to refute alike. They are one test of units that are moved. So `power` is also the chance to find, where there is no
+effect, that it is short of what matters; and units too few for the one (`attainable`) are too few for the others.
 """
 
 from __future__ import annotations
@@ -25,6 +31,12 @@ CONFIDENCE = 0.95
 SAMPLES = 2000
 
 Verdict = Literal["holds", "fails", "mixed", "undecided"]
+
+
+def differs(p: float) -> bool:
+    """Whether an adjusted p finds a difference; NaN, which is no test, leaves that to the interval."""
+    return not p >= 0.05
+
 
 Means = Callable[[float], tuple[float, float]]
 """Of a test: confidence (1 - its level) -> its power, and the effect that it finds in 80 % of repetitions."""
@@ -73,6 +85,8 @@ class Row:
             nothing.
         detectable: effect that would be found in 80 % of repetitions.
         against: value that the test is against: 0, or the one that is claimed.
+        p_up: as p, that the effect is `against` + `matters`; NaN: no test.
+        p_down: as p, that the effect is `against` - `matters`.
         means: power and `detectable` of the test at another level; None: they are told as they are.
     """
 
@@ -88,6 +102,8 @@ class Row:
     power: float = float("nan")
     detectable: float = float("nan")
     against: float = 0.0
+    p_up: float = float("nan")
+    p_down: float = float("nan")
     means: Means | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -98,13 +114,14 @@ class Row:
     def supports(self, direction: int = 1) -> Verdict:
         """Whether the row bears out that the effect has this sign.
 
-        `fails`: the interval lies wholly below the effect that would matter, be it on the other side of 0. `holds`: it
-        lies above 0, and p < 0.05 after adjustment where there is a test. `undecided`: neither can be told.
+        `fails`: the interval lies wholly below the effect that would matter, be it on the other side of 0, and the test
+        that it has that size has p < 0.05. `holds`: else, where the interval lies above 0 and p < 0.05. Either p is
+        adjusted, and not asked for where there is no test. `undecided`: neither can be told.
         """
         low, high = sorted((direction * self.low, direction * self.high))
         if high < 0 or high < self.matters:
-            return "fails"
-        return "holds" if low > 0 and not self.p >= 0.05 else "undecided"
+            return "fails" if differs(self.p_up if direction > 0 else self.p_down) else "undecided"
+        return "holds" if low > 0 and differs(self.p) else "undecided"
 
     def words(self, direction: int = 1) -> str:
         """The effect, its interval, and what they say of that sign."""
@@ -162,6 +179,31 @@ class Result:
     headline: Sequence[Row] = ()
     rule: str = ""
 
+    @classmethod
+    def decided(
+        cls,
+        rows: Sequence[Row],
+        votes: Sequence[Verdict],
+        told: Sequence[str],
+        *,
+        drawings: Sequence[Drawing],
+        settings: Mapping[str, Any],
+        headline: Sequence[Row],
+        rule: str = "",
+    ) -> Result:
+        """A result whose verdict follows from votes, and whose finding begins with how many say what.
+
+        Args:
+            rows: see the class.
+            votes: what each row says that decides the claim.
+            told: sentences that follow.
+            drawings: see the class.
+            settings: see the class.
+            headline: see the class.
+            rule: see the class.
+        """
+        return cls(rows, overall(votes), " ".join([tally(votes), *told]), drawings, settings, headline, rule)
+
     def table(self) -> list[dict[str, Any]]:
         """Rows as plain values."""
         names = [one.name for one in fields(Row) if one.name != "means"]
@@ -170,9 +212,10 @@ class Result:
 
 RULE = (
     "A comparison confirms the claim when its whole interval lies on the claimed side of 0 and its adjusted p is below "
-    "0.05. It refutes it when the whole interval lies short of the smallest effect that matters. The claim holds when "
-    "all comparisons of the headline confirm it, holds in part when some confirm and others refute it, fails when some "
-    "refute it and none confirms it, and is undecided otherwise."
+    "0.05. It refutes it when the whole interval lies short of the smallest effect that matters and the adjusted p "
+    "that the effect has that size is below 0.05. The claim holds when all comparisons of the headline confirm it, "
+    "holds in part when some confirm and others refute it, fails when some refute it and none confirms it, and is "
+    "undecided otherwise."
 )
 """How claims are decided, fixed before any was tested; `supports` and `overall` in words."""
 
@@ -186,18 +229,34 @@ def tally(verdicts: Sequence[Verdict]) -> str:
     )
 
 
+TESTS = ("p", "p_up", "p_down")
+"""The p-values of a row."""
+
+
 def adjusted(rows: Sequence[Row]) -> list[Row]:
-    """Rows with Holm's p-values over those that test something, and the power of tests among so many."""
-    tested = [row.p for row in rows if np.isfinite(row.p)]
-    found, level = iter(holm(tested)), (1 - CONFIDENCE) / max(len(tested), 1)
-    return [_among(row, next(found), level) if np.isfinite(row.p) else row for row in rows]
+    """Rows with Holm's p-values over those that test something, and the power of tests among so many.
+
+    Each of the three tests is adjusted over all rows that have it: it finds what is not there, in whichever of them, in
+    at most 5 % of repetitions.
+    """
+    tests = [_together([getattr(row, name) for row in rows]) for name in TESTS]
+    level = (1 - CONFIDENCE) / max(int(np.isfinite(tests[0]).sum()), 1)
+    return [_among(row, p, level) for row, *p in zip(rows, *tests, strict=True)]
 
 
-def _among(row: Row, p: float, level: float) -> Row:
-    if row.means is None:
-        return replace(row, p=p)
+def _together(p_values: Sequence[float]) -> list[float]:
+    """Holm's p-values of those that are finite; the others as they are."""
+    found = iter(holm([p for p in p_values if np.isfinite(p)]))
+    return [next(found) if np.isfinite(p) else p for p in p_values]
+
+
+def _among(row: Row, p_values: Sequence[float], level: float) -> Row:
+    p, up, down = p_values
+    told = replace(row, p=p, p_up=up, p_down=down)
+    if row.means is None or not np.isfinite(row.p):
+        return told
     chance, least = row.means(1 - level)
-    return replace(row, p=p, power=chance, detectable=least)
+    return replace(told, power=chance, detectable=least)
 
 
 def compared(
@@ -212,8 +271,10 @@ def compared(
 ) -> Row:
     """A row from paired differences, or from other figures, one per independent unit.
 
-    p is the sign-flip test's that their mean is `against`; power is that of finding a mean that lies `matters` away
-    from it, by the noncentral t distribution with the units' spread (`raypo.evaluation.statistics.power`).
+    p, p_up and p_down are the sign-flip test's that their mean is `against`, or `matters` above or below it; power is
+    that of finding a mean that lies `matters` away from `against`, by the noncentral t distribution with the units'
+    spread (`raypo.evaluation.significance.power`). Five units or fewer have no p below 0.05, whatever they are: they
+    neither confirm nor refute.
 
     Args:
         condition: see `Row`.
@@ -247,6 +308,8 @@ def compared(
         power=chance,
         detectable=least,
         against=against,
+        p_up=paired_test(kept - (against + matters)),
+        p_down=paired_test(kept - (against - matters)),
         means=means,
     )
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from raypo.objective import preset
 from raypo.studies.arena import Sets, draw, generator, make_world, rewards_of, train
 from raypo.studies.drawings import forest
-from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared, overall, tally
+from raypo.studies.result import Drawing, Result, Row, Setting, Verdict, adjusted, compared
 from raypo.studies.sentences import sides, voted
 
 RESPONSES, KL, MATTERS = 8, 0.5, 0.02
@@ -88,10 +88,10 @@ def run(setting: Setting) -> Result:
                 condition = f"beta {beta:g}, {shape}, {kind}, power {power}, alpha {alpha:g}"
                 rows.append(compared(condition, "gain over mpo", found.at(KL) - by_mpo, n=heldout, matters=MATTERS))
     rows = adjusted(rows)
-    return Result(
-        rows=rows,
-        verdict=verdict(rows),
-        finding=f"{tally(votes(rows))} {plain(rows)} {finding(rows)}",
+    return Result.decided(
+        rows,
+        votes(rows),
+        [plain(rows), finding(rows)],
         headline=claimed(rows),
         drawings=[
             Drawing(
@@ -116,11 +116,6 @@ def claimed(rows: list[Row]) -> list[Row]:
 def votes(rows: list[Row]) -> list[Verdict]:
     """What each row says that decides the claim."""
     return [row.supports() for row in claimed(rows)]
-
-
-def verdict(rows: list[Row]) -> Verdict:
-    """On what is claimed."""
-    return overall(votes(rows))
 
 
 def plain(rows: list[Row]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raypo.evaluation.frontier import Point, at_equal_kl, at_kl, on_frontier
+from raypo.evaluation.frontier import Point, at_equal_kl, at_kl, least_end, on_frontier, passed
 
 NAN = float("nan")
 
@@ -38,6 +38,33 @@ def test_methods_are_compared_as_far_as_both_went() -> None:
     assert (found.kl, found.difference.mean, found.seeds) == (1.0, pytest.approx(0.5), (1, 1))
     assert (found.p, np.isnan(found.detectable)) == (0.5, True)  # of two prompts no test finds anything
     assert at_equal_kl([one[1:]], [other], confidence=0.95, samples=100) is None
+
+
+def test_a_path_is_read_where_it_last_passed_a_kl() -> None:
+    """Of KL 0, 4, 1, 9 with 0, 9, 2, 6 the KL 2.25 is passed first on the way to 4 and at last between 1 and 9.
+
+    Roots 1, 1.5, 3, so 2 + 4 / 4 = 3. At 1 it is the version itself, and at 9 the end. It was never beyond, and
+    without its start never at 0.
+    """
+    turned = path((0.0, [0.0]), (4.0, [9.0]), (1.0, [2.0]), (9.0, [6.0]))
+    assert [passed(turned, kl).tolist() for kl in (2.25, 1.0, 9.0)] == [[3.0], [2.0], [6.0]]  # type: ignore[union-attr]
+    assert passed(turned, 9.1) is None
+    assert passed(turned[1:], 0.0) is None
+    assert passed(turned[:3], 2.25) is None  # it ended at 1: no policy with which training went on
+
+
+def test_a_version_that_training_left_again_decides_nothing() -> None:
+    """KL 0, 4, 1 with rewards 0, 9, 2 ended at 1 nat with 2. The other goes on, 0, 1, 4 with 0, 1, 3: 2 - 1 = 1 there.
+
+    At the largest KL of both, 4, it were 9 - 3.
+    """
+    back = path((0.0, [0.0, 0.0]), (4.0, [9.0, 9.0]), (1.0, [2.0, 2.0]))
+    on = path((0.0, [0.0, 0.0]), (1.0, [1.0, 1.0]), (4.0, [3.0, 3.0]))
+    assert least_end([back, on]) == 1.0
+    for one, other, expected in ((back, on, 1.0), (on, back, -1.0)):
+        found = at_equal_kl([one], [other], confidence=0.95, samples=100)
+        assert found is not None
+        assert (found.kl, found.difference.mean) == (1.0, expected)
 
 
 def test_a_kl_that_was_estimated_below_0_is_0() -> None:

@@ -204,6 +204,9 @@ def test_the_level_of_few_sign_flips_is_one_that_they_have() -> None:
     """p-values are multiples of 2^(1 - n): 1 / 32 of 6, 3 / 64 of 7, 0.05 * 2048 = 102.4 so 102 / 2048 of 12."""
     assert [attainable(0.95, n) for n in (5, 6, 7, 12)] == [0.0, 1 / 32, 3 / 64, 102 / 2048]
     assert attainable(0.95, 13) == pytest.approx(0.05)
+    # 2,500 steps: of 76 tests together 5 % / 76 = 1.6 of them, of 126 less than one
+    assert [attainable(1 - 0.05 / tests, 40) for tests in (76, 125, 126)] == [1 / 2500, 1 / 2500, 0.0]
+    assert attainable(0.9, 40) == 0.1
     assert power(0.0, 1.0, 6, confidence=0.95) == pytest.approx(1 / 32)
 
 

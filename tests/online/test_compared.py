@@ -25,21 +25,27 @@ def figures(mean: float) -> dict[str, float]:
 def policy(reward: float) -> dict[str, Any]:
     names = ("kl_per_response", "length", "truncated", "self_similarity", "entropy_per_token", "reward_win_rate")
     names += ("length_correlation", "tie_rate", "chosen_shift", "rejected_shift", "saturated")
-    tests = {f"{name}_{kind}": 1.0 for name in ("reward_gain", "reward_win_rate") for kind in ("p", "detectable")}
+    names += ("reward_win_rate_controlled",)
+    tested = ("reward_gain", "reward_win_rate", "reward_win_rate_controlled")
+    tests = {f"{name}_{kind}": 1.0 for name in tested for kind in ("p", "detectable")}
+    tests |= {"engine_gap": 0.01, "distinct_2": 0.5}
     told = {"reward": figures(reward), "reward_gain": figures(reward), "best_of_n": {"1": figures(reward)}}
     told["distinct_within"] = {str(n): figures(0.5) for n in (1, 2, 3)}
-    return {**told, **{name: figures(0.5) for name in names}, **tests, "warnings": []}
+    return {**told, **{name: figures(0.5) for name in names}, **tests, "reward_by_source": {}, "warnings": []}
 
 
 def place(folder: Path) -> Path:
     """A comparison of one policy with the start, on one prompt: nothing has bounds."""
     config = build({"name": "mine", "policy": {"path": "nowhere"}, "prompts": {"path": "nowhere"}})
     (folder / COMPARED).write_text(json.dumps({"config": config.model_dump(mode="json"), "versions": {"raypo": "0"}}))
-    pair = {"one": "a", "other": "start", "difference": figures(0.5), "p_adjusted": 1.0, "detectable": math.nan}
+    pair = {"one": "a", "other": "start", "difference": figures(0.5), "p": 1.0, "p_adjusted": 1.0}
+    pair |= {"detectable": math.nan, "win_rate": figures(0.5)}
+    fair = {name: figures(0.5) for name in ("win_rate", "controlled", "length_effect")}
+    fair |= {"p": 1.0, "detectable": math.nan, "uses_difficulty": False}
     found = {
         "policies": {"start": policy(0.0), "a": policy(0.5)},
-        "length_controlled": {"a": {"controlled": figures(0.5), "p": 1.0}},
-        "pairs": [pair | {"win_rate": figures(0.5)}],
+        "length_controlled": {"a": fair},
+        "pairs": [pair],
         "frontier": ["start"],
         "folders": {"start": "nowhere", "a": "somewhere"},
         "prompts": 1,
@@ -106,6 +112,30 @@ def test_figures_that_are_no_object_are_refused(tmp_path: Path) -> None:
 def test_a_page_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None:
     (place(tmp_path) / PAGE).mkdir()
     with pytest.raises(OutputError, match="cannot write"):
+        write_comparison_page(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("frontier", ["b"], r"frontier of other policies than a, start"),
+        ("length_controlled", {}, r"length_controlled of other policies"),
+    ],
+)
+def test_figures_of_other_policies_are_refused(tmp_path: Path, key: str, value: object, message: str) -> None:
+    found = read_figures(place(tmp_path))
+    assert found is not None
+    write_figures(tmp_path, found | {key: value})
+    with pytest.raises(DataError, match=message):
+        write_comparison_page(tmp_path)
+
+
+def test_a_figure_that_is_no_number_is_named(tmp_path: Path) -> None:
+    found = read_figures(place(tmp_path))
+    assert found is not None
+    found["policies"]["a"]["reward"]["mean"] = "much"
+    write_figures(tmp_path, found)
+    with pytest.raises(DataError, match=r"policies\.a\.reward\.mean: Input should be a valid number"):
         write_comparison_page(tmp_path)
 
 

@@ -119,9 +119,13 @@ def test_an_interval_is_shown_with_its_bounds_where_it_has_any() -> None:
 
 def test_every_figure_of_the_table_has_its_bounds_and_its_test() -> None:
     page = render(record("plain"), confidence=0.95, untrained=["other"])
-    row = re.sub(r"<[^>]*>", "|", page[page.index("<tbody><tr><td>0") :].split("</tr>")[0]).replace("\u00a0", " ")
-    assert "|0.100 [0.000, 0.200]||0.0004||0.07||" in row  # gain, p, detectable
+    start, row, _ = re.sub(
+        r"<[^>]*>", "|", page[page.index("<tbody><tr><td>0") :].replace("</tr>", "\n").replace("\u00a0", " ")
+    ).split("\n", 2)
+    assert "|0.400 [0.300, 0.500]||0.0004||0.07||" in row  # gain, p, detectable
     assert "|0.600 [0.500, 0.700]||0.03||0.60 [0.50, 0.70]||0.6 [0.5, 0.7]||0.500||0.25 [0.12, 0.50]|" in row
+    # beside itself the start has no gain, p, detectable, win rate and p; reward, other and KL it has
+    assert "|0||0.100 [0.000, 0.200]||-||-||-||0.300 [0.200, 0.400]||-||-||0.60 [0.50, 0.70]|" in start
 
 
 def test_a_record_of_an_older_run_is_shown_as_it_is() -> None:

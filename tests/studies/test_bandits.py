@@ -26,7 +26,7 @@ from raypo.studies.arena import (
 )
 from raypo.studies.drawings import frontier
 from raypo.studies.rankings import BT_LOG_ODDS, draw_orders, psi_of_truth
-from raypo.studies.result import Row, compared
+from raypo.studies.result import Row, compared, overall
 
 DRAWS = 20_000
 
@@ -98,6 +98,16 @@ def test_gain_at_a_kl_is_straight_in_its_root() -> None:
     assert [float(path.at(kl)[0]) for kl in (0.0625, 0.25, 0.5625, 1.0)] == pytest.approx([0.5, 1.0, 1.5, 2.0])
     assert np.isnan(path.at(1.1)[0])
     assert [float(path.accuracy_at(kl)[0]) for kl in (0.0625, 0.5625)] == pytest.approx([0.55, 0.7])  # from 1/2 on
+
+
+def test_a_gain_that_training_left_again_is_not_read() -> None:
+    """KL 0, 4, 1, 9 with gains 0, 9, 2, 6 passes 9/4 at last between 1 and 9: roots 1, 3/2, 3, so 2 + 4 / 4 = 3.
+
+    A second seed, 0, 4, 1, 1, did not end at 9/4.
+    """
+    kl, gain = np.array([[4.0, 4.0], [1.0, 1.0], [9.0, 1.0]]), np.array([[9.0, 9.0], [2.0, 2.0], [6.0, 2.0]])
+    path = Path(kl, gain, gain, torch.zeros(2, 1))
+    assert path.at(2.25).tolist() == pytest.approx([3.0, float("nan")], nan_ok=True)
 
 
 def test_a_path_is_drawn_by_its_gain_or_by_its_accuracy() -> None:
@@ -188,15 +198,15 @@ def rows_of_bandit(effect: float) -> list[Row]:
 
 
 def test_the_claim_of_the_bandit_is_about_mallows_truths_and_an_informed_reference() -> None:
-    assert bandit.verdict(rows_of_bandit(0.05)) == "holds"
-    assert bandit.verdict(rows_of_bandit(-0.05)) == "fails"
+    assert overall(bandit.votes(rows_of_bandit(0.05))) == "holds"
+    assert overall(bandit.votes(rows_of_bandit(-0.05))) == "fails"
     outside = [
         row
         if "informed" in row.condition and "bradley" not in row.condition and "shuffled" not in row.condition
         else rows_of_bandit(-0.05)[place]
         for place, row in enumerate(rows_of_bandit(0.05))
     ]
-    assert bandit.verdict(outside) == "holds"
+    assert overall(bandit.votes(outside)) == "holds"
     told = bandit.finding(rows_of_bandit(0.05))
     assert "Beta 0.1, 0.3 nats, theta truth, reference informed: ipo +0.050 [+0.040, +0.060], confirmed;" in told
     assert "confirmed" not in bandit.finding(rows_of_bandit(-0.05))

@@ -21,7 +21,7 @@ from raypo.evaluation.statistics import correlation
 from raypo.studies import annotators, correlations, dispersion, display, reference, responses
 from raypo.studies import people as people_of
 from raypo.studies.annotators import Judged
-from raypo.studies.result import Row, Setting
+from raypo.studies.result import Row, Setting, overall
 
 COUNTS = (2, 8, 32)
 COST = {2: responses.Cost(np.array([0.5, 1.0, 7.0]), 0.5), 8: responses.Cost(np.array([3.0, 3.0, 3.0]), 0.75)}
@@ -59,8 +59,8 @@ def test_the_root_law_holds_by_the_theorem_and_fails_outside_of_it(law: str, exp
     """The mean of n Cauchy variables is Cauchy for every n: slope 0."""
     row = slope(law)
     assert responses.at_claim(row) == expected
-    assert responses.verdict([replace(row, condition="normal, mpo")]) == expected
-    assert responses.verdict([row]) == (expected if law == "normal" else "undecided")  # no part of the claim
+    assert overall(responses.votes([replace(row, condition="normal, mpo")])) == expected
+    assert overall(responses.votes([row])) == (expected if law == "normal" else "undecided")  # no part of the claim
     told = responses.finding([row], COST)
     assert ("(not -1/2)" in told) == (expected == "fails")
     assert "with 8 responses takes 3.0 times as long as with 2 (4 times as many), at 0.75 against 0.50 GiB" in told
@@ -81,8 +81,27 @@ def test_the_root_law_holds_by_the_theorem_and_fails_outside_of_it(law: str, exp
 def test_a_slope_is_the_claimed_one_only_where_the_interval_says_so(low: float, high: float, expected: str) -> None:
     row = Row("normal, mpo", responses.SLOPE, 20, 20, (low + high) / 2, low, high)
     assert responses.at_claim(row) == expected
-    assert responses.verdict([row]) == expected
+    assert overall(responses.votes([row])) == expected
     assert ("(undecided)" in responses.finding([row], COST)) == (expected == "undecided")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "down", "up", "expected"),
+    [
+        (-0.55, -0.45, 0.01, 0.01, "holds"),
+        (-0.55, -0.45, 0.01, 0.06, "undecided"),  # among so many it may be -0.4
+        (-0.55, -0.45, 0.06, 0.01, "undecided"),
+        (-0.39, -0.2, 0.9, 0.01, "fails"),
+        (-0.39, -0.2, 0.01, 0.06, "undecided"),
+        (-0.9, -0.61, 0.01, 0.9, "fails"),
+        (-0.9, -0.61, 0.06, 0.01, "undecided"),
+    ],
+)
+def test_a_slope_differs_from_the_bounds_by_a_test_among_many_as_well(
+    low: float, high: float, down: float, up: float, expected: str
+) -> None:
+    row = Row("normal, mpo", responses.SLOPE, 20, 20, (low + high) / 2, low, high, p_up=up, p_down=down)
+    assert responses.at_claim(row) == expected
 
 
 def test_slopes_are_tested_against_the_claim_with_the_power_to_see_the_tolerance() -> None:
@@ -154,6 +173,9 @@ def test_the_test_of_a_rank_correlation_by_hand() -> None:
     assert correlations.rank_power(0.0, 100) == pytest.approx(0.05)
     assert correlations.rank_power(row.detectable, 100) == pytest.approx(0.8, abs=1e-4)
     assert correlations.rank_p(1.0, 100) == 0.0
+    # 109 pairs: error sqrt(1.06 / 106) = 0.1; atanh 0.1 = 0.10034, so 2 Phi(-1.0034) = 0.3157, and twice as far 0.0448
+    assert correlations.rank_p(0.0, 109, 0.1) == pytest.approx(0.3157, abs=1e-4)
+    assert correlations.rank_p(0.1, 109, -0.1) == pytest.approx(0.0448, abs=1e-4)
     # what cannot be told
     assert correlations.rank_power(0.1, 3) == 0.0
     assert math.isnan(correlations.rank_p(math.nan, 100))
@@ -451,7 +473,7 @@ def test_the_claim_on_dispersion_is_about_the_references_entropy_where_people_ju
             for name, mean in each.items()
         ]
 
-    assert dispersion.verdict(rows(0.5, 0.0)) == "holds"
+    assert overall(dispersion.votes(rows(0.5, 0.0))) == "holds"
     most = people_of.ceiling_row(f"language, {people_of.PERFECT}", Interval(0.9, 0.8, 0.95, 192))
     independent = [*rows(0.0, 0.9, "language"), most]
     headline = dispersion.beside([*independent, *rows(0.5, 0.0)])
@@ -460,9 +482,9 @@ def test_the_claim_on_dispersion_is_about_the_references_entropy_where_people_ju
         "language, entropy",
         "gold, variance, entropy",
     ]
-    assert dispersion.verdict(rows(-0.05, 0.9)) == "fails"
-    assert dispersion.verdict([*independent, *rows(0.5, 0.0)]) == "holds"
-    assert dispersion.verdict(independent) == "undecided"  # there the two are independent by construction
+    assert overall(dispersion.votes(rows(-0.05, 0.9))) == "fails"
+    assert overall(dispersion.votes([*independent, *rows(0.5, 0.0)])) == "holds"
+    assert overall(dispersion.votes(independent)) == "undecided"  # there the two are independent by construction
     told = dispersion.finding([*independent, *rows(-0.05, 0.9)])
     assert (
         "gold, variance (no ceiling can be told): entropy -0.050 [-0.150, +0.050], not by as much as matters;" in told

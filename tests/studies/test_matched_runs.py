@@ -52,8 +52,7 @@ def test_runs_are_compared_where_the_one_that_moved_less_ended() -> None:
 def test_a_version_that_a_run_left_again_decides_nothing() -> None:
     """KL 0, 4, 1 with rewards 0, 9, 2: the run ends at 1 nat with 2. The other goes on: 0, 1, 4 with 0, 1, 3.
 
-    At 1 nat, where the first ended, 2 - 1 = 1; at the largest KL of both, 4, it were 9 - 3. Of KL 0, 4, 1, 9 with 0, 9,
-    2, 6 the KL 2.25 is passed first on the way to 4 and at last between 1 and 9: roots 1, 1.5, 3, so 2 + 4 / 4 = 3.
+    At 1 nat, where the first ended, 2 - 1 = 1; at the largest KL of both, 4, it were 9 - 3.
     """
 
     def run(kl: tuple[float, ...], rewards: tuple[float, ...]) -> Run:
@@ -64,8 +63,6 @@ def test_a_version_that_a_run_left_again_decides_nothing() -> None:
         (1.0, [1.0]),
         (1.0, [-1.0]),
     ]
-    turned = np.array([0.0, 4.0, 1.0, 9.0])
-    assert matched.passed(turned, np.array([[0.0], [9.0], [2.0], [6.0]]), 2.25).tolist() == [3.0]
     # an estimate below 0 is the start's own KL
     kl, gain = matched.differences(run((0, -0.1), (0, 2)), on)
     assert (kl, gain.tolist()) == (0.0, [2.0])
@@ -91,6 +88,12 @@ def test_a_claim_that_is_true_by_construction_holds_and_its_opposite_fails() -> 
     assert "confirmed" not in worse.finding
     assert "more reward than DPO at the same KL is refuted for mallows-theta and w-mpo; the reward" in worse.finding
     assert online.concluded(runs_of({"dpo": 0.0, "mallows-theta": 0.2, "w-mpo": -0.3}), {}).verdict == "mixed"
+
+
+def test_a_gain_is_tested_against_what_matters_as_well() -> None:
+    """Of all prompts and seeds 0.1, which is just what matters: p is 1 above, and 0 against 0 and -0.1."""
+    row = matched._combined("mpo", matched.GAIN, [(1.0, np.full(PROMPTS, matched.MATTERS))] * 3, tested=True)
+    assert (row.p, row.p_up, row.p_down) == (0.0, 1.0, 0.0)
 
 
 def test_what_is_not_claimed_decides_nothing() -> None:

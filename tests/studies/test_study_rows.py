@@ -47,6 +47,58 @@ def test_a_row_bears_out_a_sign_or_its_opposite(
     assert (row.supports(), row.supports(-1)) == (expected, opposite)
 
 
+@pytest.mark.parametrize(
+    ("up", "down", "expected", "opposite"),
+    [
+        (0.01, 0.01, "fails", "fails"),
+        (0.05, 0.01, "undecided", "fails"),  # among so many it may be 0.02 upwards
+        (0.01, 0.05, "fails", "undecided"),
+        (NAN, NAN, "fails", "fails"),  # no test: the interval alone
+    ],
+)
+def test_what_is_too_small_is_found_by_a_test_among_many_as_well(
+    up: float, down: float, expected: str, opposite: str
+) -> None:
+    """An effect of 0.005 [0.001, 0.009], surely above 0: where it is not surely below 0.02 it does not hold either."""
+    row = Row("a", "b", 8, 40, 0.005, 0.001, 0.009, p=0.001, matters=0.02, p_up=up, p_down=down)
+    assert (row.supports(), row.supports(-1)) == (expected, opposite)
+
+
+def test_a_row_is_tested_against_what_matters_above_and_below() -> None:
+    """Of -1 to -6 all are negative, and so are they less 1: 2 of 64 patterns are as far off. Plus 1 they are 0 to -5.
+
+    The sign of 0 is nothing, so there 4 of 64 are.
+    """
+    row = compared("a", "b", -np.arange(1.0, 7.0), n=8, matters=1.0)
+    assert (row.p, row.p_up, row.p_down) == (1 / 32, 1 / 32, 1 / 16)
+    moved = compared("a", "b", -np.arange(1.0, 7.0) - 0.5, n=8, matters=1.0, against=-0.5)
+    assert (moved.p, moved.p_up, moved.p_down) == (1 / 32, 1 / 32, 1 / 16)
+
+
+def test_five_seeds_neither_confirm_nor_refute() -> None:
+    """Of 2^5 patterns two are as far off: p = 1/16, however far off they are. Of six p = 1/32."""
+    five, six = (compared("a", "b", np.linspace(-1.1, -0.9, count), n=8, matters=0.02) for count in (5, 6))
+    assert (five.p, five.p_up, five.power) == (1 / 16, 1 / 16, 0.0)
+    assert (five.supports(), five.supports(-1)) == ("undecided", "undecided")
+    assert (six.supports(), six.supports(-1)) == ("fails", "holds")
+
+
+def test_among_many_rows_a_true_effect_is_refuted_no_more_often_than_among_one() -> None:
+    """Nine units each, of an effect that is just what matters; eight rows, a hundred times.
+
+    Their intervals alone refute one somewhere in 1 - 0.975^8 = 18 % of repetitions. Adjusted in at most 2.5 %, as both
+    sides of each test are alike: 2.5 of 100, with a standard deviation of 1.6.
+    """
+    rng = np.random.default_rng(0)
+    alone = together = 0
+    for _ in range(100):
+        rows = [compared("a", "b", 0.5 + rng.normal(size=9), n=1, matters=0.5) for _ in range(8)]
+        alone += any(row.high < 0.5 for row in rows)
+        together += any(row.supports() == "fails" for row in adjusted(rows))
+    assert alone >= 10
+    assert together <= 7
+
+
 def test_words_follow_the_verdict() -> None:
     def words(low: float, high: float, direction: int = 1) -> str:
         return Row("a", "b", 8, 40, (low + high) / 2, low, high, p=0.001, matters=0.02).words(direction)
@@ -92,6 +144,15 @@ def test_p_values_are_adjusted_for_the_rows_that_test_something() -> None:
     assert [row.p for row in adjusted(rows)] == pytest.approx([0.02, NAN, 0.04], nan_ok=True)
 
 
+def test_the_tests_of_what_matters_are_adjusted_each_for_its_number() -> None:
+    """Above: 0.01, 0.04 to 0.02, 0.04. Below: 0.03 and 0.02 to 0.04 and 0.04, as none is smaller than one before it."""
+    each = [(0.5, 0.01, 0.03), (0.5, 0.04, 0.02), (NAN, NAN, NAN)]
+    rows = adjusted([Row("a", "b", 1, 1, 0.0, 0.0, 0.0, p=p, p_up=up, p_down=down) for p, up, down in each])
+    assert [row.p_up for row in rows] == pytest.approx([0.02, 0.04, NAN], nan_ok=True)
+    assert [row.p_down for row in rows] == pytest.approx([0.04, 0.04, NAN], nan_ok=True)
+    assert [row.p for row in rows] == pytest.approx([1.0, 1.0, NAN], nan_ok=True)
+
+
 def test_power_is_that_of_a_test_among_so_many() -> None:
     """Two tests: 5 % / 2 for the stricter. Spread 0.05 of 40 seeds, 0.02 off: error 0.0079, noncentral t of 39."""
     alone = compared("a", "b", around(0.0, 0.05), n=8, matters=0.02)
@@ -112,6 +173,19 @@ def test_a_claim_of_several_rows() -> None:
     assert overall([]) == "undecided"
     assert tally(["holds", "fails", "fails", "undecided"]) == (
         "Of 4 comparisons that decide the claim 1 confirm it, 2 refute it and 1 leave it open."
+    )
+
+
+def test_a_decided_result_begins_with_its_votes() -> None:
+    row = Row("a", "b", 8, 40, 0.05, 0.01, 0.09, p=0.01)
+    found = Result.decided([row], ["holds", "fails"], ["So.", "Thus."], drawings=[], settings={"kl": 1}, headline=[row])
+    assert found == Result(
+        [row],
+        "mixed",
+        "Of 2 comparisons that decide the claim 1 confirm it, 1 refute it and 0 leave it open. So. Thus.",
+        [],
+        {"kl": 1},
+        headline=[row],
     )
 
 
@@ -154,6 +228,8 @@ def test_the_files_of_a_study_agree(tmp_path: Path) -> None:
     assert "prior: the claim holds" in page
     assert "Claim (arXiv 2501.01544): " in page
     assert f"<td>{stored['rows'][0]['effect']:.3g}</td>" in page
+    # 0.05, where 0.02 matters: of 40 seeds all are above -0.02, 0 and 0.02, and no drawn pattern is as far off
+    assert "<td>0.0004</td><td>0.02</td><td>0.0004</td><td>0.0004</td>" in page
     assert page.count("<svg") == 1
     assert CATALOGUE["prior"].claim in page
 
