@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
 
-from raypo.models.linear import Linear, product, use_onednn
+from raypo.models.linear import CACHES, KERNELS, Linear, product, use_onednn
 
 SHAPES = [(5, 7), (2, 3, 7), (1, 1, 7), (7,), (0, 7), (2, 0, 7)]
 
@@ -102,3 +105,45 @@ def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:
     changed = given.clone()
     changed[:20] = torch.randn(20, 64)
     assert torch.equal(layer(given)[20:], layer(changed)[20:])
+
+
+GROWTH = """
+import os, sys
+from pathlib import Path
+import torch
+from torch import nn
+from raypo.models.linear import CACHES, product, use_onednn
+
+torch.set_num_threads(1)
+use_onednn(nn.Linear(1, 1))
+weight, rows = torch.randn(128, 128), torch.randn(700, 128)
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
+
+product(rows, weight)
+before = resident()
+for length in range(100, 700):
+    product(rows[:length], weight)
+    product(rows[:length].t(), rows[:length].t())
+print(resident() - before, *(os.environ[name] for name in CACHES))
+"""
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
+def test_rows_of_many_lengths_do_not_fill_the_memory_with_kernels() -> None:
+    """1,200 shapes, MiB; with the libraries' own bound of 1,024 it is several times as much. What is set, stays."""
+
+    def grown(**given: str) -> tuple[float, list[str]]:
+        environment = {name: value for name, value in os.environ.items() if name not in CACHES} | given
+        told = subprocess.run(
+            [sys.executable, "-c", GROWTH], env=environment, capture_output=True, text=True, check=True
+        )
+        mib, *bounds = told.stdout.split()
+        return float(mib), bounds
+
+    bounded, bounds = grown()
+    own, kept = grown(**dict.fromkeys(CACHES, "1024"))
+    assert (bounds, kept) == ([str(KERNELS)] * 2, ["1024"] * 2)
+    assert bounded < 100
+    assert own > 2 * bounded

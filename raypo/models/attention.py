@@ -92,7 +92,7 @@ def attention(
         [R, T, H, D], and None for the weights.
 
     Raises:
-        ModelError: the model did not pass the spans on to its attention.
+        ModelError: the model did not pass the spans on to its attention, or has heads of two sizes.
     """
     if prefix_spans is None:
         if attention_mask is not None and attention_mask.shape[-1] != key.shape[2]:
@@ -106,12 +106,18 @@ def attention(
         if attention_mask is None:
             attention_mask = torch.ones(key.shape[2], key.shape[2], dtype=torch.bool, device=key.device).tril()
         return _capped(query, key, value, attention_mask, scaling, softcap), None
+    if value.shape[-1] != query.shape[-1]:
+        raise ModelError(
+            f"{type(module).__name__} has values of {value.shape[-1]} numbers a head and queries of {query.shape[-1]}",
+            "heads of one size: only these are known to attention over shared prompts",
+            "set training.packing=none",
+        )
     if query.device.type != "cpu":
         mask = _block_mask(prefix_spans, sliding_window, query.device)
         out, _ = flex_attention_forward(module, query, key, value, mask, scaling=scaling, softcap=softcap)
         return out, None
     if softcap is not None:
-        return _capped(query, key, value, dense_mask(prefix_spans, sliding_window), scaling, softcap), None
+        return _capped_sets(query, key, value, prefix_spans, sliding_window, scaling, softcap), None
     groups = query.shape[1] // key.shape[1]
     q, k, v = (x[0].transpose(0, 1) for x in (query, repeat_kv(key, groups), repeat_kv(value, groups)))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -131,6 +137,24 @@ def _capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float | None
     # a padding row sees nothing
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).nan_to_num(0.0).to(v.dtype)
     return (weights @ v).transpose(1, 2)
+
+
+def _capped_sets(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    spans: tuple[Span, ...],
+    window: int | None,
+    scaling: float | None,
+    cap: float,
+) -> Tensor:
+    """Capped attention of each set by itself, so that scores grow with the sets of a row and not with their square."""
+    found = []
+    for start, prompt, lengths in spans:
+        here = slice(start, start + prompt + sum(lengths))
+        mask = dense_mask(((0, prompt, lengths),), window)
+        found.append(_capped(q[:, :, here], k[:, :, here], v[:, :, here], mask, scaling, cap))
+    return torch.cat(found, dim=1)
 
 
 @lru_cache(maxsize=8)
@@ -166,4 +190,6 @@ def _block_mask(spans: tuple[Span, ...], window: int | None, device: torch.devic
         apart = positions[q] - positions[k]
         return (sets[q] == sets[k]) & own & (apart >= 0) & (apart < (window or 2**40))
 
-    return create_block_mask(sees, None, None, len(sets), len(sets), device=device)
+    # compiled: block by block, where torch would otherwise write out the whole mask first
+    count, compiled = len(sets), device.type == "cuda"
+    return create_block_mask(sees, None, None, count, count, device=device, _compile=compiled)

@@ -5,9 +5,9 @@
                again in parts and backward of sum_i c_i s_i
 
 The second gives the first's gradient exactly (the chain rule with c_i held constant; GroupDPO, arXiv 2604.15602), with
-the memory of a part however large the set is, for one more forward pass. It is taken when a set exceeds the token
-budget, and when the objective couples sets: then the scores of all ranks are gathered before the loss (AOT sorts over
-them).
+the memory of a part however large the set is, for one more forward pass. It is taken by the sets of a step that exceed
+the token budget, while the others take one pass; and by all when the objective couples sets: then the scores of all
+ranks are gathered before the loss (AOT sorts over them).
 
 Normalisation is global: losses are summed over sets and divided by the sets of the step, over all ranks.
 """
@@ -56,19 +56,29 @@ def share(sets: Sequence[TrainingSet], world_size: int, packing: Packing = "none
     return parts
 
 
-def needs_two(means: Means, sets: Sequence[TrainingSet]) -> bool:
-    """Whether a set exceeds the budget of a micro-batch, or the objective couples sets; the same on every rank."""
+def divided(means: Means, sets: Sequence[TrainingSet]) -> tuple[list[TrainingSet], list[TrainingSet]]:
+    """Sets that take one pass, and those that need two; the same on every rank."""
+    if means.objective.couples_sets:
+        return [], list(sets)
     budget, packing = means.config.tokens_per_micro_batch, means.config.packing
-    return means.objective.couples_sets or any(one.tokens.tokens(packing) > budget for one in sets)
+    large = [one for one in sets if one.tokens.tokens(packing) > budget]
+    return [one for one in sets if one.tokens.tokens(packing) <= budget], large
 
 
 def backward(means: Means, sets: Sequence[TrainingSet], ranks: Ranks) -> dict[str, Tensor]:
     """Gradients of the mean loss over the step's sets; returns this rank's sums of loss and metrics."""
-    return (two_pass if needs_two(means, sets) else direct)(means, sets, ranks)
+    fitting, large = divided(means, sets)
+    sums: dict[str, Tensor] = {}
+    # what is laid out ahead is for the next step's first pass, so one pass comes last
+    for part, passes in ((large, two_pass), (fitting, direct)):
+        if part:
+            for name, value in passes(means, part, ranks, len(sets)).items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value
+    return sums
 
 
-def direct(means: Means, sets: Sequence[TrainingSet], ranks: Ranks) -> dict[str, Tensor]:
-    """One pass: micro-batches of whole sets."""
+def direct(means: Means, sets: Sequence[TrainingSet], ranks: Ranks, of_step: int | None = None) -> dict[str, Tensor]:
+    """One pass: micro-batches of whole sets; `of_step`: how many sets the step has, where these are not all."""
     sums: dict[str, Tensor] = {}
     config = means.config
     batches = rank_batches(sets, config.tokens_per_micro_batch, ranks.rank, ranks.world_size, config.packing)
@@ -78,25 +88,24 @@ def direct(means: Means, sets: Sequence[TrainingSet], ranks: Ranks) -> dict[str,
         out = loss_of(means, part, values)
         loss = out.loss.sum()
         # FSDP2 averages gradients over ranks; the sum over all of them is wanted, divided by the step's sets
-        torch.autograd.backward(loss * (ranks.world_size / len(sets) if real else 0.0))
+        torch.autograd.backward(loss * (ranks.world_size / (of_step or len(sets)) if real else 0.0))
         if real:
             accumulate(sums, out)
     return sums
 
 
 def _first(means: Means, ranks: Ranks) -> Sequence[TrainingSet]:
-    """This rank's first micro-batch of the step that follows; none where it takes two passes, over parts of sets."""
-    if not means.following or needs_two(means, means.following):
+    """This rank's first micro-batch of the step that follows; none where it begins with two, over parts of sets."""
+    fitting, large = divided(means, means.following)
+    if large or not fitting:
         return ()
     config = means.config
-    following = rank_batches(
-        means.following, config.tokens_per_micro_batch, ranks.rank, ranks.world_size, config.packing
-    )
+    following = rank_batches(fitting, config.tokens_per_micro_batch, ranks.rank, ranks.world_size, config.packing)
     return next(following)[0]
 
 
-def two_pass(means: Means, sets: Sequence[TrainingSet], ranks: Ranks) -> dict[str, Tensor]:
-    """Scores first, then the surrogate in parts."""
+def two_pass(means: Means, sets: Sequence[TrainingSet], ranks: Ranks, of_step: int | None = None) -> dict[str, Tensor]:
+    """Scores first, then the surrogate in parts; `of_step` as in `direct`."""
     own = [sets[i] for i in share(sets, ranks.world_size, means.config.packing)[ranks.rank]]
     plan = split(means, own)
     most = _most(len(plan), ranks, means.device)
@@ -116,7 +125,7 @@ def two_pass(means: Means, sets: Sequence[TrainingSet], ranks: Ranks) -> dict[st
             ),
             start=torch.zeros_like(values["policy_logps"]),
         )
-        torch.autograd.backward(surrogate.sum() * (ranks.world_size / len(sets)))
+        torch.autograd.backward(surrogate.sum() * (ranks.world_size / (of_step or len(sets))))
         if number == 0 < most - 1:
             keep_together(means.scorer.parameters())
     sums: dict[str, Tensor] = {}

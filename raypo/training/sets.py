@@ -29,7 +29,7 @@ class TrainingSet:
         ended: per response: a stop token ended it.
         reference_token_logps: per response and token, nats; empty where the objective needs sums alone.
         token_weights: per response and token; empty where the objective asks for none with the data.
-        shortest: tokens of the shortest response of the whole set; 0: that of `tokens`.
+        shortest: tokens of the shortest response of the whole set; None: that of `tokens`.
     """
 
     tokens: ResponseSet
@@ -40,10 +40,10 @@ class TrainingSet:
     ended: Sequence[bool] = ()
     reference_token_logps: Sequence[Sequence[float]] = ()
     token_weights: Sequence[Sequence[float]] = ()
-    shortest: int = 0
+    shortest: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.shortest:
+        if self.shortest is None:
             object.__setattr__(self, "shortest", min(len(ids) for ids in self.tokens.response_token_ids))
         if not self.ended:
             object.__setattr__(self, "ended", [True] * len(self.rewards))

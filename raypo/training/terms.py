@@ -84,6 +84,14 @@ class Means:
         return self.reference
 
 
+def _last_of_each(logps: Tensor, owner: Tensor, responses: int) -> Tensor:
+    """Log-prob of each response's last token, [N]; 0 of one without tokens, whose end was not drawn."""
+    lengths = torch.bincount(owner, minlength=responses)
+    there = lengths > 0
+    found = logps.new_zeros(responses)
+    return found.index_put((there,), logps[(lengths.cumsum(0) - 1)[there]])
+
+
 def token_prior(objective: AnyObjective) -> TokenPrior | None:
     """The prior that weighs tokens, of the first part that has one."""
     priors = [part.prior for _, part in objective.parts if isinstance(part, Objective)]
@@ -114,9 +122,8 @@ def response_values(means: Means, sets: Sequence[TrainingSet], batch: Batch) -> 
             found.logps, measured["log_square_sums"], owner, responses
         )
     if "eos_logps" in objective.terms:
-        last = torch.bincount(owner, minlength=responses).cumsum(0) - 1
-        values["eos_logps"] = found.logps[last]
-        values["ended"] = torch.tensor([float(end) for one in sets for end in one.ended], device=last.device)
+        values["eos_logps"] = _last_of_each(found.logps, owner, responses)
+        values["ended"] = torch.tensor([float(end) for one in sets for end in one.ended], device=owner.device)
     if "eos_before" in objective.terms:
         chances = measured["stop_logps"].exp()
         values |= tokens.stopping_chances(chances, owner, responses, budget=_eos_budget(objective))

@@ -11,6 +11,7 @@ import torch
 from tiny import causal_lm, response_sets, training_config, trajectory, w_mpo
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_mask, flex_attention
+from transformers import AutoModelForCausalLM, DeepseekV3Config
 
 from raypo.data.packing import Packing, ResponseSet, pack
 from raypo.errors import ModelError
@@ -240,6 +241,28 @@ def test_a_model_with_an_attention_of_its_own_is_refused() -> None:
     model.set_attn_implementation("eager")
     with pytest.raises(ModelError, match="eager attention of its own"):
         check_shared(TokenScorer(model))
+
+
+def test_heads_of_two_sizes_are_refused() -> None:
+    """Queries of 8 + 16 numbers a head and values of 16, as DeepSeek-V3's of 192 and 128."""
+    config = DeepseekV3Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        q_lora_rank=16,
+        kv_lora_rank=16,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=16,
+        v_head_dim=16,
+        first_k_dense_replace=1,
+    )
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    with pytest.raises(ModelError, match="values of 16 numbers a head and queries of 24") as raised:
+        check_shared(TokenScorer(model))
+    assert "training.packing=none" in str(raised.value)
 
 
 def test_a_model_that_does_not_pass_the_spans_on_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from raypo.data.packing import ResponseSet
 from raypo.models.scorer import TokenScorer
 from raypo.objective.presets import TABLE
-from raypo.training.passes import Ranks, _score, backward, direct, split, two_pass
+from raypo.training.passes import Ranks, _score, backward, direct, divided, split, two_pass
 from raypo.training.sets import TrainingSet
-from raypo.training.terms import Means, response_values
+from raypo.training.terms import Means, _last_of_each, response_values
 
 SUMS = ["w-mpo", "dpo", "plackett-luce", "all-pairs", "mallows-mpo", "nca", "simpo", "cal-dpo", "wpo", "refa-eos"]
 LIVE = ["tdpo1", "tdpo2", "sparsepo", "mapo", "ld-dpo", "kto", "bco", "tr-dpo", "learned-prior", "aot"]
@@ -42,6 +43,41 @@ def test_two_passes_give_the_gradient_of_one(name: str) -> None:
     assert float(one.abs().max()) > 1e-4
 
 
+@pytest.mark.parametrize("name", ["w-mpo", "ld-dpo", "refa-eos", "refa-eos-independent"])
+@pytest.mark.parametrize("empty", [0, 1, 3])
+def test_two_passes_give_the_gradient_of_one_with_a_response_of_no_tokens(name: str, empty: int) -> None:
+    """A pipeline drops such responses; a library's user may give them. The shortest response has 0 tokens."""
+    one = training_sets(1, responses=4)[0]
+    ids = [[] if k == empty else list(row) for k, row in enumerate(one.tokens.response_token_ids)]
+    changed = {"ended": [k != empty for k in range(4)], "reference_token_logps": [[-2.0] * len(row) for row in ids]}
+    sets = [replace(one, tokens=replace(one.tokens, response_token_ids=ids), shortest=None, **changed)]
+    whole, parts = gradient(direct, name, sets, 10_000), gradient(two_pass, name, sets, 1)
+    assert float((whole - parts).abs().max() / whole.abs().max()) < 1e-5
+
+
+def test_the_end_of_a_response_is_its_own() -> None:
+    """Lengths 2, 0, 3 and log-probs -1, ..., -5: ends -2 and -5; without tokens 0, and nobody's gradient."""
+    logps = torch.tensor([-1.0, -2.0, -3.0, -4.0, -5.0], requires_grad=True)
+    ends = _last_of_each(logps, torch.tensor([0, 0, 2, 2, 2]), 3)
+    assert ends.tolist() == [-2.0, 0.0, -5.0]
+    (ends * torch.tensor([1.0, 10.0, 100.0])).sum().backward()
+    assert logps.grad is not None
+    assert logps.grad.tolist() == [0.0, 1.0, 0.0, 0.0, 100.0]
+
+
+def test_only_sets_above_the_budget_take_two_passes() -> None:
+    """Tokens of a shared row: the prompt once and its responses."""
+    sets = training_sets(6, responses=4)
+    config = training_config(tokens_per_micro_batch=12)
+    sizes = [one.tokens.tokens("shared") for one in sets]
+    assert min(sizes) <= 12 < max(sizes)
+    fitting, large = divided(Means(TokenScorer(causal_lm()), step_objective("w-mpo"), config, 0, "cpu"), sets)
+    assert [one.tokens.tokens("shared") for one in fitting] == [size for size in sizes if size <= 12]
+    assert [one.tokens.tokens("shared") for one in large] == [size for size in sizes if size > 12]
+    everything = divided(Means(TokenScorer(causal_lm()), step_objective("aot"), config, 0, "cpu"), sets)
+    assert everything == ([], sets)  # it sorts over all sets of the step
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     place = tmp_path_factory.mktemp("policy")
@@ -51,19 +87,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def curves(folder: str) -> dict[str, dict[str, list[float]]]:
-    """Two steps of every objective with needs of its own: one rank, two ranks, and one response at a time."""
-    names = list(dict.fromkeys(LIVE))
+    """Two steps of every objective with needs of its own: one rank, two ranks, one response at a time, and mixed.
+
+    Mixed: of sets of 4 to 17 tokens those above the budget of 12 take two passes and the others one.
+    """
+    names, mixed = list(dict.fromkeys(LIVE)), {"tokens_per_micro_batch": 12}
     ways: dict[str, dict[str, Any]] = {"one": {}, "parts": {"tokens_per_micro_batch": 1}, "rows": {"packing": "none"}}
+    ways["mixed"] = mixed
     copied = {"copied": (["tr-dpo"], {"reference_mixing": 1.0})}
     alone = run_ranks(take_steps, 1, folder, {way: (names, training) for way, training in ways.items()} | copied)[0]
-    return alone | {"two": run_ranks(take_steps, 2, folder, {"two": (names, {})})[0]["two"]}
+    return alone | run_ranks(take_steps, 2, folder, {"two": (names, {}), "two, mixed": (names, mixed)})[0]
 
 
 @pytest.mark.parametrize("name", list(dict.fromkeys(LIVE)))
 def test_ranks_parts_and_layouts_change_nothing(name: str, curves: dict[str, dict[str, list[float]]]) -> None:
     """Loss and gradient norm of two steps; the second sees a reference, masks and anchors that have moved."""
     expected = curves["one"][name]
-    for other in ("two", "parts", "rows"):
+    for other in ("two", "parts", "rows", "mixed", "two, mixed"):
         assert curves[other][name] == pytest.approx(expected, rel=2e-4, abs=2e-5), other
 
 
@@ -127,7 +167,10 @@ def peak_of_a_step(responses: int, budget: int) -> float:
 
 
 def test_512_responses_train_within_the_memory_of_8() -> None:
-    """A budget of 288 tokens holds 8 responses in one pass, and 512 take two; with all in one pass it is far more."""
+    """A budget of 288 tokens holds 8 responses in one pass, and 512 take two; with all in one pass it is far more.
+
+    The peak of a process with a small model, libraries included; `raypo bench train --grid` measures a larger one.
+    """
     eight, many, at_once = run_ranks(peaks_of_a_step, 1, [(8, 288), (512, 288), (512, 10**6)])[0]
     assert many < 1.1 * eight
     assert at_once > 1.3 * eight
