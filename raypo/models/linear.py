@@ -6,8 +6,8 @@ bf16. Which is faster depends on the processor: on two cores of an AMD EPYC with
 215 and 296 to 492. The sums are fp32 in both; their order differs. It is always oneDNN, not what a trial finds faster:
 a resumed run has to add in the order in which it began.
 
-oneDNN compiles a kernel for every shape, of some half a MB, and by default keeps 1,024 of them in each of two caches:
-rows of packed sets hardly ever have one length twice, and 500 MB would be held for shapes that do not come again. Both
+oneDNN compiles a kernel for every shape, of 0.5 to 2 MB, and by default keeps 1,024 of them in each of two caches:
+rows of packed sets hardly ever have one length twice, and 500 MB are soon held for shapes that do not come again. Both
 caches are bounded here, before they are made: by environment variables, since torch has no call for it.
 
 On a GPU, in other types, and in a build without oneDNN, layers are torch's own.
@@ -24,8 +24,9 @@ from torch import Tensor, nn
 CACHES = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"
 """Of oneDNN and of ideep, through which torch calls it; read at a process's first product."""
 
-KERNELS = 64
-"""That each cache keeps: rows of one length need 12, for four shapes of matrices, forward and twice backward."""
+KERNELS = 16
+"""That each cache keeps. A layer asks for them again in the next layer: forward 4 or 5 shapes of matrices, backward twice
+as many, and with adapters 15."""
 
 
 class Linear(nn.Linear):
