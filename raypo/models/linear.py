@@ -25,8 +25,8 @@ CACHES = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"
 """Of oneDNN and of ideep, through which torch calls it; read at a process's first product."""
 
 KERNELS = 16
-"""That each cache keeps. A layer asks for them again in the next layer: forward 4 or 5 shapes of matrices, backward twice
-as many, and with adapters 15."""
+"""That each cache keeps. The next layer asks for those of a layer again: forward 4 or 5 shapes of matrices, backward
+twice as many, and with adapters 15."""
 
 
 class Linear(nn.Linear):

@@ -1,4 +1,7 @@
-"""Batches laid out ahead of the pass that takes them, off the training thread."""
+"""Batches laid out ahead of the pass that takes them, off the training thread.
+
+What they are made of is in memory: a round's tables are read once, before its first step.
+"""
 
 from __future__ import annotations
 
