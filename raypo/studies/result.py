@@ -125,17 +125,17 @@ class Row:
 
     def words(self, direction: int = 1) -> str:
         """The effect, its interval, and what they say of that sign."""
-        verdict = self.supports(direction)
-        low, high = sorted((direction * self.low, direction * self.high))
-        small = "too small to matter"
-        if verdict != "fails":
-            verdict_words = "confirmed" if verdict == "holds" else "undecided"
-        elif high < 0:
-            verdict_words = f"the opposite, {small}" if low > -self.matters else "the opposite"
-        else:
-            verdict_words = "no effect that matters" if low > -self.matters else "not by as much as matters"
-            verdict_words = small if low > 0 else verdict_words
-        return f"{self.told()}, {verdict_words}"
+        said = {"holds": "confirmed", "undecided": "undecided"}
+        return f"{self.told()}, {said.get(self.supports(direction)) or self._refuted(direction)}"
+
+    def _refuted(self, direction: int) -> str:
+        """What is known of an effect that is surely short of what matters; each word has a test of its own."""
+        other = self.supports(-direction)
+        if other != "fails":
+            return "the opposite" if other == "holds" else "not by as much as matters"
+        if not differs(self.p) or self.low <= 0 <= self.high:
+            return "no effect that matters"
+        return "too small to matter" if direction * self.low > 0 else "the opposite, too small to matter"
 
     def told(self, digits: int = 3) -> str:
         """`+0.012 [-0.003, +0.027]`."""

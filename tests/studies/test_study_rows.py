@@ -112,6 +112,30 @@ def test_words_follow_the_verdict() -> None:
     assert words(-0.05, 0.05) == "+0.000 [-0.050, +0.050], undecided"
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "p", "down", "expected"),
+    [
+        (-0.05, -0.01, 0.6, 0.9, "not by as much as matters"),  # its test does not find that it is below 0
+        (-0.05, -0.01, 0.01, 0.9, "the opposite"),
+        (-0.009, -0.001, 0.6, 0.01, "no effect that matters"),
+        (-0.009, -0.001, 0.6, 0.6, "not by as much as matters"),  # it may be -0.02
+        (-0.009, -0.001, 0.01, 0.6, "not by as much as matters"),
+        (-0.009, -0.001, 0.01, 0.01, "the opposite, too small to matter"),
+        (-0.01, 0.01, 0.9, 0.6, "not by as much as matters"),
+        (0.001, 0.009, 0.6, 0.01, "no effect that matters"),
+        (0.001, 0.009, 0.01, 0.01, "too small to matter"),
+    ],
+)
+def test_each_word_of_what_is_refuted_has_its_own_test(
+    low: float, high: float, p: float, down: float, expected: str
+) -> None:
+    """0.02 matters, and that the effect has this size is refuted in each; towards -1 the same with signs exchanged."""
+    row = Row("a", "b", 8, 40, (low + high) / 2, low, high, p=p, matters=0.02, p_up=0.01, p_down=down)
+    assert row.words().split("], ")[1] == expected
+    turned = Row("a", "b", 8, 40, -row.effect, -high, -low, p=p, matters=0.02, p_up=down, p_down=0.01)
+    assert turned.words(-1).split("], ")[1] == expected
+
+
 def test_an_effect_that_is_there_holds_and_its_negative_fails() -> None:
     """Mean 0.05 with a standard error of 0.01 / sqrt(40) = 0.0016."""
     there, gone = (compared("a", "b", values, n=8, matters=0.02) for values in (around(0.05), around(-0.05)))
