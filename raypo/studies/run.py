@@ -6,16 +6,17 @@ import importlib
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from raypo.bench.measure import environment
-from raypo.errors import ConfigError
+from raypo.errors import ConfigError, RaypoError
 from raypo.studies import overview
 from raypo.studies.catalogue import entry
 from raypo.studies.result import Result, Setting
-from raypo.studies.write import figure, told, write
+from raypo.studies.write import figure, prepare, told, write
 
 COLUMNS = ("condition", "measure", "n", "seeds", "effect", "low", "high", "p", "power", "detectable")
 
@@ -36,13 +37,20 @@ def study(
         most: see `Setting`.
 
     Raises:
-        ConfigError: an unknown study or option.
+        ConfigError: an unknown study or option, or a folder of another study.
+        OutputError: the folder cannot be written.
     """
     about, place = entry(name), out or Path(f"study-{name}")
     setting = Setting(quick=quick, seed=seed, options=parsed(name, about.takes, options), most=most, place=place)
     flags = ["--quick"] * quick + (["--most", str(most)] if most is not None else []) + ["--seed", str(seed)]
-    began = time.perf_counter()
-    result: Result = importlib.import_module(f"raypo.studies.{name}").run(setting)
+    made, began = prepare(place, name), time.perf_counter()
+    try:
+        result: Result = importlib.import_module(f"raypo.studies.{name}").run(setting)
+    except RaypoError:
+        with suppress(OSError):  # a folder that the study put something into stays
+            for one in made:
+                one.rmdir()
+        raise
     how = {
         "command": command([name, *flags, *options]),
         "shown": command([name, *flags, *map(named, options)]),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command_line import call
 
-from raypo.errors import ConfigError, DataError
+from raypo.errors import ConfigError, DataError, OutputError
 from raypo.evaluation.significance import Floats, power
 from raypo.report import plots
 from raypo.studies.catalogue import CATALOGUE, entry
@@ -256,6 +257,47 @@ def test_the_files_of_a_study_agree(tmp_path: Path) -> None:
     assert "<td>0.0004</td><td>0.02</td><td>0.0004</td><td>0.0004</td>" in page
     assert page.count("<svg") == 1
     assert CATALOGUE["prior"].claim in page
+
+
+def test_a_figure_that_is_not_drawn_again_goes_and_a_strange_one_stays(tmp_path: Path) -> None:
+    run = {"command": "raypo study prior", "environment": {}, "seconds": 1.0, "seed": 0, "quick": True}
+    found = result()
+    write(tmp_path, told("prior", entry("prior"), found, run), found)
+    (tmp_path / "mine.svg").write_text("<svg/>")
+    none = replace(found, drawings=[])
+    write(tmp_path, told("prior", entry("prior"), none, run), none)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["mine.svg", "page.html", "result.json", "table.csv"]
+
+
+def test_a_folder_is_tried_before_the_study_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is a file, lies below a file, holds another study, or a result.json of something else."""
+    monkeypatch.setattr("raypo.studies.prior.run", lambda setting: pytest.fail("it ran"))
+    (tmp_path / "file").write_text("mine")
+    for name, stored in (("other", '{"study": "bandit"}'), ("strange", "[1]"), ("torn", '{"stu')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(stored)
+    for name, kind, said in (
+        ("file", OutputError, "cannot write to "),
+        ("file/below", OutputError, "cannot write to "),
+        ("other", ConfigError, "holds the study bandit"),
+        ("strange", ConfigError, "that is no study's"),
+        ("torn", ConfigError, "that is no study's"),
+    ):
+        with pytest.raises(kind, match=said):
+            study("prior", quick=True, seed=0, out=tmp_path / name, options=[], most=2)
+    assert (tmp_path / "other" / "result.json").read_text() == '{"study": "bandit"}'
+
+
+def test_the_page_of_a_study_is_told_beside_the_record_of_its_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder of `online`: its study.json is no tuning study's, whose file has the same name."""
+    how = {"command": "", "shown": "", "environment": {}, "seconds": 1.0, "seed": 0, "quick": True}
+    found = result()
+    write(tmp_path, told("online", entry("online"), found, how), found)
+    (tmp_path / "study.json").write_text('{"base": "the quickstart\'s", "seed": 0}')
+    code, out, _ = call(monkeypatch, capsys, "report", str(tmp_path))
+    assert (code, out.strip()) == (0, str(tmp_path / "page.html"))
 
 
 def test_a_table_shows_a_dash_for_a_number_that_there_is_not() -> None:
