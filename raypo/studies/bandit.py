@@ -206,7 +206,7 @@ def collapse(setting: Setting, seeds: int) -> list[Row]:
     Policies without shared weights, LABELS choices per context, true dispersion. Rank correlation over contexts of
     psi with the standard deviation over arms of log pi / pi_ref; 0 is collapse: one spread of rewards for all contexts.
     """
-    rng = generator(setting.seed + 1)
+    rng = generator(setting.seed, "collapse")
     contexts = 48
     world, lam = make(rng, seeds, contexts, 1, informed=False)
     psi = psi_of_truth(lam[:, :contexts], "theta")

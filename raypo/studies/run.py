@@ -16,9 +16,10 @@ from raypo.errors import ConfigError, RaypoError
 from raypo.studies import overview
 from raypo.studies.catalogue import entry
 from raypo.studies.result import Result, Setting
+from raypo.studies.sentences import lies
 from raypo.studies.write import figure, prepare, told, write
 
-COLUMNS = ("condition", "measure", "n", "seeds", "effect", "low", "high", "p", "power", "detectable")
+COLUMNS = ("condition", "measure", "n", "seeds", "effect", "low", "high", "p", "power", "detectable", "verdict")
 
 VERDICTS = {name: text if name == "undecided" else f"the claim {text}" for name, text in overview.VERDICTS.items()}
 
@@ -93,8 +94,13 @@ def parsed(name: str, takes: Mapping[str, str], options: Sequence[str]) -> dict[
 
 
 def shown(result: Result) -> list[list[str]]:
-    """The table's cells, a row each, by COLUMNS."""
+    """The table's cells, a row each, by COLUMNS; the last says what a row's three tests and its interval tell."""
     return [
-        [figure(None if cell != cell else cell) if isinstance(cell, float) else str(cell) for cell in cells]
-        for cells in ([row[name] for name in COLUMNS] for row in result.table())
+        [
+            *(figure(None if cell != cell else cell) if isinstance(cell, float) else str(cell) for cell in cells),
+            lies(row),
+        ]
+        for row, cells in (
+            (row, [told[name] for name in COLUMNS[:-1]]) for row, told in zip(result.rows, result.table(), strict=True)
+        )
     ]

@@ -172,7 +172,10 @@ def test_the_test_of_a_rank_correlation_by_hand() -> None:
     assert row.detectable == pytest.approx(0.2848, abs=1e-4)
     assert correlations.rank_power(0.0, 100) == pytest.approx(0.05)
     assert correlations.rank_power(row.detectable, 100) == pytest.approx(0.8, abs=1e-4)
-    assert correlations.rank_p(1.0, 100) == 0.0
+    assert correlations.rank_p(1.0, 100) < 1e-300
+    # four ranks that agree are one of 24 orders: 1 - 6 / 60 = 0.9, atanh 1.472 over sqrt(1.06) is 1.430, p = 0.153
+    assert correlations.rank_p(1.0, 4) == correlations.rank_p(-1.0, 4) == pytest.approx(0.153, abs=1e-3)
+    assert math.isnan(correlations.rank_p(1.0, 3))
     # 109 pairs: error sqrt(1.06 / 106) = 0.1; atanh 0.1 = 0.10034, so 2 Phi(-1.0034) = 0.3157, and twice as far 0.0448
     assert correlations.rank_p(0.0, 109, 0.1) == pytest.approx(0.3157, abs=1e-4)
     assert correlations.rank_p(0.1, 109, -0.1) == pytest.approx(0.0448, abs=1e-4)
