@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import subprocess
 import sys
@@ -160,3 +161,40 @@ def test_the_recipe_of_the_studies_runs_each_of_them_once() -> None:
     assert sorted(names.split()) == sorted(CATALOGUE)
     for option in re.findall(r"(\w+)=", re.findall(r'DISPERSION="(.*)"', text)[0]):
         assert option in CATALOGUE["dispersion"].takes
+
+
+def test_the_recipe_of_the_studies_goes_on_after_a_failure_and_does_not_repeat(tmp_path: Path) -> None:
+    """A command in place of raypo's tells what it was asked; `weights` fails, and `prior` is there with this seed."""
+    (tmp_path / "bin").mkdir()
+    told = tmp_path / "told"
+    fake = tmp_path / "bin" / "raypo"
+    fake.write_text(f'#!/bin/sh\necho "$@" >> {told}\n[ "$2" != weights ]\n')
+    fake.chmod(0o755)
+    out = tmp_path / "out"
+    for name, seed in (("prior", 3), ("bandit", 4)):
+        (out / name).mkdir(parents=True)
+        (out / name / "page.html").write_text("")
+        found = {"command": f"raypo study {name} --quick --seed {seed}"}
+        (out / name / "result.json").write_text(json.dumps(found, indent=2))
+    command = ["bash", str(JOBS / "studies.sh"), str(out)]
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "DISPERSION": "gold=G",
+        "ONLINE": "",
+    }
+
+    def run(*flags: str) -> tuple[int, list[str], str]:
+        told.unlink(missing_ok=True)
+        done = subprocess.run([*command, *flags], capture_output=True, text=True, check=False, env=environment)
+        return done.returncode, told.read_text().splitlines(), done.stderr
+
+    code, asked, said = run("--quick", "--seed", "3")
+    assert (code, said.splitlines()[-1]) == (1, "failed: weights")
+    assert [line.split()[1] for line in asked[:-1]] == [
+        "bandit", "dispersion", "responses", "weights", "calibration", "contrast", "online", "normalisation"
+    ]  # fmt: skip
+    assert asked[1] == f"study dispersion --quick --seed 3 --out {out}/dispersion gold=G"
+    left = ("bandit", "dispersion", "responses", "calibration", "contrast", "prior", "online", "normalisation")
+    assert asked[-1] == " ".join(["study --markdown", *(f"{out}/{name}" for name in left)])
+    assert f"study prior --quick --seed 3 --out {out}/prior" in run("--again", "--quick", "--seed", "3")[1]
