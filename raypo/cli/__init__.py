@@ -287,7 +287,7 @@ def report(
         with opening("report", folder):
             from raypo.online.comparison_page import write_comparison_page
         page = write_comparison_page(folder)
-    elif (folder / "study.json").exists():
+    elif (folder / "study.json").exists() and not (folder / "result.json").exists():  # a claim's `online` has both
         with opening("report", folder):
             from raypo.tuning.telling import write_page
         page = write_page(folder)

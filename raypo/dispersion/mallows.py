@@ -197,12 +197,17 @@ def known_index(rankings: Tensor, *, model: str) -> float:
         known_index(torch.tensor([[0, 1], [0, 1], [1, 0]]), model="phi")    # 0.5: two of three agree, odds of 2 to 1
 
     Args:
-        rankings: [R, m] int as of `fit`.
+        rankings: [R, m] int as of `fit`, R >= 2 and m >= 2: one ranking, or rankings of one response, always agree and
+            say nothing of dispersion.
         model: "phi" or "theta", as of `psi_of`.
 
     Raises:
-        ValueError: as of `fit` and `psi_of`.
+        ValueError: as of `fit` and `psi_of`, or fewer than two rankings or two responses.
     """
+    if rankings.dim() == 2 and min(rankings.shape) < 2:
+        raise ValueError(
+            f"rankings {list(rankings.shape)}: expected two of two responses at least, as fewer always agree"
+        )
     phi = fit(rankings, "spearman" if model == "theta" else "kendall").phi
     return float(clamp_index((-psi_of(torch.tensor(phi, dtype=torch.float64), model=model)).exp()))
 

@@ -18,6 +18,9 @@ Floats = NDArray[np.float64]
 RESAMPLES = 4999
 """Of the sign-flip test; up to 12 differences have fewer patterns than that, and every pattern is counted."""
 
+AT_ONCE = 2**18
+"""Signs that are drawn together, which bounds memory: 2 MiB of fp64; the p-value does not depend on it."""
+
 CHANCE = 0.8
 """Power at which an effect is called detectable."""
 
@@ -27,10 +30,14 @@ def constant(values: Floats) -> bool:
     return float(values.max() / 2 - values.min() / 2) <= 1e-13 * float(np.abs(values).max())
 
 
-def paired_test(differences: Floats) -> float:
+def paired_test(differences: Floats, *, resamples: int = RESAMPLES) -> float:
     """Two-sided p-value that the mean difference over prompts is 0, by a sign-flip permutation test.
 
     1 when there are fewer than two differences or all are 0: nothing can be told.
+
+    Args:
+        differences: one per prompt; those that are not finite are left out.
+        resamples: patterns that are drawn; where there are no more than that, every pattern is counted.
     """
     kept = differences[np.isfinite(differences)]
     if len(kept) < 2 or not np.any(kept):
@@ -40,7 +47,8 @@ def paired_test(differences: Floats) -> float:
         lambda x, axis: np.mean(x, axis=axis),
         permutation_type="samples",
         vectorized=True,
-        n_resamples=RESAMPLES,
+        n_resamples=resamples,
+        batch=max(1, AT_ONCE // len(kept)),
         rng=np.random.default_rng(0),
     )
     return float(result.pvalue)
@@ -59,18 +67,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in found]
 
 
-def attainable(confidence: float, n: int) -> float:
-    """Level that the sign-flip test of n differences really has, at most 1 - confidence.
+def attainable(confidence: float, n: int, *, resamples: int = RESAMPLES) -> float:
+    """Level that the sign-flip test of n differences really has, below 1 - confidence: the largest of its p-values is.
 
-    Where all patterns are counted its p-values are multiples of 2^(1 - n); with 6 differences at 95 % only the least of
-    them, 1 / 32, is below 5 %. Where patterns are drawn they are multiples of 2 / (RESAMPLES + 1), so that of more than
-    125 tests together Holm's finds nothing. 0 where not even the least p is below the level: nothing can be found.
+    Where all patterns are counted they are multiples of 2^(1 - n); with 6 differences at 95 % only the least of them,
+    1 / 32, is below 5 %. Where patterns are drawn they are multiples of 2 / (resamples + 1), so that of 125 tests
+    together and 4,999 patterns Holm's finds nothing: 125 times the least is 5 %, and not below it. 0 where not even the
+    least p is below the level: nothing can be found.
     """
-    steps = 2 ** (n - 1) if 2**n <= RESAMPLES else (RESAMPLES + 1) // 2
-    return math.floor((1 - confidence) * steps + 1e-9) / steps  # 1 - 0.9 is a rounding below 0.1
+    steps = 2 ** (n - 1) if 2**n <= resamples else (resamples + 1) // 2
+    below = math.ceil((1 - confidence) * steps - 1e-9) - 1  # 1 - 0.9 is a rounding below 0.1
+    return max(below, 0) / steps
 
 
-def power(effect: float, spread: float, n: int, *, confidence: float) -> float:
+def power(effect: float, spread: float, n: int, *, confidence: float, resamples: int = RESAMPLES) -> float:
     """Chance that the paired test finds a true mean difference, in [0, 1].
 
     By the noncentral t distribution at the level that the test really has; the sign-flip test follows it closely
@@ -81,24 +91,26 @@ def power(effect: float, spread: float, n: int, *, confidence: float) -> float:
         spread: standard deviation of the differences over prompts; 0 makes any effect certain.
         n: prompts; 0 with fewer than 2, and where the test's least p-value is above its level, as with up to 5 at 95 %.
         confidence: 1 - the level of the two-sided test.
+        resamples: as of `paired_test`.
     """
-    level = attainable(confidence, n) if n > 1 else 0.0
+    level = attainable(confidence, n, resamples=resamples) if n > 1 else 0.0
     return power_by_t(effect, spread / math.sqrt(n), n - 1, confidence=1 - level) if level else 0.0
 
 
-def detectable(differences: Floats, *, confidence: float, chance: float = CHANCE) -> float:
+def detectable(differences: Floats, *, confidence: float, chance: float = CHANCE, resamples: int = RESAMPLES) -> float:
     """Smallest true mean difference that the paired test would find with a given chance.
 
     Args:
         differences: one per prompt, as in `paired_test`; their spread is taken as known.
         confidence: 1 - the level of the two-sided test.
         chance: power that is wanted, above 1 - confidence.
+        resamples: as of `paired_test`.
 
     Returns:
         in the unit of the differences, 0 when all are equal; NaN where the test can find nothing, see `power`.
     """
     kept = differences[np.isfinite(differences)]
-    level = attainable(confidence, len(kept)) if len(kept) > 1 else 0.0
+    level = attainable(confidence, len(kept), resamples=resamples) if len(kept) > 1 else 0.0
     if not level:
         return math.nan
     error = 0.0 if constant(kept) else float(kept.std(ddof=1)) / math.sqrt(len(kept))

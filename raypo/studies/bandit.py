@@ -33,6 +33,9 @@ COMPARED_AT = {0.1: 0.3, 1.0: 0.1}
 IPO_BETA = 0.1
 """IPO drives every gap to 1 / (2 beta): at beta 1 it would never go so far."""
 
+IPO = f"ipo of beta {IPO_BETA:g}"
+"""Its name in rows, which else begin with the beta of the others."""
+
 LAMBDA = (0.01, 1.5)
 """-ln phi is uniform in its logarithm between these: phi from 0.99 to 0.22."""
 
@@ -47,7 +50,7 @@ def methods(beta: float) -> dict[str, AnyObjective]:
     """What is compared, DPO first."""
     return {
         "dpo": preset("dpo", beta=beta, label_smoothing=0.0),
-        "ipo": preset("ipo", beta=IPO_BETA),
+        IPO: preset("ipo", beta=IPO_BETA),
         "mallows-theta": preset("mallows-theta", beta=beta),
         "mallows-phi": preset("mallows-phi", beta=beta),
     }
@@ -190,7 +193,7 @@ def _world(setting: Setting, truth: str, informed: bool, beta: float, sizes: tup
     shown, scores = choices(world, lam, truth, rng)
     given, known = (shown[..., :2], scores[..., :2]), methods(beta)
     psis = {name: psi_by(name, world, lam, truth, shown, rng) for name in ESTIMATES}
-    found = {name: train(known[name], world, Sets(*given)) for name in (("dpo", "ipo") if informed else ("dpo",))}
+    found = {name: train(known[name], world, Sets(*given)) for name in (("dpo", IPO) if informed else ("dpo",))}
     if informed:
         found["mallows-phi by true"] = train(known["mallows-phi"], world, Sets(*given, psis["true"]))
     # under Bradley-Terry the true dispersion is one number, and so are its mean and its permutations
@@ -206,7 +209,7 @@ def collapse(setting: Setting, seeds: int) -> list[Row]:
     Policies without shared weights, LABELS choices per context, true dispersion. Rank correlation over contexts of
     psi with the standard deviation over arms of log pi / pi_ref; 0 is collapse: one spread of rewards for all contexts.
     """
-    rng = generator(setting.seed + 1)
+    rng = generator(setting.seed, "collapse")
     contexts = 48
     world, lam = make(rng, seeds, contexts, 1, informed=False)
     psi = psi_of_truth(lam[:, :contexts], "theta")
@@ -269,7 +272,7 @@ def plain(rows: list[Row]) -> str:
         f"{voted([row.supports() for row in decided if row.condition.endswith('by true')])}, and with the reference's "
         f"entropy {voted([row.supports() for row in decided if row.condition.endswith('by entropy')])}; of estimates "
         f"of dispersion under the Mallows truths, MallowsPO-theta against DPO is {ablation}; IPO against DPO is "
-        f"{sides(_ending(gains, 'ipo'))}; where readers agree implicit rewards spread "
+        f"{sides(_ending(gains, IPO))}; where readers agree implicit rewards spread "
         f"{grouped(follows, list(words.values()))} (alike everywhere would be reward collapse)."
     )
 

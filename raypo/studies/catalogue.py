@@ -52,7 +52,8 @@ CATALOGUE: dict[str, Entry] = {
             "pandalm": "JSONL of pairs with annotators: 1, 2, or 0 for a tie",
             "model": "folder of a causal language model, the reference whose entropy is taken on those prompts",
             "slots": "annotators of cobbler to use, e.g. 2,3,4,5; when not given, all whose rankings have a rank "
-            "correlation below 0.3 in size with the order of the file, which may not be the order of display",
+            "correlation below 0.3 in size with the order of the file, which may not be the order of display: where "
+            "sources stand in alphabetical order that control finds nothing, and what the data's notes say decides",
         },
     ),
     "responses": Entry(

@@ -31,10 +31,13 @@ def error(n: int) -> float:
 def rank_p(r: float, n: int, rho: float = 0.0) -> float:
     """Two-sided p that the true correlation is rho, in (-1, 1): 2 Phi(-|atanh r - atanh rho| / error).
 
-    NaN where r is, or below four pairs.
+    NaN where r is, or below four pairs. r is taken as no nearer to 1 in size than half a step of n ranks, as in the
+    interval (`raypo.evaluation.statistics.of_few_ranks`): 1 has no atanh, and few ranks that agree are no certainty.
     """
-    if abs(r) >= 1:
-        return 0.0
+    if n < 4 or math.isnan(r):
+        return math.nan
+    most = 1 - 6 / (n * (n**2 - 1))
+    r = min(max(r, -most), most)
     return float(2 * stats.norm.sf(abs(math.atanh(r) - math.atanh(rho)) / error(n)))
 
 

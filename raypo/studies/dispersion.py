@@ -21,6 +21,7 @@ from raypo.evaluation.statistics import correlation_interval
 from raypo.models.scorer import TokenScorer
 from raypo.quickstart import language
 from raypo.quickstart.model import RESPONSE_TOKENS, Pretraining, build_model, build_tokenizer, corpus, pretrain
+from raypo.studies.arena import seed_of
 from raypo.studies.correlations import CEILING, RANK, correlated
 from raypo.studies.drawings import forest
 from raypo.studies.people import (
@@ -60,7 +61,7 @@ def on_language(setting: Setting) -> list[Row]:
     pretrain(model, *corpus(tokenizer, how.sentences, setting.seed), how, setting.seed, lambda step, loss: None)
     model.eval()
     scorer = TokenScorer(model)
-    torch.manual_seed(setting.seed + 1)
+    torch.manual_seed(seed_of(setting.seed, "responses"))
     sums, rewards, truth = [], [], []
     for index in chosen:
         prompt = prompts[index]

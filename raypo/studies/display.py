@@ -3,7 +3,8 @@
 A person who keeps one order of display seems to have a taste, and two who keep it seem to agree or to disagree prompt
 by prompt for reasons that are none of the prompt's: split-half reliability rises, and the ceiling with it. Seen here:
 
-    order of the file kept       each person's rankings against the order of responses in the file
+    order of the file kept       each person's rankings against the order of responses in the file; without power where
+                                 that order is alphabetical by source, and then `slots` rests on the data's notes
     one order over all prompts   each person's rankings of two prompts against each other
     two annotators               each two people's rankings of a prompt against each other
     ceiling of four annotators   what a perfect index would reach, with and without each person
@@ -217,7 +218,9 @@ def order_of_file(judged: Judged) -> str:
     if sources and all(list(one) == sorted(one) for one in sources):
         return (
             "In the file responses stand in the alphabetical order of their sources at every prompt: it does not tell "
-            "in which order they were shown, and to have kept its order or not says nothing of that."
+            "in which order they were shown, and to have kept its order or not says nothing of that. Whom to leave out "
+            "cannot be decided by this control: where slots= names the annotators, that rests on what the data's notes "
+            "say of the display."
         )
     if sources and len(set(sources)) == 1:
         return (

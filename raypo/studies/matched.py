@@ -113,7 +113,18 @@ def differences(one: Run, other: Run, *, second: bool = False) -> tuple[float, F
     """KL at which two runs of one seed are compared, that of the one that moved less, and each prompt's difference.
 
     See `raypo.evaluation.frontier` for why there.
+
+    Raises:
+        DataError: a version's KL is not finite, so that there is no such place.
     """
+    for run in (one, other):
+        if not np.isfinite(run.kl).all():
+            version = int(np.isfinite(run.kl).argmin())
+            raise DataError(
+                f"{run.condition} of seed {run.seed} has a KL of {run.kl[version]} at version {version}",
+                "a finite one of each version: runs are compared where they moved equally far",
+                "look at that run's evaluation; with a smaller learning rate or a larger beta it may not diverge",
+            )
     paths = [run.path(second) for run in (one, other)]
     kl = least_end(paths)
     first, base = (found for path in paths if (found := passed(path, kl)) is not None)  # from 0 to it at least

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,17 +28,7 @@ from raypo.objective import AnyObjective, preset, set_loss
 from raypo.report import plots
 from raypo.report.plots import Figure
 from raypo.studies.arena import generator
-from raypo.studies.result import (
-    CONFIDENCE,
-    Drawing,
-    Result,
-    Row,
-    Setting,
-    Verdict,
-    adjusted,
-    compared,
-    differs,
-)
+from raypo.studies.result import CONFIDENCE, Drawing, Result, Row, Setting, Verdict, adjusted, compared, differs
 from raypo.studies.sentences import grouped
 
 COUNTS = (2, 3, 5, 10, 20, 50, 100, 200, 512)
@@ -119,7 +109,7 @@ def biases(law: str, method: str | None, counts: tuple[int, ...], seeds: int, pr
     """
     found = []
     for count in counts:
-        rng = generator(seed + count)
+        rng = generator(seed, f"{count} responses")
         attribute = attributes(law, (seeds, prompts, count), rng)
         if method is None:
             mean = attribute.mean(-1)
@@ -138,8 +128,24 @@ def slopes(bias: Floats) -> Floats:
 
 
 def slope_row(condition: str, found: Floats, prompts: int) -> Row:
-    """Slopes of each seed, tested against the claimed one; what matters is TOLERANCE off it."""
-    return compared(condition, SLOPE, found, n=prompts, matters=TOLERANCE, against=CLAIMED)
+    """Slopes of each seed, tested against the claimed one; what matters is TOLERANCE off it.
+
+    To confirm, both bounds must be told apart, so that `power` is the least chance of that where the slope is CLAIMED:
+    each is missed with chance 1 - power of one test, and either with 2 (1 - power) at most.
+    """
+    row = compared(condition, SLOPE, found, n=prompts, matters=TOLERANCE, against=CLAIMED)
+    one = row.means
+    assert one is not None  # `compared` gives it
+
+    def both(confidence: float) -> tuple[float, float]:
+        chance, least = one(confidence)
+        return _both(chance), least
+
+    return replace(row, power=_both(row.power), means=both)
+
+
+def _both(power: float) -> float:
+    return max(0.0, 2 * power - 1) if math.isfinite(power) else power
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,20 @@ import importlib
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from raypo.bench.measure import environment
-from raypo.errors import ConfigError
+from raypo.errors import ConfigError, RaypoError
 from raypo.studies import overview
 from raypo.studies.catalogue import entry
 from raypo.studies.result import Result, Setting
-from raypo.studies.write import figure, told, write
+from raypo.studies.sentences import lies
+from raypo.studies.write import figure, prepare, told, write
 
-COLUMNS = ("condition", "measure", "n", "seeds", "effect", "low", "high", "p", "power", "detectable")
+COLUMNS = ("condition", "measure", "n", "seeds", "effect", "low", "high", "p", "power", "detectable", "verdict")
 
 VERDICTS = {name: text if name == "undecided" else f"the claim {text}" for name, text in overview.VERDICTS.items()}
 
@@ -36,13 +38,20 @@ def study(
         most: see `Setting`.
 
     Raises:
-        ConfigError: an unknown study or option.
+        ConfigError: an unknown study or option, or a folder of another study.
+        OutputError: the folder cannot be written.
     """
     about, place = entry(name), out or Path(f"study-{name}")
     setting = Setting(quick=quick, seed=seed, options=parsed(name, about.takes, options), most=most, place=place)
     flags = ["--quick"] * quick + (["--most", str(most)] if most is not None else []) + ["--seed", str(seed)]
-    began = time.perf_counter()
-    result: Result = importlib.import_module(f"raypo.studies.{name}").run(setting)
+    made, began = prepare(place, name), time.perf_counter()
+    try:
+        result: Result = importlib.import_module(f"raypo.studies.{name}").run(setting)
+    except RaypoError:
+        with suppress(OSError):  # a folder that the study put something into stays
+            for one in made:
+                one.rmdir()
+        raise
     how = {
         "command": command([name, *flags, *options]),
         "shown": command([name, *flags, *map(named, options)]),
@@ -85,8 +94,13 @@ def parsed(name: str, takes: Mapping[str, str], options: Sequence[str]) -> dict[
 
 
 def shown(result: Result) -> list[list[str]]:
-    """The table's cells, a row each, by COLUMNS."""
+    """The table's cells, a row each, by COLUMNS; the last says what a row's three tests and its interval tell."""
     return [
-        [figure(None if cell != cell else cell) if isinstance(cell, float) else str(cell) for cell in cells]
-        for cells in ([row[name] for name in COLUMNS] for row in result.table())
+        [
+            *(figure(None if cell != cell else cell) if isinstance(cell, float) else str(cell) for cell in cells),
+            lies(row),
+        ]
+        for row, cells in (
+            (row, [told[name] for name in COLUMNS[:-1]]) for row, told in zip(result.rows, result.table(), strict=True)
+        )
     ]

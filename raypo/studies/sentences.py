@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from raypo.studies.result import Row, Verdict
 
@@ -55,6 +58,22 @@ def sides(rows: Sequence[Row], order: Sequence[str] = SIDES) -> str:
     """
     called = dict(zip(SIDES, order, strict=True))
     return counted([called[side(row)] for row in rows], order)
+
+
+def lies(row: Row) -> str:
+    """Where an effect lies beside what its test is against, in two words at most.
+
+    `above`, `below`: surely, and not surely too small to matter. `not above`, `not below`: surely by less than matters.
+    `no different`: neither by as much. `open`: nothing is sure. `-`: nothing is tested.
+    """
+    if not np.isfinite(row.p):
+        return "-"
+    moved = replace(row, low=row.low - row.against, high=row.high - row.against)
+    up, down = moved.supports(), moved.supports(-1)
+    if "holds" in (up, down):
+        return "above" if up == "holds" else "below"
+    said = {(True, True): "no different", (True, False): "not above", (False, True): "not below"}
+    return said.get((up == "fails", down == "fails"), "open")
 
 
 def sign(row: Row) -> str:

@@ -162,8 +162,11 @@ def test_the_index_to_give_a_run_is_that_of_two_people_against_one(model: str) -
 
     Kendall: phi / (1 + phi) = 1/3, phi = 1/2. Spearman: 2 phi^2 / (1 + phi^2) = 2/3, phi^2 = 1/2. Clamped at both ends.
     """
-    rankings = [[[0, 1], [0, 1], [1, 0]], [[0, 1]], [[0, 1], [1, 0]]]
+    rankings = [[[0, 1], [0, 1], [1, 0]], [[0, 1], [0, 1]], [[0, 1], [1, 0]]]
     known = [known_index(torch.tensor(ranks), model=model) for ranks in rankings]
     assert known == [pytest.approx(0.5), pytest.approx(1e-3), pytest.approx(0.999)]
     with pytest.raises(ValueError, match="expected 'theta' or 'phi'"):
-        known_index(torch.tensor([[0, 1]]), model="rho")
+        known_index(torch.tensor([[0, 1], [0, 1]]), model="rho")
+    for few in ([[0, 1, 2]], [[0], [0], [0]]):  # one person, one response: nothing that could differ
+        with pytest.raises(ValueError, match="two of two responses at least"):
+            known_index(torch.tensor(few), model=model)

@@ -12,7 +12,15 @@ from scipy import stats
 
 from raypo.evaluation.intervals import AMOUNT, EVERYWHERE, SHARE, Interval
 from raypo.evaluation.seeds import combine_seeds
-from raypo.evaluation.significance import attainable, detectable, detectable_by_t, paired_test, power, power_by_t
+from raypo.evaluation.significance import (
+    attainable,
+    detectable,
+    detectable_by_t,
+    holm,
+    paired_test,
+    power,
+    power_by_t,
+)
 from raypo.evaluation.statistics import correlation, correlation_interval, mean_interval, prompt_means, ratio_interval
 
 NAN = math.nan
@@ -182,9 +190,9 @@ def test_responses_of_a_prompt_stay_together() -> None:
 
 
 def test_the_power_of_the_paired_test() -> None:
-    """No effect: the level. An effect of 3 standard errors, n large: P(z > 1.96 - 3) = P(z > -1.04) = 0.851."""
-    assert power(0.0, 1.0, 20, confidence=0.95) == pytest.approx(0.05)
-    assert power(0.03, 1.0, 10_000, confidence=0.95) == pytest.approx(0.851, abs=1e-3)
+    """No effect: the level. 3 standard errors, n large, at 4.96 %: P(z > 1.9633 - 3) = P(z > -1.0367) = 0.850."""
+    assert power(0.0, 1.0, 20, confidence=0.95) == pytest.approx(124 / 2500)
+    assert power(0.03, 1.0, 10_000, confidence=0.95) == pytest.approx(0.850, abs=1e-3)
     assert power(0.5, 1.0, 1, confidence=0.95) == 0.0
     assert power(0.5, 0.0, 9, confidence=0.95) == 1.0
 
@@ -197,16 +205,40 @@ def test_where_the_test_can_find_nothing_no_power_is_claimed(n: int, least: floa
     assert power(100.0, 1.0, n, confidence=0.95) == 0.0
     assert power(100.0, 0.0, n, confidence=0.95) == 0.0
     assert math.isnan(detectable(differences, confidence=0.95))
-    assert power(100.0, 1.0, n, confidence=1 - least) == pytest.approx(1.0)
+    assert power(100.0, 1.0, n, confidence=1 - 1.001 * least) == pytest.approx(1.0)
 
 
 def test_the_level_of_few_sign_flips_is_one_that_they_have() -> None:
     """p-values are multiples of 2^(1 - n): 1 / 32 of 6, 3 / 64 of 7, 0.05 * 2048 = 102.4 so 102 / 2048 of 12."""
     assert [attainable(0.95, n) for n in (5, 6, 7, 12)] == [0.0, 1 / 32, 3 / 64, 102 / 2048]
-    assert attainable(0.95, 13) == pytest.approx(0.05)
-    # 2,500 steps: of 76 tests together 5 % / 76 = 1.6 of them, of 126 less than one
-    assert [attainable(1 - 0.05 / tests, 40) for tests in (76, 125, 126)] == [1 / 2500, 1 / 2500, 0.0]
-    assert attainable(0.9, 40) == 0.1
+    # 2,500 steps: 125 of them are 5 %, and not below; of 76 tests together 5 % / 76 = 1.6 of them, of 125 just one
+    assert [attainable(0.95, 13), attainable(0.9, 40)] == [124 / 2500, 249 / 2500]
+    assert [attainable(1 - 0.05 / tests, 40) for tests in (76, 124, 125)] == [1 / 2500, 1 / 2500, 0.0]
+
+
+def test_what_is_attainable_is_what_holms_finds_of_so_many() -> None:
+    """The least p, 1 / 2500: 124 times it is 0.0496, 125 times it is 0.05, and 5 % asks for less."""
+    least = paired_test(np.full(40, 1.0) + np.arange(40) / 100)
+    assert least == 1 / 2500
+    assert [holm([least] * tests)[0] < 0.05 for tests in (124, 125)] == [True, False]
+
+
+def test_more_patterns_have_smaller_p_values_and_memory_does_not_change_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 differences have 2^16 patterns, two of which are as far off; of 40 the least is 2 / 100,000, 50,000 steps."""
+    assert paired_test(np.arange(1.0, 17.0), resamples=99_999) == 2**-15
+    assert paired_test(np.full(40, 1.0), resamples=99_999) == pytest.approx(2e-5)
+    assert attainable(1 - 0.05 / 125, 40, resamples=99_999) == 19 / 50_000
+    assert attainable(0.95, 16, resamples=99_999) == 1638 / 2**15
+    values = np.random.default_rng(0).normal(0.2, 1.0, 40)
+    told = paired_test(values)
+    monkeypatch.setattr("raypo.evaluation.significance.AT_ONCE", 1)
+    assert paired_test(values) == told
+    assert power(0.5, 1.0, 40, confidence=1 - 0.05 / 125) == 0.0
+    assert power(0.5, 1.0, 40, confidence=1 - 0.05 / 125, resamples=99_999) > 0.2
+    assert detectable(values, confidence=1 - 0.05 / 125, resamples=99_999) > 0
+
+
+def test_no_effect_is_found_as_often_as_the_level_of_six() -> None:
     assert power(0.0, 1.0, 6, confidence=0.95) == pytest.approx(1 / 32)
 
 

@@ -22,6 +22,7 @@ from raypo.studies.arena import (
     make_world,
     measure,
     rewards_of,
+    seed_of,
     train,
 )
 from raypo.studies.drawings import frontier
@@ -40,6 +41,17 @@ def test_rankings_are_drawn_with_the_mallows_probabilities(truth: str, distance:
     weights = torch.exp(-lam * distance(everyone, center).float())  # type: ignore[operator]
     share = torch.stack([(drawn == one).all(-1).float().mean() for one in everyone])
     assert share.tolist() == pytest.approx((weights / weights.sum()).tolist(), abs=0.014)
+
+
+def test_parts_of_neighbouring_seeds_share_no_stream() -> None:
+    """With seed + n they would: 3 + 2 = 2 + 3. A part's draws are those of its seed, again and again."""
+    said = [
+        torch.rand(4, generator=generator(*one)).tolist() for one in ((2, "3"), (3, "2"), (5, ""), (2, ""), (2, "3"))
+    ]
+    assert said[0] == said[-1]
+    assert len({tuple(one) for one in said}) == 4
+    # the first 8 bytes of SHA-256 of "0 collapse"
+    assert seed_of(0, "collapse") == 0x79C9B71BF68A428E
 
 
 def test_bradley_terry_prefers_by_the_difference_of_ranks() -> None:
@@ -193,7 +205,7 @@ def rows_of_bandit(effect: float) -> list[Row]:
         )
         for truth in ("theta", "phi", "bradley-terry")
         for known in ("informed", "independent")
-        for method in ("ipo", *bandit.CLAIMED, "mallows-theta by shuffled")
+        for method in (bandit.IPO, *bandit.CLAIMED, "mallows-theta by shuffled")
     ]
 
 
@@ -208,5 +220,8 @@ def test_the_claim_of_the_bandit_is_about_mallows_truths_and_an_informed_referen
     ]
     assert overall(bandit.votes(outside)) == "holds"
     told = bandit.finding(rows_of_bandit(0.05))
-    assert "Beta 0.1, 0.3 nats, theta truth, reference informed: ipo +0.050 [+0.040, +0.060], confirmed;" in told
+    assert (
+        "Beta 0.1, 0.3 nats, theta truth, reference informed: ipo of beta 0.1 +0.050 [+0.040, +0.060], confirmed;"
+        in told
+    )
     assert "confirmed" not in bandit.finding(rows_of_bandit(-0.05))

@@ -21,7 +21,7 @@ from raypo.evaluation.statistics import correlation
 from raypo.studies import annotators, correlations, dispersion, display, reference, responses
 from raypo.studies import people as people_of
 from raypo.studies.annotators import Judged
-from raypo.studies.result import Row, Setting, overall
+from raypo.studies.result import Row, Setting, adjusted, overall
 
 COUNTS = (2, 8, 32)
 COST = {2: responses.Cost(np.array([0.5, 1.0, 7.0]), 0.5), 8: responses.Cost(np.array([3.0, 3.0, 3.0]), 0.75)}
@@ -109,7 +109,8 @@ def test_slopes_are_tested_against_the_claim_with_the_power_to_see_the_tolerance
 
     The same 0.3 higher: all twelve on one side, p of the sign flips 2 / 2^12 = 0.0005. With a spread of 0.522 the
     tolerance is 0.66 errors: noncentral t with 11 degrees of freedom, at the 204 / 4096 that twelve signs allow: power
-    0.0929.
+    0.0929 of one bound, which promises nothing of both. With a spread of 0.1044 it is 3.317 errors, and 0.8542 of one:
+    both at least in 2 * 0.8542 - 1 = 0.7083.
     """
     around = np.array([-7 / 16, -9 / 16] * 6)
     there, off = (responses.slope_row("a", values, 20) for values in (around, around + 0.3))
@@ -117,7 +118,11 @@ def test_slopes_are_tested_against_the_claim_with_the_power_to_see_the_tolerance
     assert (there.p, off.p) == (1.0, pytest.approx(2 / 2**12))
     assert there.power > 0.99
     assert (responses.at_claim(there), responses.at_claim(off)) == ("holds", "fails")
-    assert responses.slope_row("a", np.array([0.0, -1.0] * 6), 20).power == pytest.approx(0.0929, abs=0.0002)
+    assert responses.slope_row("a", np.array([0.0, -1.0] * 6), 20).power == 0.0
+    assert power(0.1, (12 / 11) ** 0.5 / 2, 12, confidence=0.95) == pytest.approx(0.0929, abs=0.0002)
+    wide = responses.slope_row("a", np.array([-0.4, -0.6] * 6), 20)
+    assert power(0.1, (12 / 11) ** 0.5 / 10, 12, confidence=0.95) == pytest.approx(0.8542, abs=0.0002)
+    assert adjusted([wide])[0].power == wide.power == pytest.approx(0.7083, abs=0.0004)
     assert power(there.detectable, (12 / 11) ** 0.5 / 16, 12, confidence=0.95) == pytest.approx(0.8)
 
 
@@ -172,7 +177,10 @@ def test_the_test_of_a_rank_correlation_by_hand() -> None:
     assert row.detectable == pytest.approx(0.2848, abs=1e-4)
     assert correlations.rank_power(0.0, 100) == pytest.approx(0.05)
     assert correlations.rank_power(row.detectable, 100) == pytest.approx(0.8, abs=1e-4)
-    assert correlations.rank_p(1.0, 100) == 0.0
+    assert correlations.rank_p(1.0, 100) < 1e-300
+    # four ranks that agree are one of 24 orders: 1 - 6 / 60 = 0.9, atanh 1.472 over sqrt(1.06) is 1.430, p = 0.153
+    assert correlations.rank_p(1.0, 4) == correlations.rank_p(-1.0, 4) == pytest.approx(0.153, abs=1e-3)
+    assert math.isnan(correlations.rank_p(1.0, 3))
     # 109 pairs: error sqrt(1.06 / 106) = 0.1; atanh 0.1 = 0.10034, so 2 Phi(-1.0034) = 0.3157, and twice as far 0.0448
     assert correlations.rank_p(0.0, 109, 0.1) == pytest.approx(0.3157, abs=1e-4)
     assert correlations.rank_p(0.1, 109, -0.1) == pytest.approx(0.0448, abs=1e-4)
@@ -502,7 +510,7 @@ def test_what_all_annotators_give_stands_beside_the_claim_and_decides_nothing() 
         return Row(condition, correlations.RANK, 36, 1, effect, effect - 0.1, effect + 0.1, matters=people_of.MATTERS)
 
     rows = [row("cobbler", 0.5), row("cobbler with all 6 annotators", -0.4)]
-    assert (dispersion.verdict(rows), dispersion.beside(rows)) == ("holds", rows[:1])
+    assert (overall(dispersion.votes(rows)), dispersion.beside(rows)) == ("holds", rows[:1])
     assert dispersion.plain(rows).startswith("That the reference's entropy tracks people's disagreement is confirmed;")
     told = dispersion.finding(rows)
     assert "cobbler with all 6 annotators, kendall (no ceiling can be told): entropy -0.400" in told

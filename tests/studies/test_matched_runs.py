@@ -49,6 +49,13 @@ def test_runs_are_compared_where_the_one_that_moved_less_ended() -> None:
     ].mean() == pytest.approx(-0.4)
 
 
+def test_a_run_whose_kl_is_no_number_has_no_place_of_comparison() -> None:
+    broken = path("mpo", 3, 0.5, (0.0, float("nan"), 4.0))
+    for pair in ((broken, path("dpo", 3, 0.3)), (path("dpo", 3, 0.3), broken)):
+        with pytest.raises(DataError, match="mpo of seed 3 has a KL of nan at version 1"):
+            matched.differences(*pair)
+
+
 def test_a_version_that_a_run_left_again_decides_nothing() -> None:
     """KL 0, 4, 1 with rewards 0, 9, 2: the run ends at 1 nat with 2. The other goes on: 0, 1, 4 with 0, 1, 3.
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from raypo.studies import bandit, calibration, contrast, dispersion, normalisation, prior, responses, weights
 from raypo.studies.correlations import RANK
 from raypo.studies.result import Row
-from raypo.studies.sentences import counted, grouped, joined, side, sides, sign, voted
+from raypo.studies.sentences import counted, grouped, joined, lies, side, sides, sign, voted
 
 NAN = float("nan")
 
@@ -46,6 +48,30 @@ def test_where_an_effect_lies(low: float, high: float, p: float, expected: str) 
     assert side(Row("a", "b", 8, 40, (low + high) / 2, low, high, p=p, matters=0.02)) == expected
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "p", "up", "down", "expected"),
+    [
+        (0.01, 0.05, 0.01, 0.9, 0.01, "above"),
+        (-0.05, -0.01, 0.01, 0.01, 0.9, "below"),
+        (-0.01, 0.01, 0.9, 0.01, 0.01, "no different"),
+        (0.001, 0.01, 0.01, 0.01, 0.01, "no different"),  # sure, and too small
+        (-0.05, 0.01, 0.9, 0.01, 0.9, "not above"),
+        (-0.01, 0.05, 0.9, 0.9, 0.01, "not below"),
+        (-0.01, 0.01, 0.9, 0.9, 0.9, "open"),
+        (-0.05, 0.05, 0.9, 0.9, 0.9, "open"),
+        (0.01, 0.05, NAN, NAN, NAN, "-"),
+    ],
+)
+def test_a_rows_three_tests_and_interval_in_a_word(
+    low: float, high: float, p: float, up: float, down: float, expected: str
+) -> None:
+    """0.02 matters. A test against -1/2 is told as one against 0: the interval is moved as far."""
+    for against in (0.0, -0.5):
+        middle = (low + high) / 2 + against
+        one = Row("a", "b", 8, 40, middle, low + against, high + against, p, 0.02, p_up=up, p_down=down)
+        assert lies(replace(one, against=against)) == expected
+
+
 def test_sides_can_be_called_otherwise_and_signs_need_no_test() -> None:
     rows = [row("a", "b", 0.05), row("a", "b", -0.05), row("a", "b", 0.05)]
     assert sides(rows) == "better in 2 and worse in 1 of 3"
@@ -55,7 +81,7 @@ def test_sides_can_be_called_otherwise_and_signs_need_no_test() -> None:
 
 def test_the_bandit_tells_each_estimate_and_collapse() -> None:
     def told(by_true: float, by_entropy: float, table: float) -> str:
-        names = {"ipo": 0.0, "mallows-phi by true": by_true, "mallows-theta by true": by_true}
+        names = {bandit.IPO: 0.0, "mallows-phi by true": by_true, "mallows-theta by true": by_true}
         names |= {"mallows-theta by entropy": by_entropy, "mallows-theta by shuffled": -0.05}
         rows = [
             row(f"beta 1, {truth}, reference {known}, {name}", bandit.GAIN, effect, off=0.005)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command_line import call
 
-from raypo.errors import ConfigError, DataError
+from raypo.errors import ConfigError, DataError, OutputError
 from raypo.evaluation.significance import Floats, power
 from raypo.report import plots
 from raypo.studies.catalogue import CATALOGUE, entry
 from raypo.studies.correlations import CEILING, RANK
 from raypo.studies.overview import COLUMNS, markdown
-from raypo.studies.result import Drawing, Result, Row, Setting, adjusted, compared, measured, overall, tally
+from raypo.studies.result import FLIPS, Drawing, Result, Row, Setting, adjusted, compared, measured, overall, tally
 from raypo.studies.run import command, named, parsed, shown, study
 from raypo.studies.write import clauses, told, write
 
@@ -112,6 +113,30 @@ def test_words_follow_the_verdict() -> None:
     assert words(-0.05, 0.05) == "+0.000 [-0.050, +0.050], undecided"
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "p", "down", "expected"),
+    [
+        (-0.05, -0.01, 0.6, 0.9, "not by as much as matters"),  # its test does not find that it is below 0
+        (-0.05, -0.01, 0.01, 0.9, "the opposite"),
+        (-0.009, -0.001, 0.6, 0.01, "no effect that matters"),
+        (-0.009, -0.001, 0.6, 0.6, "not by as much as matters"),  # it may be -0.02
+        (-0.009, -0.001, 0.01, 0.6, "not by as much as matters"),
+        (-0.009, -0.001, 0.01, 0.01, "the opposite, too small to matter"),
+        (-0.01, 0.01, 0.9, 0.6, "not by as much as matters"),
+        (0.001, 0.009, 0.6, 0.01, "no effect that matters"),
+        (0.001, 0.009, 0.01, 0.01, "too small to matter"),
+    ],
+)
+def test_each_word_of_what_is_refuted_has_its_own_test(
+    low: float, high: float, p: float, down: float, expected: str
+) -> None:
+    """0.02 matters, and that the effect has this size is refuted in each; towards -1 the same with signs exchanged."""
+    row = Row("a", "b", 8, 40, (low + high) / 2, low, high, p=p, matters=0.02, p_up=0.01, p_down=down)
+    assert row.words().split("], ")[1] == expected
+    turned = Row("a", "b", 8, 40, -row.effect, -high, -low, p=p, matters=0.02, p_up=down, p_down=0.01)
+    assert turned.words(-1).split("], ")[1] == expected
+
+
 def test_an_effect_that_is_there_holds_and_its_negative_fails() -> None:
     """Mean 0.05 with a standard error of 0.01 / sqrt(40) = 0.0016."""
     there, gone = (compared("a", "b", values, n=8, matters=0.02) for values in (around(0.05), around(-0.05)))
@@ -159,7 +184,7 @@ def test_power_is_that_of_a_test_among_so_many() -> None:
     spread = float(around(0.0, 0.05).std(ddof=1))
     (one, _), (other,) = adjusted([alone, alone]), adjusted([alone])
     assert other.power == pytest.approx(alone.power)
-    assert one.power == pytest.approx(power(0.02, spread, 40, confidence=0.975))
+    assert one.power == pytest.approx(power(0.02, spread, 40, confidence=0.975, resamples=FLIPS))
     assert one.power < other.power
     assert one.detectable > other.detectable
     assert "means" not in Result([one], "holds", "", [], {}).table()[0]
@@ -229,16 +254,58 @@ def test_the_files_of_a_study_agree(tmp_path: Path) -> None:
     assert "Claim (arXiv 2501.01544): " in page
     assert f"<td>{stored['rows'][0]['effect']:.3g}</td>" in page
     # 0.05, where 0.02 matters: of 40 seeds all are above -0.02, 0 and 0.02, and no drawn pattern is as far off
-    assert "<td>0.0004</td><td>0.02</td><td>0.0004</td><td>0.0004</td>" in page
+    assert "<td>2e-05</td><td>0.02</td><td>2e-05</td><td>2e-05</td>" in page
     assert page.count("<svg") == 1
     assert CATALOGUE["prior"].claim in page
+
+
+def test_a_figure_that_is_not_drawn_again_goes_and_a_strange_one_stays(tmp_path: Path) -> None:
+    run = {"command": "raypo study prior", "environment": {}, "seconds": 1.0, "seed": 0, "quick": True}
+    found = result()
+    write(tmp_path, told("prior", entry("prior"), found, run), found)
+    (tmp_path / "mine.svg").write_text("<svg/>")
+    none = replace(found, drawings=[])
+    write(tmp_path, told("prior", entry("prior"), none, run), none)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["mine.svg", "page.html", "result.json", "table.csv"]
+
+
+def test_a_folder_is_tried_before_the_study_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is a file, lies below a file, holds another study, or a result.json of something else."""
+    monkeypatch.setattr("raypo.studies.prior.run", lambda setting: pytest.fail("it ran"))
+    (tmp_path / "file").write_text("mine")
+    for name, stored in (("other", '{"study": "bandit"}'), ("strange", "[1]"), ("torn", '{"stu')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(stored)
+    for name, kind, said in (
+        ("file", OutputError, "cannot write to "),
+        ("file/below", OutputError, "cannot write to "),
+        ("other", ConfigError, "holds the study bandit"),
+        ("strange", ConfigError, "that is no study's"),
+        ("torn", ConfigError, "that is no study's"),
+    ):
+        with pytest.raises(kind, match=said):
+            study("prior", quick=True, seed=0, out=tmp_path / name, options=[], most=2)
+    assert (tmp_path / "other" / "result.json").read_text() == '{"study": "bandit"}'
+
+
+def test_the_page_of_a_study_is_told_beside_the_record_of_its_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder of `online`: its study.json is no tuning study's, whose file has the same name."""
+    how = {"command": "", "shown": "", "environment": {}, "seconds": 1.0, "seed": 0, "quick": True}
+    found = result()
+    write(tmp_path, told("online", entry("online"), found, how), found)
+    (tmp_path / "study.json").write_text('{"base": "the quickstart\'s", "seed": 0}')
+    code, out, _ = call(monkeypatch, capsys, "report", str(tmp_path))
+    assert (code, out.strip()) == (0, str(tmp_path / "page.html"))
 
 
 def test_a_table_shows_a_dash_for_a_number_that_there_is_not() -> None:
     cells = shown(result())
     assert cells[0][0] == "with <tags> & co"
     assert cells[0][4] == "0.05"
-    assert cells[1][-3:] == ["-", "-", "-"]
+    assert cells[0][-1] == "above"
+    assert cells[1][-4:] == ["-", "-", "-", "-"]
 
 
 def test_options_are_those_that_a_study_takes() -> None:
