@@ -35,7 +35,7 @@ def step():
     return faults() - before, small
 
 kept = keep_freed() if sys.argv[1] == "keep" else False
-counts = [step()[0] for _ in range(3)]
+counts = [step()[0] for _ in range(8)]
 full = resident()
 give_back()
 print(json.dumps({"kept": kept, "faults": counts, "given": full - resident()}))
@@ -50,12 +50,13 @@ def steps(how: str) -> dict[str, object]:
 
 @pytest.mark.skipif(_library() is None, reason="the C library has no mallopt")
 def test_the_next_step_finds_the_memory_of_the_last_and_it_can_be_given_back() -> None:
-    """Kept: the first step has the faults, the others few; at least 100 of the 160 MB go back when asked."""
+    """Of 7 steps after the first; where tensors lie, and whether all find room, is the C library's choice.
+
+    At least 100 of the 160 MB go back when asked.
+    """
     by_default, kept = steps("default"), steps("keep")
     assert by_default["kept"] is False
     assert kept["kept"] is True
-    assert min(by_default["faults"]) > 10_000  # type: ignore[call-overload]
-    first, *rest = kept["faults"]  # type: ignore[misc]
-    assert first > 10_000
-    assert max(rest) < first / 4  # where the large ones lie, and whether all fit, is the C library's
+    assert min(by_default["faults"][0], kept["faults"][0]) > 30_000  # type: ignore[index]
+    assert sum(kept["faults"][1:]) < sum(by_default["faults"][1:]) / 4  # type: ignore[index]
     assert kept["given"] > 100e6  # type: ignore[operator]
