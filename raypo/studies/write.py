@@ -111,7 +111,8 @@ def write(folder: Path, found: Mapping[str, Any], result: Result) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     before = (_known(folder) or {}).get("figures", [])
     for name in set(before) - {one.name for one in result.drawings}:
-        (folder / f"{name}.svg").unlink(missing_ok=True)
+        if Path(name).name == name:  # a figure of this folder, whatever the file says
+            (folder / f"{name}.svg").unlink(missing_ok=True)
     drawn = [(one, svg(one.figure)) for one in result.drawings]
     paths = [folder / "result.json", folder / "table.csv", *(folder / f"{one.name}.svg" for one, _ in drawn)]
     paths[0].write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
