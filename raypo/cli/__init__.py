@@ -268,8 +268,8 @@ def study(
     with opening("study", name):
         from raypo.studies import run as studies
     found = studies.study(name, quick=quick, seed=seed, out=out, options=options or [], most=most)
-    named = len(("condition", "measure"))  # their words are folded before a number is cut
-    table = Table(*(Column(column, no_wrap=i >= named) for i, column in enumerate(studies.COLUMNS)), box=None)
+    words = "condition", "measure"  # are folded before a number is cut
+    table = Table(*(Column(column, no_wrap=column not in words) for column in studies.COLUMNS), box=None)
     for cells in studies.shown(found):
         table.add_row(*map(Text, cells))
     Console(width=max(console.width, 160)).print(table)  # cut cells would say less than long lines
